@@ -1,0 +1,56 @@
+# Every target sets up what it needs in .venv-X.Y by itself, with the Pythons (>= 3.11) that scripts/find-pythons finds.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help venv demo test test-long check fix bench docs clean
+
+# Processes that share the tests of one run: most tests wait for other processes. TESTS: what to run. ARGS: more for pytest.
+JOBS ?= 3
+TESTS ?=
+ARGS ?=
+PYTEST = -m pytest -n $(JOBS) --dist worksteal $(ARGS)
+
+help:
+	@echo "make demo       the main job, on real input, with a Postgres of its own if there is none"
+	@echo "make test       the tests, on the oldest and the newest Python found (TESTS=path JOBS=$(JOBS) ARGS=)"
+	@echo "make test-long  the tests that take minutes"
+	@echo "make check      ruff, mypy --strict, layers of imports"
+	@echo "make fix        what ruff can repair and format by itself"
+	@echo "make bench      the benchmarks"
+	@echo "make docs       check that links and Python code in the documentation hold"
+
+venv:
+	@scripts/venv oldest newest
+
+demo:
+	@venv="$$(scripts/venv newest)"; "$$venv/bin/pq" demo
+
+test:
+	@venvs="$$(scripts/venv oldest newest)"; newest="$${venvs##*$$'\n'}"; \
+	for venv in $$venvs; do \
+	    cover=; if [ "$$venv" = "$$newest" ]; then cover="--cov --cov-report=term"; fi; \
+	    echo "== $$("$$venv/bin/python" -V)"; \
+	    "$$venv/bin/python" $(PYTEST) $$cover $(TESTS); \
+	done
+
+test-long:
+	@venv="$$(scripts/venv newest)"; "$$venv/bin/python" -m pytest -n 2 -m long --timeout 1800 $(ARGS) $(TESTS)
+
+check:
+	@venv="$$(scripts/venv newest)"; export PATH="$$PWD/$$venv/bin:$$PATH"; \
+	ruff check .; \
+	ruff format --check .; \
+	mypy; \
+	lint-imports --no-logo
+
+fix:
+	@venv="$$(scripts/venv newest)"; "$$venv/bin/ruff" check --fix . || true; "$$venv/bin/ruff" format .
+
+bench:
+	@venv="$$(scripts/venv newest)"; for bench in benchmarks/bench_*.py; do echo "== $$bench"; "$$venv/bin/python" "$$bench"; done
+
+docs:
+	@venv="$$(scripts/venv newest)"; "$$venv/bin/python" scripts/check_docs.py README.md CHANGELOG.md docs examples
+
+clean:
+	rm -rf .venv-* .pq .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .coverage* build dist

@@ -1,0 +1,1 @@
+"""The revisions of pq's schema: plain SQL files, applied by Alembic."""

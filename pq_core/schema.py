@@ -1,0 +1,286 @@
+"""The tables of pq in a schema of somebody's database: create and upgrade, describe as SQL, check, drop.
+
+Alembic and SQLAlchemy are imported when something has to be migrated, never at import: a client and a worker only
+check.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shlex
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, LiteralString
+
+from psycopg import sql
+from psycopg.rows import tuple_row
+
+from pq_core import database
+from pq_core.errors import DatabaseUnavailable, InvalidOption, NotMigrated, SchemaIncompatible
+
+if TYPE_CHECKING:
+    import psycopg
+
+    from pq_core.types import DSN
+
+CODE_REVISION = 1
+"""The revision of the schema that this code was written for: the number of the latest migration."""
+
+VERSION_TABLE = "pq_alembic_version"
+"""Alembic's table, with one row: the latest revision applied."""
+
+TABLES = ("pq_tasks", "pq_periodic", "pq_workers", "pq_queues", "pq_attempts", "pq_statistics", "pq_schema")
+"""Every table that the migrations create, besides Alembic's."""
+
+_MIGRATION_WAIT = 600.0
+_POLL_INTERVAL = 0.1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MigrationResult:
+    """What a migration found and did. ``before`` is None where there were no tables of pq.
+
+    ``newer``: the schema is of a newer pq that this code can work with; nothing was changed.
+    """
+
+    schema: str
+    before: int | None
+    after: int
+    newer: bool = False
+
+    @property
+    def changed(self) -> bool:
+        """True if revisions were applied."""
+        return self.before != self.after
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Found:
+    """What a schema holds: ``revision`` and ``oldest_code`` of our tables, or the names that aren't ours."""
+
+    exists: bool
+    revision: int | None = None
+    oldest_code: int | None = None
+    foreign: tuple[str, ...] = ()
+    python_pq: bool = False
+
+
+def migrate(
+    dsn: DSN | None = None, schema: str = "public", *, revision: str = "head", wait: float = _MIGRATION_WAIT
+) -> MigrationResult:
+    """Bring the schema up to ``revision``; creates the schema if it is missing.
+
+    Give it a direct connection: behind a pooler in transaction mode the lock that keeps two migrations apart is
+    worth nothing. ``wait``: seconds to wait for another migration and for locks that the application holds.
+    Raises SchemaIncompatible if the schema holds tables of others or is too new, DatabaseUnavailable after ``wait``.
+    """
+    check_schema_name(schema)
+    deadline = time.monotonic() + wait
+    with _locked(dsn, schema, deadline=deadline) as connection:
+        found = _inspect(connection, schema)
+        _refuse_foreign(found, schema)
+        if found.revision is not None and found.revision > CODE_REVISION:
+            check_revision(found.revision, found.oldest_code, schema=schema)
+            return MigrationResult(schema=schema, before=found.revision, after=found.revision, newer=True)
+        _refuse_mismatch(connection, found, schema)
+        if found.revision == CODE_REVISION and revision == "head":
+            return MigrationResult(schema=schema, before=CODE_REVISION, after=CODE_REVISION)
+        if not found.exists:
+            connection.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(schema)))
+        from pq_core.migrations import runner
+
+        runner.upgrade(connection, schema, revision, version_table=VERSION_TABLE, deadline=deadline)
+        after = _inspect(connection, schema).revision or 0
+        return MigrationResult(schema=schema, before=found.revision, after=after)
+
+
+def migration_sql(schema: str = "public", *, revision: str = "head") -> str:
+    """Return what ``migrate`` would run on a database without tables of pq, as one script for psql."""
+    check_schema_name(schema)
+    from pq_core.migrations import runner
+
+    return runner.script(schema, revision, version_table=VERSION_TABLE)
+
+
+def drop(dsn: DSN | None = None, schema: str = "public", *, wait: float = _MIGRATION_WAIT) -> bool:
+    """Drop pq's tables and functions, with every task in them; return whether there were any.
+
+    The schema itself stays. Raises SchemaIncompatible for tables of others and for those of a newer pq.
+    """
+    check_schema_name(schema)
+    with _locked(dsn, schema, deadline=time.monotonic() + wait) as connection:
+        found = _inspect(connection, schema)
+        _refuse_foreign(found, schema)
+        if found.revision is not None and found.revision > CODE_REVISION:
+            raise SchemaIncompatible(
+                f'schema "{schema}" is at revision {found.revision}, newer than this pq ({CODE_REVISION}): '
+                "drop it with the pq that made it"
+            )
+        with connection.transaction():
+            for table in (*TABLES, VERSION_TABLE):
+                connection.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(sql.Identifier(schema, table)))
+            for signature in _own_functions(connection, schema):
+                connection.execute(sql.SQL("DROP FUNCTION {}").format(sql.SQL(signature)))
+        return found.revision is not None
+
+
+def check(connection: psycopg.Connection[Any], schema: str = "public") -> None:
+    """Raise NotMigrated or SchemaIncompatible unless this code can work with the schema.
+
+    Only reads, and what is missing is no error to the database: a transaction that is open on the connection stays
+    usable.
+    """
+    found = _inspect(connection, schema)
+    _refuse_foreign(found, schema)
+    check_revision(found.revision, found.oldest_code, schema=schema)
+
+
+def check_revision(found_revision: int | None, oldest_code: int | None, *, schema: str = "public") -> None:
+    """Raise unless this code works with a schema whose ``pq_schema`` row holds these two numbers.
+
+    ``found_revision``: None if there is no such table or row. ``oldest_code``: the oldest revision whose code can
+    work with the schema, so that old workers go on while a deploy migrates. Raises NotMigrated if tables are
+    missing or too old, SchemaIncompatible if this code is too old for them.
+    """
+    flag = "" if schema == "public" else f" --schema {shlex.quote(schema)}"
+    if found_revision is None:
+        raise NotMigrated(f'schema "{schema}" has no tables of pq: run `pq migrate{flag}`')
+    if found_revision < CODE_REVISION:
+        raise NotMigrated(
+            f'schema "{schema}" is at revision {found_revision}, this code needs {CODE_REVISION}: '
+            f"run `pq migrate{flag}`"
+        )
+    if oldest_code is not None and oldest_code > CODE_REVISION:
+        raise SchemaIncompatible(
+            f'schema "{schema}" is at revision {found_revision} and needs code of revision {oldest_code} at least, '
+            f"this is {CODE_REVISION}: install a newer pq-toolkit"
+        )
+
+
+def check_schema_name(schema: str) -> None:
+    """Raise InvalidOption unless Postgres can have a schema of this name, unshortened."""
+    problem = None
+    if not isinstance(schema, str) or not schema:
+        problem = "give the name of a schema"
+    elif "\0" in schema:
+        problem = "Postgres has no names with a NUL character"
+    elif any("\ud800" <= character <= "\udfff" for character in schema):
+        problem = "it holds half of a surrogate pair"
+    elif len(schema.encode()) > 63:
+        problem = "Postgres cuts names to 63 bytes"
+    elif schema.startswith("pg_"):
+        problem = "Postgres keeps names that begin with pg_ for itself"
+    if problem:
+        raise InvalidOption(f"schema={schema!r}: {problem}")
+
+
+@contextmanager
+def _locked(dsn: DSN | None, schema: str, *, deadline: float) -> Iterator[psycopg.Connection[Any]]:
+    """Open a connection of its own that holds the schema's migration lock; both end with the block."""
+    connection = database.connect(database.find_dsn(dsn), application_name="pq migrate", autocommit=True)
+    with closing(connection):
+        # Timeouts that a role or a database sets for requests would end an index build half-way.
+        connection.execute("SET statement_timeout = 0")
+        connection.execute("SET idle_in_transaction_session_timeout = 0")
+        # Locks on tables are waited for in short rounds (the runner repeats them): a DDL statement that waits
+        # makes everybody queue behind it.
+        connection.execute("SET lock_timeout = '2s'")
+        # Polled, not waited for: a session that waits in pg_advisory_lock() holds a snapshot, for which a
+        # CREATE INDEX CONCURRENTLY of the session that has the lock would wait in turn, for ever.
+        key = _lock_key(schema)
+        while not _scalar(connection, "SELECT pg_catalog.pg_try_advisory_lock(%s)", key):
+            if time.monotonic() > deadline:
+                raise DatabaseUnavailable(f'another migration of schema "{schema}" has not ended in time')
+            time.sleep(_POLL_INTERVAL)
+        yield connection
+
+
+def _lock_key(schema: str) -> int:
+    """Return the advisory lock's key; Postgres keeps the keys of each database apart by itself."""
+    digest = hashlib.blake2b(f"pq migrate {schema}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big", signed=True)
+
+
+def _scalar(connection: psycopg.Connection[Any], query: LiteralString | sql.Composed, *parameters: object) -> Any:
+    row = connection.cursor(row_factory=tuple_row).execute(query, parameters or None).fetchone()
+    return None if row is None else row[0]
+
+
+def _inspect(connection: psycopg.Connection[Any], schema: str) -> _Found:
+    """Look at what the schema holds, by catalog queries that can't fail."""
+    names = (*TABLES, VERSION_TABLE)
+    cursor = connection.cursor(row_factory=tuple_row)
+    row = cursor.execute(
+        "SELECT n.oid, array_remove(array_agg(c.relname::text ORDER BY c.relname), NULL)"
+        " FROM pg_catalog.pg_namespace n LEFT JOIN pg_catalog.pg_class c"
+        " ON c.relnamespace = n.oid AND c.relkind IN ('r', 'v', 'm', 'f', 'p') AND c.relname = ANY (%s)"
+        " WHERE n.nspname = %s GROUP BY n.oid",
+        (list(names), schema),
+    ).fetchone()
+    if row is None:
+        return _Found(exists=False)
+    namespace, present = row
+    columns = {
+        (table, column): kind
+        for table, column, kind in cursor.execute(
+            "SELECT c.relname::text, a.attname::text, a.atttypid::regtype::text FROM pg_catalog.pg_attribute a"
+            " JOIN pg_catalog.pg_class c ON c.oid = a.attrelid"
+            " WHERE c.relnamespace = %s AND c.relname IN ('pq_tasks', 'pq_schema') AND a.attnum > 0"
+            " AND NOT a.attisdropped",
+            (namespace,),
+        )
+    }
+    if ("pq_tasks", "fence") in columns and ("pq_schema", "oldest_code") in columns:
+        query = sql.SQL("SELECT revision, oldest_code FROM {}").format(sql.Identifier(schema, "pq_schema"))
+        revision, oldest_code = cursor.execute(query).fetchone() or (None, None)
+        return _Found(exists=True, revision=revision, oldest_code=oldest_code)
+    # Alembic creates its table before the first revision runs: empty, it is what an interrupted migration left.
+    if present == [VERSION_TABLE] and _version(connection, schema) is None:
+        return _Found(exists=True)
+    python_pq = ("pq_tasks", "payload") in columns and ("pq_tasks", "fence") not in columns
+    return _Found(exists=True, foreign=tuple(present), python_pq=python_pq)
+
+
+def _version(connection: psycopg.Connection[Any], schema: str) -> str | None:
+    table = sql.Identifier(schema, VERSION_TABLE)
+    if _scalar(connection, "SELECT pg_catalog.to_regclass(%s)", table.as_string(connection)) is None:
+        return None
+    version = _scalar(connection, sql.SQL("SELECT version_num FROM {}").format(table))
+    return None if version is None else str(version)
+
+
+def _refuse_mismatch(connection: psycopg.Connection[Any], found: _Found, schema: str) -> None:
+    """Refuse to guess what to run when the tables and Alembic's row disagree about the revision."""
+    if found.revision is None:
+        return
+    version = _version(connection, schema)
+    if version != f"{found.revision:04}":
+        raise SchemaIncompatible(
+            f'schema "{schema}": pq_schema says revision {found.revision:04}, {VERSION_TABLE} says {version}; '
+            f"somebody changed one of them: set {VERSION_TABLE}.version_num to what the tables are"
+        )
+
+
+def _refuse_foreign(found: _Found, schema: str) -> None:
+    if not found.foreign:
+        return
+    owner = "python-pq's tables" if found.python_pq else "tables that another program made"
+    raise SchemaIncompatible(
+        f'schema "{schema}" already holds {owner} ({", ".join(found.foreign)}), which pq leaves alone: '
+        'give pq a schema of its own, PQ(schema="jobs") and `pq migrate --schema jobs`'
+    )
+
+
+def _own_functions(connection: psycopg.Connection[Any], schema: str) -> list[Any]:
+    """Return the signatures of the functions that the migrations created, each quoted."""
+    from pq_core.migrations import runner
+
+    rows = connection.cursor(row_factory=tuple_row).execute(
+        "SELECT format('%%I.%%I(%%s)', n.nspname, p.proname, pg_catalog.pg_get_function_identity_arguments(p.oid))"
+        " FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace"
+        " WHERE n.nspname = %s AND p.proname = ANY (%s)",
+        (schema, sorted(runner.function_names())),
+    )
+    return [row[0] for row in rows]

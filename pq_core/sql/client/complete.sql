@@ -1,0 +1,24 @@
+-- Complete a running task in the caller's transaction. No row: this attempt no longer owns it.
+-- The row is locked first, in its newest version, because the trigger that applies a parked version resets what
+-- the history needs. A version parked later than this waits for the lock and finds the task completed.
+WITH input AS (SELECT cast(cast({parameters} AS text) AS jsonb) AS p), own AS MATERIALIZED (
+    SELECT t.id, t.fence, t.attempts, t.worker_id, t.started_at, t.notify_finished, t.parked IS NOT NULL AS parked
+    FROM {schema}.pq_tasks t, input
+    WHERE t.id = cast(p ->> 'id' AS bigint) AND t.fence = cast(p ->> 'fence' AS bigint)
+        AND t.worker_id = cast(p ->> 'worker_id' AS bigint) AND t.status = 'running'
+    FOR UPDATE OF t
+), completed AS (
+    UPDATE {schema}.pq_tasks t SET status = 'completed', outcome = 'succeeded', completed_at = clock_timestamp(),
+        result = nullif(p -> 'result', 'null'), error = NULL, error_fingerprint = NULL
+    FROM own o, input WHERE t.id = o.id
+    RETURNING t.id, t.status
+), history AS (
+    INSERT INTO {schema}.pq_attempts (task_id, fence, number, worker_id, outcome, started_at, finished_at)
+    SELECT o.id, o.fence, o.attempts, o.worker_id, 'succeeded', o.started_at, clock_timestamp()
+    FROM own o WHERE o.parked
+    ON CONFLICT DO NOTHING
+), told AS MATERIALIZED (
+    SELECT pg_notify({schema}.pq_channel('done'), cast(o.id AS text)) FROM own o
+    WHERE o.notify_finished AND NOT o.parked
+)
+SELECT cast(json_build_array(c.id, c.status) AS text) FROM completed c WHERE (SELECT count(*) FROM told) >= 0

@@ -1,0 +1,6 @@
+-- How many tasks are pending, in one queue or in all: two partial indexes, no table scan.
+WITH input AS (SELECT cast(cast({parameters} AS text) AS jsonb) AS p)
+SELECT cast(
+    (SELECT count(*) FROM {schema}.pq_tasks t WHERE t.status = 'pending' AND t.due AND {conditions})
+    + (SELECT count(*) FROM {schema}.pq_tasks t WHERE t.status = 'pending' AND NOT t.due AND {conditions})
+AS text) FROM input

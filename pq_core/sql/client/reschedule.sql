@@ -1,0 +1,22 @@
+-- Give pending tasks that match another time or priority. `due` follows run_at. One row per task: its id.
+WITH input AS (SELECT cast(cast({parameters} AS text) AS jsonb) AS p), wanted AS MATERIALIZED (
+    SELECT cast(p ->> 'priority' AS smallint) AS priority, CASE
+        WHEN p ->> 'run_at' IS NOT NULL THEN cast(p ->> 'run_at' AS timestamptz)
+        WHEN p ->> 'run_in' IS NOT NULL
+            THEN clock_timestamp() + cast(p ->> 'run_in' AS double precision) * interval '1 second'
+        END AS run_at
+    FROM input
+), moved AS (
+    UPDATE {schema}.pq_tasks t SET
+        run_at = coalesce(w.run_at, t.run_at),
+        due = coalesce(w.run_at, t.run_at) <= clock_timestamp(),
+        priority = coalesce(w.priority, t.priority)
+    FROM wanted w WHERE t.status = 'pending' AND {conditions}
+    RETURNING t.id, t.queue, t.due
+), woken AS MATERIALIZED (
+    SELECT pg_notify({schema}.pq_channel('wake'), left(q.queue, 1000))
+    FROM (SELECT DISTINCT queue FROM moved WHERE due) q
+    WHERE EXISTS (SELECT FROM {schema}.pq_workers w
+        WHERE w.sleeping AND w.expires_at > clock_timestamp() AND q.queue = ANY (w.queues))
+)
+SELECT cast(m.id AS text) FROM moved m WHERE (SELECT count(*) FROM woken) >= 0

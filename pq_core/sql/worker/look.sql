@@ -1,0 +1,12 @@
+-- One look of an idle worker: is anything ready, and when does the next task become due? Takes nothing.
+--
+-- $1 text[] queues  $2 integer[] lowest, $3 integer[] highest priority of each band
+SELECT EXISTS (
+        SELECT FROM unnest($1::text[]) q(name), unnest($2::integer[], $3::integer[]) b(low, high)
+        WHERE NOT EXISTS (SELECT FROM {schema}.pq_queues p WHERE p.name = q.name AND p.paused_at IS NOT NULL)
+            AND EXISTS (SELECT FROM {schema}.pq_tasks t
+                WHERE t.status = 'pending' AND t.due AND t.losses < 2 AND t.queue = q.name
+                    AND -t.priority::integer BETWEEN -b.high AND -b.low)
+    ) AS ready,
+    (SELECT extract(epoch FROM t.run_at - clock_timestamp())::double precision FROM {schema}.pq_tasks t
+        WHERE t.status = 'pending' AND NOT t.due ORDER BY t.run_at LIMIT 1) AS next_due;

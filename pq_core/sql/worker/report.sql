@@ -1,0 +1,81 @@
+-- Record how attempts ended. Invariant: only the attempt that owns a task changes it: id, running, worker and fence
+-- must all match. Rows that somebody has locked (the backend of a killed child may still be ending) are passed over
+-- and come back as 'later', to be reported again; waiting for one would hold up all.
+--
+-- $1 bigint  worker
+-- $2 jsonb   the ends: id, fence, status, outcome, counted, delay (seconds), error, fingerprint, result, ledger,
+--            output, progress, progress_message, unroutable (true: this code can't run it), plain (true: leave
+--            on_failure out, it was found broken)
+-- Returns per end: id, fence, the task's status now (NULL: there is no such row), what became of the report
+-- ('recorded', 'later', 'self' for one that had completed itself or was recorded before, 'lost' for one that is
+-- another's now), the outcome on record before this report, seconds until it runs again.
+WITH ending AS MATERIALIZED (
+    SELECT * FROM jsonb_to_recordset($2::jsonb) AS e(
+        id bigint, fence bigint, status text, outcome text, counted boolean, delay double precision, error text,
+        fingerprint text, result jsonb, ledger jsonb, output text, progress real, progress_message text,
+        unroutable boolean, plain boolean)
+), owned AS MATERIALIZED (
+    SELECT t.id, t.attempts, t.started_at, t.parked IS NOT NULL AS parked
+    FROM {schema}.pq_tasks t JOIN ending e ON t.id = e.id
+    -- By the ids alone: the index of running rows fills with dead entries while somebody holds a snapshot (a report of
+    -- 100 went from 10 to 26 ms), so the state is asked in a form that this index can't answer.
+    WHERE t.id = ANY (ARRAY(SELECT k.id FROM ending k)) AND (t.status = 'running') IS NOT FALSE
+        AND t.worker_id = $1::bigint AND t.fence = e.fence
+    FOR NO KEY UPDATE OF t SKIP LOCKED
+), recorded AS (
+    UPDATE {schema}.pq_tasks t
+    SET status = e.end_status,
+        outcome = e.outcome,
+        worker_id = NULL,
+        attempts = CASE WHEN e.counted THEN t.attempts ELSE greatest(t.attempts - 1, 0) END,
+        snoozes = t.snoozes + CASE WHEN e.outcome = 'snoozed' THEN 1 ELSE 0 END,
+        run_at = CASE WHEN e.end_status = 'pending' THEN e.at ELSE t.run_at END,
+        due = e.end_status <> 'pending' OR coalesce(e.delay, 0) <= 0,
+        completed_at = CASE WHEN e.end_status = 'pending' THEN NULL ELSE e.moment END,
+        error = coalesce(e.error, CASE WHEN e.end_status IN ('failed', 'pending') THEN t.error END),
+        error_fingerprint = e.fingerprint,
+        unroutable_since = CASE WHEN e.unroutable THEN coalesce(t.unroutable_since, e.moment) END,
+        result = e.result,
+        ledger = e.ledger,
+        output = e.output,
+        progress = coalesce(e.progress, t.progress),
+        progress_message = coalesce(e.progress_message, t.progress_message)
+    FROM (
+        SELECT e.*, clock_timestamp() AS moment, clock_timestamp() + coalesce(e.delay, 0) * interval '1 second' AS at,
+            -- Asked to be cancelled while it ran: it does not come back.
+            CASE WHEN e.status = 'pending' AND c.cancel_requested_at IS NOT NULL THEN 'cancelled' ELSE e.status END AS end_status
+        FROM ending e JOIN owned o USING (id) JOIN {schema}.pq_tasks c USING (id)
+    ) e
+    WHERE t.id = e.id
+    RETURNING t.id, e.fence, t.status, t.notify_finished, e.plain, t.on_failure, e.end_status,
+        CASE WHEN t.status = 'pending' THEN extract(epoch FROM t.run_at - e.moment)::double precision END AS retry_in
+), history AS (
+    INSERT INTO {schema}.pq_attempts (task_id, fence, number, worker_id, outcome, started_at, error, fingerprint, ledger, output)
+    SELECT e.id, e.fence, o.attempts, $1::bigint, e.outcome, o.started_at, e.error, e.fingerprint, e.ledger, e.output
+    FROM ending e JOIN owned o USING (id)
+    WHERE e.outcome <> 'succeeded' OR e.fence > 1 OR o.parked
+    ON CONFLICT (task_id, fence) DO NOTHING
+), forgotten AS (
+    -- A task that snoozes for ever keeps its last fifty attempts.
+    DELETE FROM {schema}.pq_attempts a USING ending e JOIN owned o USING (id)
+    WHERE e.fence > 50 AND a.task_id = e.id AND a.fence <= e.fence - 50
+), consequences AS MATERIALIZED (
+    SELECT count(q.id) AS enqueued
+    FROM recorded r CROSS JOIN LATERAL {schema}.pq_enqueue(r.on_failure || jsonb_build_object('headers',
+        coalesce(nullif(r.on_failure -> 'headers', 'null'), '{{}}') || jsonb_build_object('pq-failed-task', r.id::text))) q
+    WHERE r.end_status = 'failed' AND r.on_failure IS NOT NULL AND r.plain IS NOT TRUE
+), told AS MATERIALIZED (
+    SELECT count(pg_notify({schema}.pq_channel('done'), r.id::text)) FROM recorded r
+    WHERE r.notify_finished AND r.status IN ('completed', 'failed', 'cancelled')
+)
+SELECT e.id, e.fence, coalesce(r.status, t.status) AS status,
+    CASE
+        WHEN r.id IS NOT NULL THEN 'recorded'
+        WHEN t.status = 'running' AND t.worker_id = $1::bigint AND t.fence = e.fence THEN 'later'
+        WHEN t.status = 'completed' AND t.fence = e.fence THEN 'self'
+        WHEN a.outcome <> 'lost' AND a.worker_id = $1::bigint THEN 'self'
+        ELSE 'lost'
+    END AS report,
+    coalesce(a.outcome, t.outcome) AS outcome, r.retry_in, (SELECT enqueued FROM consequences) AS consequences, (SELECT count FROM told) AS told
+FROM ending e LEFT JOIN recorded r USING (id) LEFT JOIN {schema}.pq_tasks t ON t.id = e.id
+    LEFT JOIN {schema}.pq_attempts a ON a.task_id = e.id AND a.fence = e.fence;

@@ -1,0 +1,72 @@
+-- Take back the tasks of workers whose lease has ended. Invariant: the lease is locked and removed first, so that its
+-- worker can neither renew it nor claim under it any more; then its tasks change hands, once.
+--
+-- $1 bigint   the rescuer. It must have held its own lease without a gap for as long as the dead one's lasts, and so
+--             must the server: after an outage nobody is given up for dead before he had time to come back.
+-- $2 bigint[] workers known to be dead (their keeper saw them and all their children end): no waiting for these
+-- A lost task comes back uncounted, or fails where on_lost says so. From the second loss on it runs alone; lost three
+-- times while alone, it fails as suspect of killing its workers.
+WITH rescuer AS (
+    SELECT w.id, least(clock_timestamp() - w.continuous_since, clock_timestamp() - pg_postmaster_start_time()) AS watched
+    FROM {schema}.pq_workers w WHERE w.id = $1::bigint AND w.expires_at > clock_timestamp()
+), dead AS MATERIALIZED (
+    SELECT w.id, w.name FROM {schema}.pq_workers w
+    WHERE w.id <> $1::bigint AND (
+        w.id = ANY ($2::bigint[])
+        OR (w.expires_at < clock_timestamp() AND EXISTS (SELECT FROM rescuer r WHERE r.watched > w.lease)))
+    FOR UPDATE SKIP LOCKED
+), removed AS (
+    DELETE FROM {schema}.pq_workers w USING dead d WHERE w.id = d.id
+), left_behind AS MATERIALIZED (
+    SELECT t.id, t.fence, t.attempts, t.worker_id, t.started_at, t.losses, t.lone_losses, t.alone, t.parked IS NOT NULL AS parked,
+        CASE
+            WHEN t.cancel_requested_at IS NOT NULL THEN 'cancelled'
+            WHEN t.on_lost = 'fail' THEN 'failed'
+            WHEN t.alone AND t.lone_losses >= 2 THEN 'failed'
+            ELSE 'pending'
+        END AS end_status,
+        CASE
+            WHEN t.on_lost = 'fail' THEN format('lost: worker %s (%s) died while this ran, and on_lost="fail" forbids to start it twice', t.worker_id, coalesce(d.name, '?'))
+            WHEN t.alone AND t.lone_losses >= 2 THEN format('lost: suspect of killing its workers: %s were lost while they ran nothing else', t.lone_losses + 1)
+            ELSE format('lost: worker %s (%s) died while this ran', t.worker_id, coalesce(d.name, '?'))
+        END AS error
+    FROM {schema}.pq_tasks t LEFT JOIN dead d ON t.worker_id = d.id
+    -- Or without any lease: a claim that was committed while its lease was being removed. A task that a worker claims
+    -- this very moment has a new started_at, and is checked again when locked.
+    WHERE t.status = 'running' AND (d.id IS NOT NULL OR (
+        t.started_at < clock_timestamp() - interval '5 seconds'
+        AND NOT EXISTS (SELECT FROM {schema}.pq_workers w WHERE w.id = t.worker_id)))
+    FOR NO KEY UPDATE OF t SKIP LOCKED
+), history AS (
+    INSERT INTO {schema}.pq_attempts (task_id, fence, number, worker_id, outcome, started_at, error)
+    SELECT l.id, l.fence, l.attempts, l.worker_id, 'lost', l.started_at, l.error FROM left_behind l
+    ON CONFLICT (task_id, fence) DO NOTHING
+), rescued AS (
+    UPDATE {schema}.pq_tasks t
+    SET status = l.end_status,
+        outcome = 'lost',
+        worker_id = NULL,
+        attempts = greatest(t.attempts - 1, 0),
+        losses = t.losses + 1,
+        lone_losses = t.lone_losses + CASE WHEN t.alone THEN 1 ELSE 0 END,
+        alone = false,
+        due = true,
+        run_at = CASE WHEN l.end_status = 'pending' THEN least(t.run_at, clock_timestamp()) ELSE t.run_at END,
+        completed_at = CASE WHEN l.end_status = 'pending' THEN NULL ELSE clock_timestamp() END,
+        error = l.error
+    FROM left_behind l WHERE t.id = l.id
+    RETURNING t.id, l.fence, t.name, t.queue, t.status, l.end_status, t.error, t.on_failure, t.notify_finished
+), consequences AS MATERIALIZED (
+    SELECT count(q.id) AS enqueued
+    FROM rescued r CROSS JOIN LATERAL {schema}.pq_enqueue(r.on_failure || jsonb_build_object('headers',
+        coalesce(nullif(r.on_failure -> 'headers', 'null'), '{{}}') || jsonb_build_object('pq-failed-task', r.id::text))) q
+    WHERE r.end_status = 'failed' AND r.on_failure IS NOT NULL
+), told AS MATERIALIZED (
+    SELECT count(pg_notify({schema}.pq_channel('done'), r.id::text)) FROM rescued r
+    WHERE r.notify_finished AND r.status IN ('completed', 'failed', 'cancelled')
+), woken AS MATERIALIZED (
+    SELECT count(pg_notify({schema}.pq_channel('wake'), q.queue)) FROM (SELECT DISTINCT queue FROM rescued WHERE status = 'pending') q
+)
+SELECT (SELECT count(*) FROM dead) AS dead, r.id, r.fence, r.name, r.status, r.error,
+    (SELECT enqueued FROM consequences) AS consequences, (SELECT count FROM told) AS told, (SELECT count FROM woken) AS woken
+FROM (SELECT 1) one LEFT JOIN rescued r ON true;

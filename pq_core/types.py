@@ -1,0 +1,304 @@
+"""The values everything else speaks of: a leaf that imports the standard library alone."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, replace
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
+
+if TYPE_CHECKING:
+    from pq_core.tasks import Call
+
+R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
+
+JSON = Any
+"""Anything that ``json.loads`` returns."""
+
+
+class Priority(enum.IntEnum):
+    """How urgent a task is; higher runs first. Any integer from -32768 to 32767 is accepted too."""
+
+    BATCH = 0
+    LOW = 25
+    NORMAL = 50
+    HIGH = 75
+    CRITICAL = 100
+
+
+class TaskStatus(enum.StrEnum):
+    """Where a task stands; the text stored in ``pq_tasks.status``."""
+
+    PENDING = "pending"
+    RUNNING = "running"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def finished(self) -> bool:
+        """True for the states that a task does not leave by itself."""
+        return self in (TaskStatus.COMPLETED, TaskStatus.FAILED, TaskStatus.CANCELLED)
+
+
+class Outcome(enum.StrEnum):
+    """How one attempt ended."""
+
+    SUCCEEDED = "succeeded"
+    RAISED = "raised"
+    TIMED_OUT = "timed_out"
+    OUT_OF_MEMORY = "out_of_memory"
+    CRASHED = "crashed"
+    CANCELLED = "cancelled"
+    SNOOZED = "snoozed"
+    INTERRUPTED = "interrupted"
+    LOST = "lost"
+    RELEASED = "released"
+
+
+class Role(enum.StrEnum):
+    """What the running process is to pq."""
+
+    CLIENT = "client"
+    WORKER = "worker"
+    CHILD = "child"
+
+
+class TaskId(int, Generic[R_co]):
+    """The id of an enqueued task: an ``int`` that remembers the type of the task's result."""
+
+    __slots__ = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Backoff:
+    """How long to wait before the next try: ``base * factor ** (failures - 1)`` seconds.
+
+    ``base``: seconds before the first retry. ``factor``: growth per further failure. ``max``: ceiling in
+    seconds. ``jitter``: share of the delay (0 to 1) drawn at random and added or taken away, so that tasks
+    which failed together do not come back together.
+    """
+
+    base: float = 2.0
+    factor: float = 2.0
+    max: float = 600.0
+    jitter: float = 0.1
+
+    def __post_init__(self) -> None:
+        for name, low in (("base", 0.0), ("factor", 1.0), ("max", 0.0), ("jitter", 0.0)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value < float("inf"):
+                raise ValueError(f"Backoff({name}={value!r}): give a finite number of at least {low:g}")
+        if self.jitter > 1:
+            raise ValueError(f"Backoff(jitter={self.jitter!r}): give a share from 0 to 1")
+
+
+OnLost = Literal["retry", "fail"]
+OnDuplicate = Literal["raise", "return"]
+Unique = Literal["retained", "unfinished"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskOptions:
+    """What is said of a task at its definition, as a ``PQ``'s default or for one call; ``None`` is unsaid.
+
+    ``max_attempts``: how often it may start and fail (default 1). ``retry_on``/``no_retry_on``: exception
+    classes that are (not) tried again; by default every ``Exception`` is. ``timeout``: seconds a run may
+    take. ``grace``: seconds between SIGTERM and SIGKILL. ``memory_limit``: bytes the run may add to the
+    worker's image. ``on_lost``: what happens when the worker died under it: ``"retry"`` (default) runs it
+    again without counting an attempt, so that even with ``max_attempts=1`` it may start more than once;
+    ``"fail"`` never starts it twice. ``on_failure``: a call that is enqueued in the transition to failed.
+    ``result_limit``: bytes of encoded result that are stored at most.
+    """
+
+    priority: int | None = None
+    queue: str | None = None
+    max_attempts: int | None = None
+    retry_on: tuple[type[BaseException], ...] | None = None
+    no_retry_on: tuple[type[BaseException], ...] | None = None
+    backoff: Backoff | None = None
+    timeout: float | None = None
+    grace: float | None = None
+    memory_limit: int | None = None
+    on_lost: OnLost | None = None
+    on_failure: Call[Any] | None = None
+    result_limit: int | None = None
+
+    def over(self, weaker: TaskOptions) -> TaskOptions:
+        """Return these options, with what they leave unsaid taken from ``weaker``."""
+        unsaid = {f.name: getattr(weaker, f.name) for f in fields(TaskOptions) if getattr(self, f.name) is None}
+        return replace(self, **unsaid)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallOptions(TaskOptions):
+    """``TaskOptions`` and what can be said of one call only.
+
+    ``run_at``: aware datetime before which it does not start. ``run_in``: the same as a distance from the
+    database's now. ``client_id``: the caller's own unique name of the task. ``on_duplicate``: ``"raise"``
+    (default) or ``"return"`` the id of the task that already has the ``client_id``. ``unique``: how long the
+    ``client_id`` is taken: while the row is ``"retained"`` (default) or only while it is ``"unfinished"``.
+    ``headers``: text by text, stored with the task, for hooks. ``require_transaction``: refuse to enqueue
+    outside an open transaction.
+    """
+
+    run_at: datetime | None = None
+    run_in: timedelta | None = None
+    client_id: str | None = None
+    on_duplicate: OnDuplicate | None = None
+    unique: Unique | None = None
+    headers: Mapping[str, str] | None = None
+    require_transaction: bool | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskRecord:
+    """One row of ``pq_tasks`` as the client returns it. Times are aware, in UTC."""
+
+    id: int
+    name: str
+    status: TaskStatus
+    queue: str
+    priority: int
+    run_at: datetime
+    created_at: datetime
+    started_at: datetime | None = None
+    completed_at: datetime | None = None
+    client_id: str | None = None
+    payload: JSON = None
+    result: JSON = None
+    error: str | None = None
+    outcome: Outcome | None = None
+    attempts: int = 0
+    max_attempts: int = 1
+    losses: int = 0
+    snoozes: int = 0
+    max_runtime_seconds: float | None = None
+    version: int = 1
+    headers: Mapping[str, str] = field(default_factory=dict)
+    worker_id: int | None = None
+    fence: int = 0
+    schedule_id: int | None = None
+    tick_at: datetime | None = None
+    cancel_requested_at: datetime | None = None
+    progress: float | None = None
+    progress_message: str | None = None
+    ledger: Mapping[str, Any] | None = None
+    output: str | None = None
+    unique: Unique = "retained"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttemptRecord:
+    """One row of ``pq_attempts``: an attempt that was not a first-try success."""
+
+    id: int
+    task_id: int
+    fence: int
+    number: int
+    outcome: Outcome
+    worker_id: int | None = None
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    error: str | None = None
+    fingerprint: str | None = None
+    ledger: Mapping[str, Any] | None = None
+    output: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerRecord:
+    """One row of ``pq_workers``: a live (or just dead) worker's lease."""
+
+    id: int
+    name: str
+    host: str
+    pid: int
+    app: str
+    queues: tuple[str, ...]
+    concurrency: int
+    started_at: datetime
+    heartbeat_at: datetime
+    expires_at: datetime
+    alive: bool
+    running: int
+    pq_version: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttemptOutcome:
+    """What the worker knows of an attempt that has ended; what ``pq_post_task`` and ``pq_task_died`` get.
+
+    ``final``: the task will not run again by itself. ``retry_in``: seconds until it does. ``error``: text
+    with the traceback or the cause in words. ``exception_type``: dotted name of the exception's class.
+    ``signal``: number of the signal that ended the child. ``exit_code``: its exit status. ``wall``, ``cpu_user``,
+    ``cpu_system``: seconds. ``peak_memory``: bytes above the worker's image.
+    """
+
+    outcome: Outcome
+    status: TaskStatus
+    final: bool
+    retry_in: float | None = None
+    error: str | None = None
+    exception_type: str | None = None
+    signal: int | None = None
+    exit_code: int | None = None
+    wall: float = 0.0
+    cpu_user: float = 0.0
+    cpu_system: float = 0.0
+    peak_memory: int = 0
+    result: JSON = None
+    output: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClaimedTask:
+    """A task as a worker holds it: claimed under ``fence``; ``number`` counts its attempts from 1.
+
+    ``unroutable``: seconds since a worker first found that it can't run it.
+    """
+
+    id: int
+    name: str
+    queue: str
+    priority: int
+    fence: int
+    number: int
+    max_attempts: int
+    payload: str
+    headers: Mapping[str, str]
+    version: int
+    run_at: datetime
+    created_at: datetime
+    started_at: datetime
+    client_id: str | None = None
+    timeout: float | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    losses: int = 0
+    snoozes: int = 0
+    schedule_id: int | None = None
+    tick_at: datetime | None = None
+    on_lost: OnLost = "retry"
+    unroutable: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerInfo:
+    """What ``pq_worker_start`` and ``pq_worker_stop`` get."""
+
+    id: int
+    name: str
+    host: str
+    pid: int
+    app: str
+    queues: tuple[str, ...]
+    concurrency: int
+
+
+Plugin = object
+"""Anything with methods named as the hooks of ``pq_hooks.specs``."""
+
+DSN = str | Callable[[], str]
+"""A libpq URL or key/value string, or a function that returns one (rotating tokens)."""

@@ -1,0 +1,49 @@
+"""``python -m pq_core.worker SPEC``: the keeper and its workers. ``pq worker`` execs this, with SPEC as JSON.
+
+A process of its own, so that the command line's libraries are in no image that forks.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+
+from pq_core.worker.keeper import USAGE_ERROR, Keeper, Page
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+
+def main(argv: list[str]) -> int:
+    """Run what SPEC says and return the exit status."""
+    os.environ["PQ_ROLE"] = "worker"
+    spec: dict[str, Any] = json.loads(argv[1])
+
+    def start(page: Page | None, known_dead: tuple[int, ...]) -> int:
+        # Imported after the fork: the keeper stays small, and a restarted worker sees new code.
+        from pq_core.worker.application import run_application
+
+        return run_application(spec, page=page, known_dead=known_dead)
+
+    if spec.get("check"):
+        return start(None, ())
+    return Keeper(
+        start, processes=int(spec.get("processes", 1)), children=int(spec["options"]["concurrency"]), log=_log
+    ).run()
+
+
+def _log(message: str) -> None:
+    try:
+        sys.stderr.write(f"pq keeper: {message}\n")
+        sys.stderr.flush()
+    except OSError:
+        return  # nobody reads it any more; the workers still have to be looked after
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main(sys.argv))
+    except KeyboardInterrupt:
+        sys.exit(USAGE_ERROR)

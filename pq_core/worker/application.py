@@ -1,0 +1,117 @@
+"""A worker process from its command line: logging, the application, then the loop; or a report about its image."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import time
+from typing import TYPE_CHECKING, Any, TextIO
+
+from pq_core import roles
+from pq_core.app import load_app, load_object
+from pq_core.errors import PQError
+from pq_core.types import Role
+from pq_core.worker import guards
+from pq_core.worker.forking import fork, reap
+from pq_core.worker.host import foreign_sockets, other_threads
+from pq_core.worker.keeper import USAGE_ERROR, Page
+from pq_core.worker.options import WorkerOptions
+from pq_core.worker.run import supervise
+from pq_core.worker.shared import install_tees
+
+if TYPE_CHECKING:
+    from typing import NoReturn
+
+    from pq_core.client import PQ
+
+
+def run_application(spec: dict[str, Any], *, page: Page | None, known_dead: tuple[int, ...]) -> int:
+    """Load the application that ``spec`` names and run one worker; return the exit status.
+
+    A mistake of the user is one line on stderr and USAGE_ERROR, which is not restarted.
+    """
+    roles.set_role(Role.WORKER)
+    install_tees()
+    configure_logging(spec.get("log_format", "text"))
+    try:
+        options = WorkerOptions(**spec["options"])
+        pq = _load(spec)
+        if spec.get("check"):
+            return report(pq, strict=options.strict)
+        supervise(pq, options, page=page, known_dead=known_dead)
+    except PQError as error:
+        sys.stderr.write(f"pq worker: {error}\n")
+        return USAGE_ERROR
+    return 0
+
+
+def _load(spec: dict[str, Any]) -> PQ:
+    pq = load_app(spec["app"], factory=bool(spec.get("factory")))
+    pq.registry.allow(spec.get("allow", ()))
+    for reference in spec.get("plugins", ()):
+        plugin = load_object(reference, what="plugin")
+        pq.plugins.register(plugin() if isinstance(plugin, type) else plugin)
+    for name in spec.get("block", ()):
+        pq.plugins.block(name)
+    return pq
+
+
+def report(pq: PQ, *, strict: bool = False) -> int:
+    """Print what matters before a fork: threads, sockets, memory, its cost. Return 1 with ``strict`` and threads."""
+    pq.registry.load()
+    threads = other_threads()
+    sockets = foreign_sockets()
+    print(f"tasks: {', '.join(pq.registry.names()) or 'none'}")
+    print(f"queues: {', '.join(sorted(pq.registry.queues(pq.defaults)))}")
+    print(f"threads besides the main one: {', '.join(threads) or 'none'}")
+    print(f"connected sockets: {', '.join(str(fd) for fd in sockets) or 'none'}")
+    print(f"memory of the image: {(guards.status_bytes('VmRSS') or 0) / 2**20:.1f} MiB resident")
+    print(f"one fork, exit and wait: {fork_cost() * 1000:.2f} ms")
+    return 1 if strict and threads else 0
+
+
+def fork_cost(times: int = 50) -> float:
+    """Return the seconds that one fork, exit and wait of this process takes: the median of ``times``."""
+
+    def body() -> NoReturn:
+        os._exit(0)
+
+    taken = []
+    for _ in range(times):
+        start = time.perf_counter()
+        reap(fork(body), block=True)
+        taken.append(time.perf_counter() - start)
+    return sorted(taken)[times // 2]
+
+
+class JSONFormatter(logging.Formatter):
+    """One JSON object a line: time (UTC, ISO 8601), level, logger, message, and the traceback if there is one."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line."""
+        line: dict[str, Any] = {
+            "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03d}Z",
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+            "pid": record.process,
+        }
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps(line, ensure_ascii=False)
+
+
+def configure_logging(log_format: str, stream: TextIO | None = None) -> None:
+    """Send pq's own log to stderr. The application may configure logging as it likes: its handlers come beside it."""
+    handler = logging.StreamHandler(stream or sys.stderr)
+    handler.setFormatter(
+        JSONFormatter()
+        if log_format == "json"
+        else logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
+    )
+    logger = logging.getLogger("pq")
+    logger.handlers[:] = [handler]
+    logger.setLevel(os.environ.get("PQ_LOG_LEVEL", "INFO").upper())
+    logger.propagate = False

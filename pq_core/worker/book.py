@@ -1,0 +1,196 @@
+"""What a worker has to tell the database: ends of attempts that are not recorded yet, and progress."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from pq_core.types import AttemptOutcome, ClaimedTask, Outcome, TaskStatus
+from pq_core.worker.claiming import Statements, encode_report, integer, storable, take_batch
+from pq_core.worker.connection import Parameters, Query, Row, StatementError
+
+logger = logging.getLogger("pq.worker")
+
+DATA_ERRORS = ("22", "23", "42", "P0")
+"""SQLSTATE classes that the same report would meet again: bad data, constraints, names, raised by a trigger."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Entry:
+    """The end of one attempt: its item of the report, and what the hooks get once it is recorded.
+
+    ``completed_itself``: the task said so, in a transaction of its own. ``plain``: everything that the database might
+    have refused was taken out.
+    """
+
+    worker_id: int
+    task: ClaimedTask
+    item: dict[str, Any]
+    outcome: AttemptOutcome
+    completed_itself: bool = False
+    plain: bool = False
+    died: bool = False
+
+
+@dataclass(slots=True, kw_only=True)
+class Book:
+    """Ends that wait to be recorded, in order.
+
+    ``settled``: gets every entry once, when the database has it (with the outcome that stands), or when it turned out
+    to be another's.
+    """
+
+    statements: Statements
+    settled: Callable[[Entry, AttemptOutcome], None]
+    entries: list[Entry] = field(default_factory=list)
+    progress: dict[int, dict[str, Any]] = field(default_factory=dict)
+    _sent: list[Entry] = field(default_factory=list)
+    _singly: int = 0
+    _ledgers: list[Entry] = field(default_factory=list)
+
+    def __bool__(self) -> bool:
+        return bool(self.entries or self.progress or self._ledgers)
+
+    def add(self, entry: Entry) -> None:
+        """Note an end."""
+        note = self.progress.pop(entry.task.id, None)
+        if note is not None:
+            entry.item.setdefault("progress", note.get("share"))
+            entry.item.setdefault("progress_message", note.get("message"))
+        self.entries.append(entry)
+
+    def statements_to_send(self, worker_id: int | None) -> list[tuple[Query, Parameters]]:
+        """Return what goes into the next turn; ``take`` gets the answer to the first if ``reporting``."""
+        sending: list[tuple[Query, Parameters]] = []
+        self._sent = self._next_entries()
+        if self._sent:
+            owner = integer(self._sent[0].worker_id)
+            sending.append((self.statements["report"], [owner, encode_report([e.item for e in self._sent])]))
+        for entry in self._ledgers:
+            item = entry.item
+            sending.append(
+                (
+                    self.statements["ledger"],
+                    [
+                        integer(entry.task.id),
+                        integer(entry.task.fence),
+                        json.dumps(item["ledger"]).encode(),
+                        None if item["output"] is None else item["output"].encode(),
+                    ],
+                )
+            )
+        self._ledgers.clear()
+        if self.progress and worker_id is not None:
+            notes = [{"id": key, **note} for key, note in self.progress.items()]
+            sending.append((self.statements["progress"], [integer(worker_id), encode_report(notes)]))
+            self.progress.clear()
+        return sending
+
+    @property
+    def reporting(self) -> bool:
+        """True while a report is under way."""
+        return bool(self._sent)
+
+    def reported_ids(self) -> set[tuple[int, int]]:
+        """Return (id, fence) of all ends that are noted here."""
+        return {(entry.task.id, entry.task.fence) for entry in self.entries}
+
+    def _next_entries(self) -> list[Entry]:
+        if not self.entries:
+            return []
+        owner = self.entries[0].worker_id
+        same = [entry for entry in self.entries if entry.worker_id == owner]
+        if self._singly:
+            return same[:1]
+        return same[: len(take_batch([entry.item for entry in same]))]
+
+    def take(self, rows: list[Row]) -> bool:
+        """Take in the answer to a report; True when some have to be reported again a little later."""
+        answers = {(int(row[0] or 0), int(row[1] or 0)): row for row in rows}
+        again: list[Entry] = []
+        sent, self._sent = self._sent, []
+        self._singly = max(0, self._singly - 1)
+        for entry in sent:
+            row = answers.get((entry.task.id, entry.task.fence))
+            report = (row[3] or b"lost").decode() if row else "lost"
+            if report == "later":
+                again.append(entry)
+                continue
+            self._settle(entry, report, row)
+        done = {id(entry) for entry in sent}
+        self.entries = [entry for entry in self.entries if id(entry) not in done] + again
+        return bool(again)
+
+    def _settle(self, entry: Entry, report: str, row: Row | None) -> None:
+        outcome = entry.outcome
+        match report:
+            case "recorded":
+                status = TaskStatus((row[2] or b"failed").decode()) if row else outcome.status
+                if status is not outcome.status:
+                    # A version was parked, or it was cancelled meanwhile: what stands is what the row says.
+                    outcome = _changed(outcome, status, float(row[5]) if row and row[5] is not None else None)
+            case "self":
+                recorded = (row[4] or b"").decode() if row else ""
+                if recorded == "succeeded":
+                    if outcome.outcome is not Outcome.SUCCEEDED:
+                        logger.warning(
+                            "task %s completed in its own transaction; that it then ended as %s changes nothing",
+                            entry.task.id,
+                            outcome.outcome,
+                        )
+                        outcome = _succeeded(outcome)
+                    self._ledgers.append(entry)
+            case _:
+                logger.warning("task %s (fence %s) was taken away while it ran", entry.task.id, entry.task.fence)
+                outcome = _lost(outcome)
+        self.settled(entry, outcome)
+
+    def failed(self, error: StatementError) -> None:
+        """Take in that the turn failed: nothing of it is recorded.
+
+        An error that the same data would meet again is narrowed down to one end, which then goes without what the
+        database refused.
+        """
+        sent, self._sent = self._sent, []
+        if not sent or not error.sqlstate.startswith(DATA_ERRORS):
+            return
+        if len(sent) > 1:
+            self._singly = len(sent)
+            return
+        entry = sent[0]
+        if entry.plain:
+            logger.error("the end of task %s can't be recorded: %s", entry.task.id, error)
+            self.entries.remove(entry)
+            self.settled(entry, _lost(entry.outcome))
+            return
+        logger.error("the end of task %s was refused and is recorded without its data: %s", entry.task.id, error)
+        entry.plain = True
+        self._singly = max(self._singly, 1)
+        item = entry.item
+        words = storable(f"the database refused what this attempt left: {error}\n{item.get('error') or ''}")
+        entry.item = {
+            **{key: item[key] for key in ("id", "fence", "counted", "delay", "ledger")},
+            "status": "failed" if item["status"] == "completed" else item["status"],
+            "outcome": "raised" if item["outcome"] == "succeeded" else item["outcome"],
+            "error": words,
+            "output": None,
+            "result": None,
+            "plain": True,
+        }
+
+
+def _changed(outcome: AttemptOutcome, status: TaskStatus, retry_in: float | None) -> AttemptOutcome:
+    return replace(outcome, status=status, final=status.finished, retry_in=retry_in)
+
+
+def _succeeded(outcome: AttemptOutcome) -> AttemptOutcome:
+    return replace(
+        outcome, outcome=Outcome.SUCCEEDED, status=TaskStatus.COMPLETED, final=True, retry_in=None, error=None
+    )
+
+
+def _lost(outcome: AttemptOutcome) -> AttemptOutcome:
+    return replace(outcome, outcome=Outcome.LOST, status=TaskStatus.PENDING, final=False, retry_in=0.0)

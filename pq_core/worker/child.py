@@ -1,0 +1,296 @@
+"""What runs after the fork. Imports the standard library and leaves alone: the worker has done the rest.
+
+A child never returns into the worker's stack, runs no exit handler of it and closes nothing that it inherited:
+whatever happens it ends in ``os._exit``.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import hashlib
+import inspect
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from pq_core import attempt as attempts
+from pq_core import roles
+from pq_core.errors import Cancel, PayloadError, Retry, Snooze, TaskCancelled, TaskTimeout
+from pq_core.types import Role
+from pq_core.worker import guards, wire
+from pq_core.worker.shared import Place, StopReason, Tee
+
+if TYPE_CHECKING:
+    from types import FrameType, TracebackType
+
+    from pq_core.types import ClaimedTask
+
+ERROR_LIMIT = 64 * 1024
+"""Bytes of error text that are kept: its first quarter and its end."""
+
+CANNOT_REPORT = 70
+"""Exit status of a child that ended its task but could not say so (EX_SOFTWARE, sysexits.h)."""
+
+
+class Unroutable(Exception):
+    """Raised by ``ChildSetup.load`` when this code can't run the stored task; the worker puts it back."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChildSetup:
+    """What the worker prepared once for all its children.
+
+    ``load``: decodes the payload and binds it to the function; raises Unroutable. ``in_child``: the plugins'
+    context managers as one. ``retryable``: says whether an exception is tried again.
+    """
+
+    worker_pid: int
+    worker_id: int
+    schema: str
+    load: Callable[[ClaimedTask], tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]]
+    in_child: Callable[[ClaimedTask], AbstractContextManager[Any]]
+    retryable: Callable[[ClaimedTask, BaseException], bool]
+    encode_result: Callable[[Any, int], Any]
+    find_executor: Callable[[Any], Any]
+    result_limit: int
+    default_timeout: float | None
+
+
+class Channel:
+    """The child's end of the socket to its worker.
+
+    Remembers which socket it was: a task that closes every descriptor and opens others may hold a file of its
+    own under the same number, and nothing of ours may be written into that.
+    """
+
+    __slots__ = ("_fd", "_identity")
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._identity = _identity(fd)
+
+    def send(self, kind: wire.Kind, body: dict[str, Any]) -> bool:
+        """Write one frame; False when the socket is gone."""
+        if _identity(self._fd) != self._identity:
+            return False
+        view = memoryview(wire.pack(kind, body))
+        try:
+            while view:
+                view = view[os.write(self._fd, view) :]
+        except OSError:
+            return False
+        return True
+
+
+def _identity(fd: int) -> tuple[int, int] | None:
+    try:
+        status = os.fstat(fd)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+class _Stopper:
+    """The SIGTERM handler of a run: acts only on the note that the worker left for this very fence.
+
+    systemd signals every process of a unit, and a late signal must not hit the next task of a reused child.
+    """
+
+    def __init__(self, place: Place, task: ClaimedTask) -> None:
+        self.place = place
+        self.task = task
+        self.armed = True
+        self.pid = os.getpid()
+
+    def __call__(self, signal_number: int, frame: FrameType | None) -> None:
+        if os.getpid() != self.pid:
+            # A process that the task forked (multiprocessing does): for it the signal means what it always means.
+            signal.signal(signal_number, signal.SIG_DFL)
+            os.kill(os.getpid(), signal_number)
+            return
+        if not self.armed:
+            return
+        match self.place.stop_reason(self.task.id, self.task.fence):
+            case StopReason.NONE:
+                return
+            case StopReason.TIMEOUT:
+                self.armed = False
+                raise TaskTimeout("the task's timeout is over")
+            case StopReason.CANCEL:
+                self.armed = False
+                raise TaskCancelled("the task was cancelled")
+            case StopReason.INTERRUPT | StopReason.LOST:
+                self.armed = False
+                raise TaskCancelled("the worker stops")
+
+
+def run_child(
+    setup: ChildSetup, task: ClaimedTask, place: Place, fd: int, *, drop: Iterable[int], null_fd: int
+) -> NoReturn:
+    """Run ``task`` in this new process and end it. ``drop``: inherited descriptors to put out of use.
+
+    Signals are blocked when it is called; it unblocks them once its own handlers stand.
+    """
+    status = CANNOT_REPORT
+    try:
+        stopper = _become_child(setup, task, place, drop, null_fd)
+        channel = Channel(fd)
+        end = _run(setup, task, channel, stopper)
+        stopper.armed = False
+        _flush()
+        if channel.send(wire.Kind.END, end):
+            status = 0
+    except BaseException:
+        # Ours, not the task's: say it where the worker's own log goes, and let the exit status speak.
+        _report_own_failure()
+    finally:
+        os._exit(status)
+
+
+def _become_child(setup: ChildSetup, task: ClaimedTask, place: Place, drop: Iterable[int], null_fd: int) -> _Stopper:
+    signal.set_wakeup_fd(-1)
+    os.setpgid(0, 0)
+    guards.die_with_parent(setup.worker_pid)
+    roles.set_role(Role.CHILD)
+    for fd in drop:
+        # Over the descriptor, never close() on the connection: that would end the worker's session.
+        os.dup2(null_fd, fd)
+    stopper = _Stopper(place, task)
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGCHLD, signal.SIGUSR1, signal.SIGUSR2, signal.SIGQUIT):
+        signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, stopper)
+    faulthandler.enable(file=place.stack_fd, all_threads=True)
+    faulthandler.register(signal.SIGTERM, file=place.stack_fd, all_threads=True, chain=True)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    guards.offer_to_oom_killer()
+    if (numpy := sys.modules.get("numpy")) is not None and hasattr(numpy, "random"):
+        numpy.random.seed()  # the standard library's generator reseeds itself after a fork
+    memory_limit = task.options.get("memory_limit")
+    if memory_limit:
+        guards.limit_memory(int(memory_limit))
+    Tee.place = place
+    return stopper
+
+
+def _run(setup: ChildSetup, task: ClaimedTask, channel: Channel, stopper: _Stopper) -> dict[str, Any]:
+    timeout = task.timeout if task.timeout is not None else setup.default_timeout
+    limit = int(task.options.get("result_limit") or setup.result_limit)
+    current = attempts.Attempt(
+        task=task,
+        worker_id=setup.worker_id,
+        schema=setup.schema,
+        deadline=None if timeout is None else datetime.now(UTC) + timedelta(seconds=timeout),
+        _progress=lambda share, text: _ignore(channel.send(wire.Kind.PROGRESS, {"share": share, "message": text})),
+        _completed=lambda: _ignore(channel.send(wire.Kind.COMPLETED, {})),
+        _encode=lambda value: setup.encode_result(value, limit),
+        _find_executor=setup.find_executor,
+    )
+    attempts.set_current_attempt(current)
+    try:
+        function, args, kwargs = setup.load(task)
+    except Unroutable as error:
+        return {"how": "released", "error": str(error)}
+    except BaseException as error:
+        return _raised(error, retryable=False)
+    try:
+        with setup.in_child(task):
+            value = function(*args, **kwargs)
+            if inspect.isawaitable(value):
+                import asyncio  # in the image already if any task is async; else it would cost each worker 3 MB
+
+                value = asyncio.run(_awaited(value))
+            stopper.armed = False
+    except Retry as error:
+        stopper.armed = False
+        return {**_raised(error, retryable=True), "after": error.after, "how": "raised"}
+    except Snooze as error:
+        stopper.armed = False
+        return {"how": "snoozed", "after": error.after, "error": str(error) or None}
+    except Cancel as error:
+        stopper.armed = False
+        return {"how": "cancelled", "error": str(error) or None}
+    except BaseException as error:
+        stopper.armed = False
+        return _raised(error, retryable=setup.retryable(task, error))
+    try:
+        return {"how": "succeeded", "result": setup.encode_result(value, limit)}
+    except PayloadError as error:
+        # The work is done: trying again would do it twice and fail in the same way.
+        return {**_raised(error, retryable=False), "error": f"the result can't be stored: {error}"}
+
+
+async def _awaited(value: Any) -> Any:
+    return await value
+
+
+def _ignore(_: bool) -> None:
+    """Drop the answer: a worker that is gone can't be told, and this process dies with it."""
+
+
+def _raised(error: BaseException, *, retryable: bool) -> dict[str, Any]:
+    kind = type(error)
+    return {
+        "how": "raised",
+        "error": error_text(error),
+        "exception_type": f"{kind.__module__}.{kind.__qualname__}".removeprefix("builtins."),
+        "memory": isinstance(error, MemoryError),
+        "stopped": isinstance(error, (TaskTimeout, TaskCancelled)),
+        "fingerprint": fingerprint(error),
+        "retryable": retryable,
+    }
+
+
+def error_text(error: BaseException) -> str:
+    """Return the traceback from the task function on, cut to ERROR_LIMIT bytes.
+
+    Never raises, whatever the exception's own methods do.
+    """
+    try:
+        text = "".join(traceback.format_exception(type(error), error, _user_traceback(error.__traceback__)))
+    except BaseException as problem:
+        text = f"{type(error).__qualname__} (its traceback can't be shown: {type(problem).__qualname__})"
+    if len(text) > ERROR_LIMIT:
+        head = ERROR_LIMIT // 4
+        text = f"{text[:head]}\n[… {len(text) - ERROR_LIMIT} characters left out …]\n{text[head - ERROR_LIMIT :]}"
+    return text
+
+
+def _user_traceback(trace: TracebackType | None) -> TracebackType | None:
+    """Return the part of the traceback below our own frames; all of it when nothing else is there."""
+    found = trace
+    while found is not None and found.tb_frame.f_globals.get("__name__", "").startswith(("pq_core.", "pq_hooks.")):
+        found = found.tb_next
+    return found or trace
+
+
+def fingerprint(error: BaseException) -> str:
+    """Return what groups equal failures: a hash of the exception's type and of the function that raised it."""
+    trace = _user_traceback(error.__traceback__)
+    place = ""
+    while trace is not None:
+        code = trace.tb_frame.f_code
+        place = f"{code.co_filename.rpartition('/')[2]}:{code.co_qualname}"
+        trace = trace.tb_next
+    kind = type(error)
+    return hashlib.blake2b(f"{kind.__module__}.{kind.__qualname__}@{place}".encode(), digest_size=8).hexdigest()
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError, AttributeError):
+            continue  # the task closed or replaced it: nothing of ours is lost
+
+
+def _report_own_failure() -> None:
+    try:
+        os.write(2, ("pq: a child failed outside its task\n" + traceback.format_exc()).encode())
+    except BaseException:
+        return

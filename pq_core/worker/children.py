@@ -1,0 +1,253 @@
+"""The children of a worker: started, listened to, stopped when overdue, reaped."""
+
+from __future__ import annotations
+
+import os
+import selectors
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+from pq_core.types import ClaimedTask
+from pq_core.worker import guards, wire
+from pq_core.worker.child import ChildSetup, run_child
+from pq_core.worker.claiming import storable
+from pq_core.worker.forking import Exit, ended, fork, reap
+from pq_core.worker.shared import Place, StopReason
+
+if TYPE_CHECKING:
+    from typing import NoReturn
+
+READ_SIZE = 256 * 1024
+LAST_WORD_GRACE = 5.0
+"""Seconds a child has to exit after its last frame."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Child:
+    """One running child and what the worker knows of its attempt. Times are of the monotonic clock."""
+
+    pid: int
+    task: ClaimedTask
+    place: Place
+    socket: socket.socket
+    decoder: wire.Decoder
+    started: float
+    deadline: float | None
+    timeout: float | None
+    grace: float
+    oom_kills: int | None
+    end: dict[str, Any] | None = None
+    progress: dict[str, Any] | None = None
+    completed_itself: bool = False
+    broken: str | None = None
+    reason: StopReason = StopReason.NONE
+    kill_at: float | None = None
+    killed: bool = False
+    eof: bool = False
+
+    @property
+    def next_event(self) -> float | None:
+        """When the worker has to look after it next."""
+        return self.kill_at if self.kill_at is not None else self.deadline
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ended:
+    """A child that was reaped, with its task and what it left."""
+
+    child: Child
+    exit: Exit
+    wall: float
+
+
+@dataclass(slots=True, kw_only=True)
+class Children:
+    """All children of one worker.
+
+    ``inherited``: descriptors that a child must put out of use, beside its siblings' sockets.
+    """
+
+    setup: ChildSetup
+    selector: selectors.BaseSelector
+    concurrency: int
+    grace: float
+    tail: int
+    inherited: Callable[[], list[int]]
+    running: dict[int, Child] = field(default_factory=dict)
+    _places: list[Place] = field(default_factory=list)
+    _null_fd: int = field(default_factory=lambda: os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC))
+
+    def __len__(self) -> int:
+        return len(self.running)
+
+    def __iter__(self) -> Iterator[Child]:
+        return iter(list(self.running.values()))
+
+    def start(self, task: ClaimedTask) -> Child:
+        """Fork a child that runs ``task``. Raises OSError when the system has no process or socket left."""
+        ours, theirs = socket.socketpair()
+        try:
+            place = self._places.pop() if self._places else Place(tail=self.tail)
+            place.reset()
+        except OSError:
+            ours.close()
+            theirs.close()
+            raise
+        drop = [*self.inherited(), *(sibling.socket.fileno() for sibling in self.running.values()), ours.fileno()]
+        fd, null_fd, setup = theirs.fileno(), self._null_fd, self.setup
+
+        def body() -> NoReturn:
+            run_child(setup, task, place, fd, drop=drop, null_fd=null_fd)
+
+        try:
+            pid = fork(body)
+        except OSError:
+            ours.close()
+            self._places.append(place)
+            raise
+        finally:
+            theirs.close()
+        now = monotonic()
+        ours.setblocking(False)
+        timeout = task.timeout if task.timeout is not None else setup.default_timeout
+        limit = int(task.options.get("result_limit") or setup.result_limit)
+        child = Child(
+            pid=pid,
+            task=task,
+            place=place,
+            socket=ours,
+            decoder=wire.Decoder(limit + wire.OVERHEAD),
+            started=now,
+            deadline=None if timeout is None else now + timeout,
+            timeout=timeout,
+            grace=float(task.options.get("grace") or self.grace),
+            oom_kills=guards.oom_kills() if task.options.get("memory_limit") else None,
+        )
+        self.running[pid] = child
+        self.selector.register(ours, selectors.EVENT_READ, child)
+        return child
+
+    def read(self, child: Child) -> None:
+        """Take in what the child has sent."""
+        while not child.eof:
+            try:
+                data = child.socket.recv(READ_SIZE)
+            except BlockingIOError:
+                return
+            except OSError as error:
+                data = b""
+                child.broken = child.broken or str(error)
+            if not data:
+                child.eof = True
+                self.selector.unregister(child.socket)
+                return
+            if child.broken:
+                continue  # already being ended: read on, so that it does not block in a write
+            try:
+                for kind, body in child.decoder.feed(data):
+                    self._note(child, kind, body)
+            except wire.BrokenFrame as error:
+                child.broken = str(error)
+                self._kill(child)
+            if len(data) < READ_SIZE:
+                return
+
+    def _note(self, child: Child, kind: wire.Kind, body: dict[str, Any]) -> None:
+        match kind:
+            case wire.Kind.PROGRESS:
+                child.progress = _progress(body)
+            case wire.Kind.COMPLETED:
+                child.completed_itself = True
+            case wire.Kind.END if child.end is None:
+                child.end = body
+                if child.kill_at is None:
+                    child.kill_at = monotonic() + LAST_WORD_GRACE
+            case wire.Kind.END:
+                raise wire.BrokenFrame("a task ends once")
+            case wire.Kind.TASK:
+                raise wire.BrokenFrame("a child can't hand out tasks")
+
+    def stop(self, child: Child, reason: StopReason, *, grace: float | None = None) -> None:
+        """Ask the child to stop, and have it killed if it has not in ``grace`` seconds. The first reason stands."""
+        if child.reason is not StopReason.NONE or child.end is not None:
+            return
+        child.reason = reason
+        child.deadline = None
+        child.place.stop(child.task.id, child.task.fence, reason)
+        child.kill_at = monotonic() + (child.grace if grace is None else grace)
+        try:
+            os.kill(child.pid, signal.SIGTERM)
+        except ProcessLookupError:
+            return  # it has ended by itself; reaping tells how
+
+    def _kill(self, child: Child) -> None:
+        child.killed = True
+        child.kill_at = None
+        child.deadline = None
+        guards.kill_group(child.pid, signal.SIGKILL)
+
+    def kill_all(self, reason: StopReason) -> None:
+        """End every child with its whole process group, now."""
+        for child in self:
+            if child.reason is StopReason.NONE:
+                child.reason = reason
+            self._kill(child)
+
+    def enforce(self, now: float) -> None:
+        """Stop what is over its deadline, kill what did not stop."""
+        for child in self:
+            if child.kill_at is not None and now >= child.kill_at:
+                self._kill(child)
+            elif child.deadline is not None and now >= child.deadline:
+                self.stop(child, StopReason.TIMEOUT)
+
+    def next_event(self) -> float | None:
+        """Return when ``enforce`` has to be called next."""
+        return min((at for child in self.running.values() if (at := child.next_event) is not None), default=None)
+
+    def reap(self) -> list[Ended]:
+        """Collect every child that has ended, and end what is left of its process group."""
+        done: list[Ended] = []
+        for child in self:
+            if not ended(child.pid):
+                continue
+            # Before the pid is given back: nobody else can have it, so the group is its own.
+            guards.kill_group(child.pid, signal.SIGKILL)
+            exit_ = reap(child.pid)
+            if exit_ is None:
+                continue
+            self.read(child)
+            if not child.eof:
+                # A grandchild that left the group may hold the other end for ever: nobody waits for it.
+                self.selector.unregister(child.socket)
+            child.socket.close()
+            del self.running[child.pid]
+            done.append(Ended(child=child, exit=exit_, wall=monotonic() - child.started))
+        return done
+
+    def give_back(self, child: Child) -> None:
+        """Make the place of a reaped child free for the next; after its output was read."""
+        self._places.append(child.place)
+
+    def close(self) -> None:
+        """Give back memory and descriptors; there must be no child left."""
+        for place in self._places:
+            place.close()
+        self._places.clear()
+        os.close(self._null_fd)
+
+
+def _progress(body: dict[str, Any]) -> dict[str, Any]:
+    """Return progress as the database takes it, whatever the child said."""
+    share, message = body.get("share"), body.get("message")
+    if isinstance(share, bool) or not isinstance(share, (int, float)):
+        share = None
+    return {
+        # Six digits: a real can't hold 1e-300, and refuses it.
+        "share": None if share is None else round(float(min(max(share, 0), 1)), 6),
+        "message": storable(message, 1000) if isinstance(message, str) else None,
+    }

@@ -1,0 +1,151 @@
+"""What a worker asks for each turn: ready tasks, a suspect task alone, a look before it sleeps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from pq_core.worker.attention import Attention
+from pq_core.worker.claiming import Statements, claimed_task, integer, text_array
+from pq_core.worker.connection import Parameters, Query, Row
+
+if TYPE_CHECKING:
+    from pq_core.types import ClaimedTask
+    from pq_core.worker.options import WorkerOptions
+
+PROMOTED_AT_ONCE = 500
+
+Sending = list[tuple[Query, Parameters]]
+
+
+@dataclass(slots=True, kw_only=True)
+class Claims:
+    """The claims of one worker.
+
+    ``suspects``: tasks that were lost twice wait for a worker that runs nothing else. ``alone``: the one that runs so.
+    ``claimed_once``: with the option ``once``, that the one claim was made.
+    """
+
+    statements: Statements
+    options: WorkerOptions
+    queues: tuple[str, ...]
+    attention: Attention
+    suspects: bool = False
+    alone: int | None = None
+    claimed_once: bool = False
+    _range: int = 0
+    _ranges: list[tuple[int, int]] = field(default_factory=list)
+    _queues: bytes = b""
+    _bands: list[bytes] = field(default_factory=list)
+    _in_vain: bool = False
+
+    def __post_init__(self) -> None:
+        self._ranges = self.options.ranges()
+        self._queues = text_array(self.queues)
+        self._bands = [text_array(str(one[end]) for one in self._ranges) for end in (0, 1)]
+
+    def free(self, busy: int) -> int:
+        """Return how many tasks can be taken while ``busy`` are held."""
+        if self.alone is not None:
+            return 0
+        if self.options.once:
+            return 0 if self.claimed_once else 1
+        return self.options.concurrency - busy
+
+    def statements_to_send(self, now: float, worker_id: int, *, busy: int, reporting: bool) -> Sending:
+        """Return what goes into the turn at ``now``; nothing while the worker sleeps or is full."""
+        attention = self.attention
+        free = self.free(busy)
+        if free <= 0:
+            if attention.marked and not self.options.once and self.alone is None:
+                attention.marked = False
+                return [(self.statements["sleeping"], [integer(worker_id), b"f"])]
+            return []
+        if self.suspects and not self.options.once:
+            # Let what runs end, then take the suspect alone.
+            return [] if busy or reporting else self._claim_suspect(worker_id)
+        if attention.claim:
+            return self._claim(worker_id, free)
+        if attention.look_at is None or now >= attention.look_at:
+            attention.look_at = None
+            if attention.next_due is not None and now >= attention.next_due:
+                attention.wake()
+                return self._claim(worker_id, free)
+            return self._look(worker_id)
+        return []
+
+    def _claim(self, worker_id: int, free: int) -> Sending:
+        low, high = self._ranges[self._range]
+        claim = "claim_one_queue" if len(self.queues) == 1 else "claim_many_queues"
+        return [
+            (self.statements["promote"], [integer(PROMOTED_AT_ONCE), None]),
+            (
+                self.statements[claim],
+                [integer(worker_id), self._queues, integer(low), integer(high), integer(free), b"{}", b"{}", b"{}"],
+            ),
+        ]
+
+    def _claim_suspect(self, worker_id: int) -> Sending:
+        return [(self.statements["claim_suspect"], [integer(worker_id), self._queues, *self._bands])]
+
+    def _look(self, worker_id: int) -> Sending:
+        sending: Sending = []
+        if not self.attention.marked and not self.options.once:
+            # Mark first, then look: who enqueues after the look sees the mark, who enqueued before it is seen.
+            self.attention.marked = True
+            sending.append((self.statements["sleeping"], [integer(worker_id), b"t"]))
+        sending.append((self.statements["look"], [self._queues, *self._bands]))
+        return sending
+
+    def take(self, kind: str, rows: list[Row], *, asked: int, now: float) -> list[ClaimedTask]:
+        """Take in the answer to the last statement of a turn, named ``kind``; return the tasks claimed."""
+        if kind == "pq_look":
+            ready, next_due = rows[0]
+            if ready == b"t" and self._in_vain:
+                self.attention.try_again(now)
+            elif ready == b"t":
+                self.attention.wake()
+            else:
+                self.attention.fall_asleep(now, None if next_due is None else float(next_due))
+            return []
+        if not kind.startswith("pq_claim"):
+            return []
+        tasks = [claimed_task(row) for row in rows]
+        if tasks:
+            self.claimed_once = True
+            self.attention.contended = 0
+            self.attention.expect_stragglers()
+        if kind == "pq_claim_suspect":
+            self.suspects = bool(tasks)
+            self.alone = tasks[0].id if tasks else None
+        else:
+            self._after_claim(found=len(tasks), asked=asked)
+        return tasks
+
+    def _after_claim(self, *, found: int, asked: int) -> None:
+        self._in_vain = not found
+        if found >= asked:
+            self._range = 0
+            self.attention.wake()  # there may be more
+        elif self._range + 1 < len(self._ranges):
+            self._range += 1  # this band is empty: on to the next one
+        else:
+            # Fewer than wanted: nothing more is ready. Look (and be marked as asleep) before sleeping.
+            self._range = 0
+            self.attention.claim = False
+            self.attention.look_at = 0.0
+            self.attention.next_due = None
+            self.claimed_once = True
+
+    def child_ended(self, task: ClaimedTask) -> None:
+        """Note that a task runs no more: after one that ran alone, others may come again."""
+        if self.alone == task.id:
+            self.alone = None
+            self.attention.wake()
+
+    def forget(self) -> None:
+        """Begin anew, under a new lease."""
+        self.alone = None
+        self._range = 0
+        self.attention.marked = False
+        self.attention.wake()

@@ -1,0 +1,261 @@
+"""A Postgres connection that never blocks: the worker's selector tells it when to read and write.
+
+Statements are sent as one pipeline, which is one round trip and one transaction; the callback gets their
+results together, or the first error. Built on libpq's own asynchronous calls.
+"""
+
+from __future__ import annotations
+
+import enum
+import selectors
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from psycopg import OperationalError, pq
+
+if TYPE_CHECKING:
+    from psycopg.pq.abc import PGconn, PGresult
+
+Row = tuple[bytes | None, ...]
+Parameters = Sequence[bytes | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """One statement of a turn: ``name`` is what it is prepared under; placeholders are ``$1`` and on."""
+
+    name: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class StatementError:
+    """What the server said against a statement. ``sqlstate`` is empty when the connection broke."""
+
+    message: str
+    sqlstate: str = ""
+
+    def __str__(self) -> str:
+        return self.message
+
+
+Results = list[list[Row]]
+Callback = Callable[[Results | None, StatementError | None], None]
+
+
+class State(enum.Enum):
+    """Where a connection stands."""
+
+    CONNECTING = "connecting"
+    IDLE = "idle"
+    BUSY = "busy"
+    BROKEN = "broken"
+
+
+class Connection:
+    """One non-blocking connection.
+
+    ``connect`` starts it (``pq_core.database.start_connection``). ``setup`` is sent first, as simple queries.
+    ``on_ready`` is called once it can be used, ``on_broken`` once when it is lost, ``on_notify`` per notification
+    with channel and payload.
+    """
+
+    def __init__(
+        self,
+        connect: Callable[[], PGconn],
+        *,
+        setup: str,
+        on_ready: Callable[[], None],
+        on_broken: Callable[[str], None],
+        on_notify: Callable[[str, str], None] | None = None,
+    ) -> None:
+        self._setup = setup
+        self._on_ready = on_ready
+        self._on_broken = on_broken
+        self._on_notify = on_notify
+        self._prepared: set[str] = set()
+        self._can_prepare = True
+        self._sent: deque[tuple[str, bool]] = deque()
+        self._results: Results = []
+        self._error: StatementError | None = None
+        self._callback: Callback | None = None
+        self._wants_write = False
+        self._became_ready = False
+        self._notes: deque[tuple[str, str]] = deque()
+        self._done: tuple[Callback, Results | None, StatementError | None] | None = None
+        self._pgconn = connect()
+        self.state = State.CONNECTING
+        self._polling: int = pq.PollingStatus.WRITING
+        if self._pgconn.status == pq.ConnStatus.BAD:
+            raise ConnectionError(_text(self._pgconn.error_message))
+
+    @property
+    def fileno(self) -> int:
+        """The socket's descriptor; it may change while connecting (several hosts)."""
+        return self._pgconn.socket
+
+    @property
+    def events(self) -> int:
+        """What to wait for, as a mask of ``selectors`` events."""
+        if self.state is State.CONNECTING:
+            return selectors.EVENT_WRITE if self._polling == pq.PollingStatus.WRITING else selectors.EVENT_READ
+        return selectors.EVENT_READ | (selectors.EVENT_WRITE if self._wants_write else 0)
+
+    def send(self, statements: Sequence[tuple[Query, Parameters]], callback: Callback) -> None:
+        """Send ``statements`` as one transaction; only when IDLE."""
+        if self.state is not State.IDLE:
+            raise RuntimeError(f"the connection is {self.state.value}")
+        self.state = State.BUSY
+        self._callback = callback
+        self._results = []
+        self._error = None
+        pgconn = self._pgconn
+        try:
+            for query, parameters in statements:
+                self._send_one(pgconn, query, parameters)
+            pgconn.pipeline_sync()
+            self._flush()
+        except OperationalError as error:
+            self._break(str(error))
+
+    def _send_one(self, pgconn: PGconn, query: Query, parameters: Parameters) -> None:
+        if not self._can_prepare:
+            pgconn.send_query_params(query.text.encode(), parameters)
+            self._sent.append((query.name, True))
+            return
+        name = query.name.encode()
+        if query.name not in self._prepared:
+            pgconn.send_prepare(name, query.text.encode())
+            self._prepared.add(query.name)
+            self._sent.append((query.name, False))
+        pgconn.send_query_prepared(name, parameters)
+        self._sent.append((query.name, True))
+
+    def pump(self) -> None:
+        """Do what can be done without waiting; call it when the selector reports the socket."""
+        try:
+            match self.state:
+                case State.CONNECTING:
+                    self._connect_further()
+                case State.IDLE | State.BUSY:
+                    self._read()
+                case State.BROKEN:
+                    return
+        except OperationalError as error:
+            self._break(str(error))
+        self._deliver()
+
+    def _deliver(self) -> None:
+        """Hand out what was read; outside the guard above, whose errors are the connection's."""
+        if self._became_ready:
+            self._became_ready = False
+            self._on_ready()
+        while self._notes:
+            channel, payload = self._notes.popleft()
+            if self._on_notify is not None:
+                self._on_notify(channel, payload)
+        if (done := self._done) is not None:
+            self._done = None
+            callback, results, error = done
+            callback(results, error)
+
+    def _connect_further(self) -> None:
+        self._polling = self._pgconn.connect_poll()
+        if self._polling == pq.PollingStatus.FAILED:
+            self._break(_text(self._pgconn.error_message))
+        elif self._polling == pq.PollingStatus.OK:
+            # Setting up is a handful of SETs and LISTENs on a fresh session: sent as one simple query, read like
+            # any other answer, and only then is the connection put into pipeline mode.
+            self._pgconn.nonblocking = 1
+            self._pgconn.send_query(self._setup.encode())
+            self.state = State.BUSY
+            self._callback = None
+            self._flush()
+
+    def _read(self) -> None:
+        pgconn = self._pgconn
+        if self._wants_write:
+            self._flush()
+        pgconn.consume_input()
+        self._notifications()
+        while self.state is State.BUSY and not pgconn.is_busy():
+            result = pgconn.get_result()
+            if self._callback is None:
+                self._read_setup(result)
+            elif self._take(result):
+                self._finish()
+        self._notifications()
+
+    def _read_setup(self, result: PGresult | None) -> None:
+        if result is None:
+            self._pgconn.enter_pipeline_mode()
+            self.state = State.IDLE
+            self._became_ready = True
+        elif result.status == pq.ExecStatus.FATAL_ERROR:
+            self._break(_text(result.error_message))
+
+    def _take(self, result: PGresult | None) -> bool:
+        """Note one result; return True when the pipeline is at its end."""
+        if result is None:
+            return False  # the end of one statement's results
+        status = result.status
+        if status == pq.ExecStatus.PIPELINE_SYNC:
+            return True
+        name, wanted = self._sent.popleft() if self._sent else ("", False)
+        if status in (pq.ExecStatus.TUPLES_OK, pq.ExecStatus.COMMAND_OK):
+            if wanted:
+                width, height = result.nfields, result.ntuples
+                get = result.get_value
+                self._results.append([tuple(get(r, c) for c in range(width)) for r in range(height)])
+        elif status == pq.ExecStatus.PIPELINE_ABORTED:
+            self._prepared.discard(name)
+        else:
+            self._prepared.discard(name)
+            if self._error is None:
+                self._error = StatementError(_text(result.error_message), _sqlstate(result))
+        return False
+
+    def _finish(self) -> None:
+        callback, error = self._callback, self._error
+        self._callback = None
+        self._sent.clear()
+        self.state = State.IDLE
+        if error is not None and error.sqlstate in ("26000", "42P05"):
+            # A pooler gave this transaction another server session than the one that prepared.
+            self._can_prepare = False
+        if callback is not None:
+            self._done = (callback, None if error else self._results, error)
+
+    def _notifications(self) -> None:
+        while (note := self._pgconn.notifies()) is not None:
+            self._notes.append((note.relname.decode("utf-8", "replace"), note.extra.decode("utf-8", "replace")))
+
+    def _flush(self) -> None:
+        self._wants_write = bool(self._pgconn.flush())
+
+    def _break(self, message: str) -> None:
+        if self.state is State.BROKEN:
+            return
+        self.state = State.BROKEN
+        self._on_broken(message.strip() or "the connection was lost")
+
+    def close(self) -> None:
+        """End the session; in the process that opened it only. A statement under way ends as broken."""
+        self.state = State.BROKEN
+        self._pgconn.finish()
+        callback, self._callback = self._callback, None
+        if callback is not None:
+            callback(None, StatementError("the connection was given up"))
+
+
+def _text(message: bytes | str | None) -> str:
+    if isinstance(message, bytes):
+        message = message.decode("utf-8", "replace")
+    return (message or "").strip()
+
+
+def _sqlstate(result: PGresult) -> str:
+    field = result.error_field(pq.DiagnosticField.SQLSTATE)
+    return field.decode() if field else ""

@@ -1,0 +1,129 @@
+"""From an ended child to what is recorded of its attempt: pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pq_core.types import AttemptOutcome, ClaimedTask, Outcome
+from pq_core.worker import guards
+from pq_core.worker.book import Entry
+from pq_core.worker.claiming import storable
+from pq_core.worker.verdict import Evidence, Verdict
+
+if TYPE_CHECKING:
+    from pq_core.policy import Transition
+    from pq_core.worker.children import Ended
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttemptCost:
+    """What an attempt used: seconds, bytes, and how its process ended."""
+
+    wall: float = 0.0
+    cpu_user: float = 0.0
+    cpu_system: float = 0.0
+    peak_memory: int = 0
+    signal: int | None = None
+    exit_code: int | None = None
+
+    def ledger(self) -> dict[str, Any]:
+        """Return the ledger as it is stored."""
+        return {
+            "wall": round(self.wall, 6),
+            "cpu_user": round(self.cpu_user, 6),
+            "cpu_system": round(self.cpu_system, 6),
+            "peak_memory": self.peak_memory,
+            **({"signal": self.signal} if self.signal is not None else {}),
+            **({"exit_code": self.exit_code} if self.exit_code else {}),
+        }
+
+
+NO_COST = AttemptCost()
+
+
+def cost_of(done: Ended, image_rss: int) -> AttemptCost:
+    """Return what the child used; its peak is counted above the worker's image of ``image_rss`` bytes."""
+    exit_ = done.exit
+    return AttemptCost(
+        wall=done.wall,
+        cpu_user=exit_.cpu_user,
+        cpu_system=exit_.cpu_system,
+        peak_memory=max(0, exit_.max_rss - image_rss),
+        signal=exit_.signal,
+        exit_code=exit_.exit_code,
+    )
+
+
+def evidence_of(done: Ended, cost: AttemptCost) -> Evidence:
+    """Return what is left to judge the attempt by."""
+    child = done.child
+    silent = child.end is None or bool(child.reason)
+    return Evidence(
+        end=child.end,
+        status=done.exit.status,
+        reason=child.reason,
+        killed=child.killed,
+        oom_kills=None if child.oom_kills is None else (guards.oom_kills() or 0) - child.oom_kills,
+        broken=child.broken,
+        stacks=child.place.stacks() if silent else "",
+        peak=cost.peak_memory,
+        timeout=child.timeout,
+    )
+
+
+def entry_of(
+    task: ClaimedTask,
+    verdict: Verdict,
+    transition: Transition,
+    *,
+    worker_id: int,
+    cost: AttemptCost = NO_COST,
+    output: str | None = None,
+    completed_itself: bool = False,
+    died: bool = False,
+    progress: dict[str, Any] | None = None,
+) -> Entry:
+    """Return what is reported of an attempt, and what the hooks get."""
+    error = storable(transition.error)
+    output = storable(output)
+    item = {
+        "id": task.id,
+        "fence": task.fence,
+        "status": transition.status.value,
+        "outcome": transition.outcome.value,
+        "counted": transition.counted,
+        "delay": transition.delay,
+        "error": error,
+        "fingerprint": verdict.fingerprint,
+        "result": verdict.result,
+        "ledger": cost.ledger(),
+        "output": output,
+        "unroutable": transition.outcome is Outcome.RELEASED,
+    }
+    if progress:
+        item |= {"progress": progress.get("share"), "progress_message": storable(progress.get("message"))}
+    outcome = AttemptOutcome(
+        outcome=transition.outcome,
+        status=transition.status,
+        final=transition.status.finished,
+        retry_in=transition.delay,
+        error=error,
+        exception_type=verdict.exception_type,
+        signal=cost.signal,
+        exit_code=cost.exit_code,
+        wall=cost.wall,
+        cpu_user=cost.cpu_user,
+        cpu_system=cost.cpu_system,
+        peak_memory=cost.peak_memory,
+        result=verdict.result,
+        output=output,
+    )
+    return Entry(
+        worker_id=worker_id,
+        task=task,
+        item=item,
+        outcome=outcome,
+        completed_itself=completed_itself,
+        died=died,
+    )

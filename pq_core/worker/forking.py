@@ -1,0 +1,74 @@
+"""The only module that forks. A fork here leaves one thread, no buffered output and blocked signals behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable
+from typing import NoReturn
+
+_ALL_SIGNALS = set(signal.valid_signals()) - {signal.SIGKILL, signal.SIGSTOP}
+
+
+def fork(body: Callable[[], NoReturn]) -> int:
+    """Run ``body`` in a new process and return its pid.
+
+    Signals are blocked across the fork: the child unblocks them once its own handlers stand, so that no handler
+    of the parent ever runs in it. ``body`` must not return.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:
+            stream.flush()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _ALL_SIGNALS)
+    try:
+        pid = os.fork()
+        if pid == 0:
+            try:
+                body()
+            finally:
+                os._exit(70)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    return pid
+
+
+class Exit:
+    """How a child ended, with what it used."""
+
+    __slots__ = ("cpu_system", "cpu_user", "max_rss", "pid", "status")
+
+    def __init__(self, pid: int, status: int, cpu_user: float, cpu_system: float, max_rss: int) -> None:
+        self.pid = pid
+        self.status = status
+        self.cpu_user = cpu_user
+        self.cpu_system = cpu_system
+        self.max_rss = max_rss
+
+    @property
+    def signal(self) -> int | None:
+        """The signal that ended it, None if it exited."""
+        return os.WTERMSIG(self.status) if os.WIFSIGNALED(self.status) else None
+
+    @property
+    def exit_code(self) -> int | None:
+        """Its exit status, None if a signal ended it."""
+        return os.WEXITSTATUS(self.status) if os.WIFEXITED(self.status) else None
+
+
+_RSS_UNIT = 1 if sys.platform == "darwin" else 1024
+
+
+def ended(pid: int) -> bool:
+    """Say whether the child has ended, leaving it to be reaped: its pid can't be given to another yet."""
+    if not hasattr(os, "waitid"):
+        return True
+    return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+
+
+def reap(pid: int, *, block: bool = False) -> Exit | None:
+    """Collect a child that has ended; None when it has not."""
+    done, status, usage = os.wait4(pid, 0 if block else os.WNOHANG)
+    if done == 0:
+        return None
+    return Exit(pid, status, usage.ru_utime, usage.ru_stime, usage.ru_maxrss * _RSS_UNIT)

@@ -1,0 +1,274 @@
+"""The process that a worker lives in: its application, its descriptors and threads, its signals, its keeper."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import hashlib
+import logging
+import os
+import platform
+import signal
+import socket
+import stat
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from pq_core import payload
+from pq_core.database import start_connection
+from pq_core.dsn import find_dsn
+from pq_core.errors import NotMigrated, PQError, TaskCancelled, TaskTimeout, WorkerStartError
+from pq_core.executor import find_executor
+from pq_core.types import AttemptOutcome, ClaimedTask
+from pq_core.worker import guards
+from pq_core.worker.child import ChildSetup
+from pq_core.worker.forking import fork, reap
+
+if TYPE_CHECKING:
+    from psycopg.pq.abc import PGconn
+
+    from pq_core.client import PQ
+    from pq_core.worker.keeper import Page
+    from pq_core.worker.options import WorkerOptions
+    from pq_core.worker.program import Program
+    from pq_hooks.plugins import Plugins
+
+logger = logging.getLogger("pq.worker")
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGCHLD)
+
+
+@dataclass(slots=True, kw_only=True)
+class Host:
+    """What the supervisor needs of the process around it.
+
+    ``page``: memory shared with the keeper, None without one. ``known_dead``: ids of workers whose end the keeper saw.
+    """
+
+    pq: PQ
+    options: WorkerOptions
+    name: str
+    page: Page | None = None
+    known_dead: tuple[int, ...] = ()
+    on_ready: Callable[[int], None] | None = None
+    hostname: str = field(default_factory=socket.gethostname)
+    image_rss: int = 0
+    foreign_sockets: list[int] = field(default_factory=list)
+    _listen_dsn: str = ""
+
+    @property
+    def schema(self) -> str:
+        """The schema with pq's tables."""
+        return self.pq.schema
+
+    @property
+    def app(self) -> str:
+        """The application's name."""
+        return self.pq.app
+
+    @property
+    def plugins(self) -> Plugins:
+        """The hooks' façade."""
+        return self.pq.plugins
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """What is stored with the lease, for people."""
+        return {
+            "python": platform.python_version(),
+            "system": platform.system(),
+            "tasks_per_child": self.options.tasks_per_child,
+            "priorities": list(self.options.priorities or ()),
+            "image": self.image_rss,
+        }
+
+    @property
+    def wake_channel(self) -> str:
+        """The NOTIFY channel of pq_channel('wake') in this schema."""
+        return "pq_wake_" + hashlib.md5(self.schema.encode(), usedforsecurity=False).hexdigest()[:16]
+
+    def connect_work(self) -> PGconn:
+        """Begin to open the connection for claims and reports."""
+        return start_connection(find_dsn(self.pq.dsn), application_name=f"pq worker {self.name}"[:63])
+
+    def connect_watch(self) -> PGconn:
+        """Begin to open the connection for LISTEN and heartbeats, with keepalives that find a dead peer in seconds."""
+        lease = max(1, int(self.options.lease / 6))
+        return start_connection(
+            find_dsn(self.pq.listen_dsn),
+            application_name=f"pq watch {self.name}"[:63],
+            keepalives_idle=lease,
+            keepalives_interval=lease,
+            keepalives_count=2,
+            tcp_user_timeout=int(self.options.lease * 500),
+        )
+
+    def freeze(self) -> None:
+        """Make the image cheap to fork, and note what every child must put out of use."""
+        gc.collect()
+        gc.freeze()
+        self.image_rss = _rss_after_fork()
+        self.foreign_sockets = foreign_sockets()
+
+    def child_setup(self, program: Program, worker_id: int) -> ChildSetup:
+        """Return what every child of one life starts from."""
+        plugins = self.plugins
+        return ChildSetup(
+            worker_pid=os.getpid(),
+            worker_id=worker_id,
+            schema=self.schema,
+            load=program.load,
+            in_child=lambda task: plugins.in_child(task, passing=(TaskTimeout, TaskCancelled)),
+            retryable=program.retryable,
+            encode_result=lambda value, limit: payload.encode_result(value, limit=limit),
+            find_executor=lambda connection: find_executor(connection, plugins=plugins.executor),
+            result_limit=self.options.result_limit,
+            default_timeout=self.options.max_runtime,
+        )
+
+    def prepared(self, task: ClaimedTask) -> ClaimedTask:
+        """Return the task with the worker's defaults for what it leaves unsaid."""
+        limit = self.options.memory_limit
+        if not isinstance(limit, int) or task.options.get("memory_limit"):
+            return task
+        return replace(task, options={**task.options, "memory_limit": limit})
+
+    def placeholder(self, id_: int, fence: int) -> ClaimedTask:
+        """Return a stand-in for a task of which only id and fence are known."""
+        return _placeholder(id_, fence)
+
+    def fork_death_report(self, task: ClaimedTask, outcome: AttemptOutcome, *, drop: list[int]) -> int:
+        """Fork a process that tells the plugins of a child that could not do so itself; return its pid."""
+        plugins, parent = self.plugins, os.getpid()
+
+        def body() -> NoReturn:
+            signal.set_wakeup_fd(-1)
+            os.setpgid(0, 0)
+            guards.die_with_parent(parent)
+            null = os.open(os.devnull, os.O_RDWR)
+            for fd in drop:
+                os.dup2(null, fd)
+            for number in SIGNALS:
+                signal.signal(number, signal.SIG_DFL)
+            signal.pthread_sigmask(signal.SIG_SETMASK, ())
+            plugins.task_died(task, outcome)
+            os._exit(0)
+
+        return fork(body)
+
+    @contextlib.contextmanager
+    def signals(self, wakeup_fd: int) -> Iterator[None]:
+        """Have signals written to ``wakeup_fd`` while the loop runs; the loop itself acts on them.
+
+        Raises WorkerStartError outside the main thread: only there does Python deliver signals.
+        """
+        if threading.current_thread() is not threading.main_thread():
+            raise WorkerStartError("a worker must run in the main thread: it forks, and only there come signals")
+        before = {number: signal.signal(number, _noted) for number in SIGNALS}
+        if self.page is not None:
+            before[signal.SIGHUP] = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        wakeup_before = signal.set_wakeup_fd(wakeup_fd, warn_on_full_buffer=False)
+        try:
+            yield
+        finally:
+            signal.set_wakeup_fd(wakeup_before)
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def publish(self, worker_id: int | None, expires: float, pids: list[int]) -> None:
+        """Tell the keeper which lease is held until when, and which children are alive."""
+        if self.page is not None:
+            self.page.write(worker_id or 0, expires, pids)
+
+    def ready(self, worker_id: int) -> None:
+        """Say that the worker has its lease."""
+        self.beat()
+        if self.on_ready is not None:
+            self.on_ready(worker_id)
+
+    def beat(self) -> None:
+        """Refresh the health file."""
+        if self.options.health_file is None:
+            return
+        try:
+            Path(self.options.health_file).write_text(f"{os.getpid()}\n")
+        except OSError as error:
+            logger.warning("the health file can't be written: %s", error)
+
+    def not_migrated(self, message: str) -> PQError:
+        """Return the error for a schema without our tables."""
+        option = "" if self.schema == "public" else f" --schema {self.schema}"
+        return NotMigrated(f"{message.splitlines()[0]}: run `pq migrate{option}` first")
+
+    def refused(self, message: str) -> PQError:
+        """Return the error for a database that does not let the worker in."""
+        return WorkerStartError(f"the database refuses this worker: {message.splitlines()[0]}")
+
+
+def _noted(number: int, frame: object) -> None:
+    """Let the wake-up descriptor carry the signal; without a handler Python writes nothing there."""
+
+
+def _rss_after_fork() -> int:
+    """Return the resident bytes of a child that has done nothing: less than ours, for it maps files only as it uses
+    them."""
+
+    def body() -> NoReturn:
+        os._exit(0)
+
+    ended = reap(fork(body), block=True)
+    return ended.max_rss if ended is not None else 0
+
+
+def _placeholder(id_: int, fence: int) -> ClaimedTask:
+    from pq_core.worker.claiming import LAST
+
+    return ClaimedTask(
+        id=id_, name="", queue="", priority=0, fence=fence, number=1, max_attempts=1, payload="{}", headers={},
+        version=1, run_at=LAST, created_at=LAST, started_at=LAST,
+    )  # fmt: skip
+
+
+def foreign_sockets() -> list[int]:
+    """Return descriptors of connected stream sockets that were open before the worker opened its own.
+
+    They belong to the application (an engine used at import, an HTTP session): a child that used one would share it
+    with its parent. Datagram sockets (syslog, statsd, journald) stay, and so do Unix streams that are not Postgres'.
+    """
+    found: list[int] = []
+    for fd in _open_descriptors():
+        try:
+            if not stat.S_ISSOCK(os.fstat(fd).st_mode):
+                continue
+            with socket.socket(fileno=os.dup(fd)) as sock:
+                if sock.type != socket.SOCK_STREAM:
+                    continue
+                peer = sock.getpeername()
+                local = sock.family not in (socket.AF_INET, socket.AF_INET6)
+                if not local or ".s.PGSQL." in str(peer):
+                    found.append(fd)
+        except OSError:
+            continue  # closed meanwhile, or not connected
+    return found
+
+
+def _open_descriptors() -> list[int]:
+    folder = "/proc/self/fd" if sys.platform.startswith("linux") else "/dev/fd"
+    try:
+        return [int(entry.name) for entry in os.scandir(folder) if entry.name.isdigit() and int(entry.name) > 2]
+    except OSError:
+        return []
+
+
+def other_threads() -> list[str]:
+    """Return the names of threads besides the main one: they do not survive a fork, their locks may."""
+    named = [thread.name for thread in threading.enumerate() if thread is not threading.main_thread()]
+    try:
+        native = len(list(os.scandir("/proc/self/task"))) - 1 - len(named)
+    except OSError:
+        native = 0
+    return named + [f"{native} native thread(s) without a Python name"] * (native > 0)

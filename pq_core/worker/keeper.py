@@ -1,0 +1,279 @@
+"""The keeper: parent of the workers, without a database connection and without the application's code.
+
+It restarts a worker that dies, ends one that stops renewing its lease together with all its children, adopts and
+reaps orphans (it is fit for PID 1), and passes signals on. It imports as little as it can: its memory is for every
+deployment what is paid on top.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import select
+import signal
+import socket
+import struct
+import sys
+from time import monotonic
+
+from pq_core.worker import guards
+from pq_core.worker.forking import fork
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import NoReturn
+
+    StartWorker = Callable[["Page", tuple[int, ...]], int]
+
+_HEAD = struct.Struct("=qdq")
+_PID = struct.Struct("=i")
+
+OVERDUE = 0.5
+"""Seconds after the end of a lease at which the keeper ends a worker that did not do so itself."""
+USAGE_ERROR = 2
+"""Exit status of a worker that can't start for a reason that a restart won't change."""
+FIRST_PAUSE = 0.5
+LONGEST_PAUSE = 30.0
+SETTLED = 60.0
+"""Seconds after which a worker counts as healthy, so that its next death starts from the first pause again."""
+
+
+class Page:
+    """Memory that a worker writes and its keeper reads, also when the worker can't answer any more.
+
+    Holds the lease's id, when it ends (monotonic clock, the same in all processes of a machine) and the pids of the
+    children, each of which leads its own process group.
+    """
+
+    def __init__(self, *, children: int) -> None:
+        self._most = children
+        self._map = mmap.mmap(-1, _HEAD.size + _PID.size * (children + 1))
+
+    def write(self, worker_id: int, expires: float, pids: list[int]) -> None:
+        """Store the present state."""
+        pids = pids[: self._most]
+        _HEAD.pack_into(self._map, 0, worker_id, expires, len(pids))
+        struct.pack_into(f"={len(pids)}i", self._map, _HEAD.size, *pids)
+
+    def read(self) -> tuple[int, float, list[int]]:
+        """Return worker id (0: none), end of the lease, pids."""
+        worker_id, expires, count = _HEAD.unpack_from(self._map)
+        count = min(max(count, 0), self._most)
+        return worker_id, expires, list(struct.unpack_from(f"={count}i", self._map, _HEAD.size))
+
+
+class _Place:
+    """One worker process after the other. ``retiring``: being replaced; it is not restarted."""
+
+    def __init__(self, children: int) -> None:
+        self.children = children
+        self.page = Page(children=children)
+        self.pid = 0
+        self.started = 0.0
+        self.restart_at: float | None = 0.0
+        self.pause = 0.0
+        self.known_dead: list[int] = []
+        self.retiring = False
+
+
+class Keeper:
+    """Keeps ``processes`` workers alive. ``run`` returns the exit status of the whole.
+
+    ``start``: runs one worker in its forked process and returns its exit status. ``children``: how many children one
+    worker has at most.
+    """
+
+    def __init__(self, start: StartWorker, *, processes: int, children: int, log: Callable[[str], None]) -> None:
+        self._start = start
+        self._children = children
+        self._log = log
+        self._places = [_Place(children) for _ in range(processes)]
+        self._stopping = 0
+        self._status = 0
+        self._signals: list[int] = []
+
+    def run(self) -> int:
+        """Start the workers and look after them until all have ended."""
+        guards.become_subreaper()
+        ours, theirs = socket.socketpair()
+        for end in (ours, theirs):
+            end.setblocking(False)
+        hangup_stops = os.isatty(0)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGCHLD, signal.SIGUSR1):
+            signal.signal(number, self._note)
+        signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
+        while True:
+            self._reap()
+            self._act_on_signals(hangup_stops)
+            self._watch()
+            self._restart()
+            if not any(place.pid or place.restart_at is not None for place in self._places):
+                return self._status
+            select.select([ours], [], [], self._timeout())
+            try:
+                while ours.recv(4096):
+                    pass
+            except BlockingIOError:
+                continue
+
+    def _note(self, number: int, _: object) -> None:
+        self._signals.append(number)
+
+    def _timeout(self) -> float:
+        now = monotonic()
+        events = [now + 1.0]
+        for place in self._places:
+            if not place.pid and place.restart_at is not None:
+                events.append(place.restart_at)
+        return max(0.0, min(events) - now)
+
+    # --- signals ------------------------------------------------------------------------------------------------
+
+    def _act_on_signals(self, hangup_stops: bool) -> None:
+        signals, self._signals = self._signals, []
+        for number in signals:
+            if number == signal.SIGHUP and not hangup_stops:
+                self._replace_all()
+            elif number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+                self._stop()
+            elif number == signal.SIGQUIT:
+                self._stopping = max(self._stopping, 1)
+                self._stop()
+
+    def _stop(self) -> None:
+        """First: have every worker drain. Again: have them interrupt what runs."""
+        self._stopping += 1
+        number = signal.SIGTERM if self._stopping == 1 else signal.SIGQUIT
+        self._log("draining; once more to stop now" if self._stopping == 1 else "stopping now")
+        for place in self._places:
+            place.restart_at = None
+            if place.pid:
+                os.kill(place.pid, number)
+
+    def _replace_all(self) -> None:
+        """Start new workers, with the code as it is now, while the old ones drain."""
+        if self._stopping:
+            return
+        self._log("starting new workers; the old ones drain")
+        for place in [place for place in self._places if not place.retiring]:
+            place.retiring = True
+            place.restart_at = None
+            self._places.append(_Place(self._children))
+            if place.pid:
+                os.kill(place.pid, signal.SIGTERM)
+
+    # --- workers ------------------------------------------------------------------------------------------------
+
+    def _restart(self) -> None:
+        now = monotonic()
+        for place in self._places:
+            if not place.pid and place.restart_at is not None and now >= place.restart_at:
+                place.restart_at = None
+                place.started = now
+                self._fork(place)
+
+    def _fork(self, place: _Place) -> None:
+        place.page.write(0, 0.0, [])
+        known_dead = tuple(place.known_dead)
+        keeper = os.getpid()
+        page, start = place.page, self._start
+
+        def body() -> NoReturn:
+            signal.set_wakeup_fd(-1)
+            # A group of its own: Ctrl-C on a terminal reaches the keeper alone, which passes it on once.
+            os.setpgid(0, 0)
+            guards.end_with_parent(keeper, signal.SIGTERM)
+            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGCHLD, signal.SIGUSR1):
+                signal.signal(number, signal.SIG_DFL)
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)
+            signal.pthread_sigmask(signal.SIG_SETMASK, ())
+            status = 1
+            try:
+                status = start(page, known_dead)
+            except SystemExit as error:
+                status = error.code if isinstance(error.code, int) else 1
+            except BaseException:
+                import traceback
+
+                traceback.print_exc()
+            finally:
+                for stream in (sys.stdout, sys.stderr):
+                    try:
+                        stream.flush()
+                    except (OSError, ValueError):
+                        continue
+                os._exit(status)
+
+        place.pid = fork(body)
+
+    def _reap(self) -> None:
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if not pid:
+                return
+            for place in self._places:
+                if place.pid == pid:
+                    self._ended(place, status)
+                    break
+        # Whatever else was reaped was an orphan: adopted, and now gone.
+
+    def _ended(self, place: _Place, status: int) -> None:
+        worker_id, _, pids = place.page.read()
+        lived = monotonic() - place.started
+        place.pid = 0
+        gone = self._end_orphans(pids)
+        if os.WIFEXITED(status) and os.WEXITSTATUS(status) in (0, USAGE_ERROR):
+            self._status = max(self._status, os.WEXITSTATUS(status))
+            if os.WEXITSTATUS(status) == USAGE_ERROR and not self._stopping:
+                self._stop()
+        elif not self._stopping and not place.retiring:
+            if lived > SETTLED:
+                place.pause = 0.0
+                place.known_dead.clear()  # it has long taken their tasks back
+            place.restart_at = monotonic() + place.pause
+            place.pause = min(max(place.pause * 2, FIRST_PAUSE), LONGEST_PAUSE)
+            how = f"signal {os.WTERMSIG(status)}" if os.WIFSIGNALED(status) else f"status {os.WEXITSTATUS(status)}"
+            self._log(f"worker process ended with {how}; another starts")
+            if worker_id and gone:
+                place.known_dead.append(worker_id)
+        else:
+            self._status = max(self._status, 1)
+        if place.retiring:
+            self._places.remove(place)
+
+    def _end_orphans(self, pids: list[int]) -> bool:
+        """End the children that a dead worker left; True once every one of them is known to be gone.
+
+        The kernel has sent them SIGKILL already where it can (PR_SET_PDEATHSIG); their own children it has not.
+        """
+        for pid in pids:
+            guards.kill_group(pid, signal.SIGKILL)
+        until = monotonic() + 2.0
+        left = set(pids)
+        while left and monotonic() < until:
+            for pid in list(left):
+                try:
+                    os.waitpid(pid, os.WNOHANG)
+                except ChildProcessError:
+                    left.discard(pid)  # reaped, or never adopted: then it has no parent that could miss it
+            if left:
+                select.select([], [], [], 0.005)
+        return not left
+
+    def _watch(self) -> None:
+        """End a worker whose lease ran out under it: it hangs, or was stopped."""
+        now = monotonic()
+        for place in self._places:
+            if not place.pid:
+                continue
+            worker_id, expires, pids = place.page.read()
+            if worker_id and now > expires + OVERDUE:
+                self._log(f"worker {worker_id} has not renewed its lease; it is ended with its {len(pids)} child(ren)")
+                for pid in pids:
+                    guards.kill_group(pid, signal.SIGKILL)
+                os.kill(place.pid, signal.SIGKILL)
+                place.page.write(worker_id, now + LONGEST_PAUSE, pids)  # once; reaping does the rest

@@ -1,0 +1,193 @@
+"""A worker's right to its tasks: renewed, compared with the database, and taken from workers that are dead."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from time import monotonic
+
+from pq_core.worker.claiming import Statements, integer
+from pq_core.worker.connection import Results, Row, StatementError
+from pq_core.worker.link import Link
+
+logger = logging.getLogger("pq.worker")
+
+SETTLING = 0.2
+"""Seconds between the end of another's lease and the look whether it was renewed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Beat:
+    """What one heartbeat told. ``running``: (task id, fence) to whether it is to be cancelled."""
+
+    sent: float
+    drain_requested: bool
+    suspects: bool
+    running: dict[tuple[int, int], bool]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rescued:
+    """A task taken back from a dead worker."""
+
+    id: int
+    fence: int
+    name: str
+    status: str
+    error: str
+
+
+@dataclass(slots=True, kw_only=True)
+class Lease:
+    """The lease of one life of a worker; times are of the monotonic clock.
+
+    ``on_beat``: gets every successful heartbeat. ``on_gone``: the lease is lost. ``on_rescued``: gets tasks taken from
+    the dead.
+    """
+
+    link: Link
+    statements: Statements
+    seconds: float
+    on_beat: Callable[[Beat], None]
+    on_gone: Callable[[], None]
+    on_rescued: Callable[[list[Rescued]], None]
+    worker_id: int | None = None
+    expires: float = 0.0
+    draining: bool = False
+    known_dead: list[int] = field(default_factory=list)
+    _next_beat: float = 0.0
+    _next_rescue: float | None = None
+    _sent: float = 0.0
+    _expired_others: bool = False
+
+    def begin(self, worker_id: int, sent: float) -> None:
+        """Start a life that was registered by a statement sent at ``sent``."""
+        self.worker_id = worker_id
+        # From when it was sent: the database's own end of the lease is later, never earlier.
+        self.expires = sent + self.seconds
+        # The first beat comes at once: it finds what an earlier crash left, and when to look after others.
+        self._next_beat = 0.0
+        self._next_rescue = 0.0 if self.known_dead else None
+
+    @property
+    def held(self) -> bool:
+        """True while nobody may have given this worker up for dead."""
+        return self.worker_id is not None and monotonic() < self.expires
+
+    def next_event(self) -> float | None:
+        """Return when ``advance`` has something to do."""
+        if self.worker_id is None:
+            return None
+        events = [self.expires]
+        if self.link.idle:
+            events.append(self._next_beat)
+            if self._next_rescue is not None:
+                events.append(self._next_rescue)
+        return min(events)
+
+    def beat_soon(self) -> None:
+        """Let the next heartbeat come at once: somebody has asked for a cancellation."""
+        self._next_beat = 0.0
+
+    def advance(self, now: float) -> None:
+        """Send what is due: a heartbeat, or a rescue."""
+        if self.worker_id is None:
+            return
+        if now >= self.expires:
+            self.lose("it could not be renewed in time")
+            return
+        if not self.link.idle:
+            return
+        if now >= self._next_beat:
+            self._beat(now, self.worker_id)
+        elif self._next_rescue is not None and now >= self._next_rescue:
+            self._rescue(self.worker_id)
+
+    def lose(self, why: str) -> None:
+        """Give the lease up: another may have the tasks by now."""
+        logger.error("worker %s lost its lease: %s; its children are ended", self.worker_id, why)
+        self.worker_id = None
+        self._next_rescue = None
+        self.on_gone()
+
+    def _beat(self, now: float, worker_id: int) -> None:
+        self._sent = now
+        self._next_beat = now + self.seconds / 3
+        draining = b"t" if self.draining else b"f"
+        self.link.send(
+            [
+                (self.statements["heartbeat"], [integer(worker_id), draining]),
+                (self.statements["running"], [integer(worker_id)]),
+            ],
+            lambda results, error: self._answered(worker_id, results, error),
+        )
+
+    def _answered(self, worker_id: int, results: Results | None, error: StatementError | None) -> None:
+        if worker_id != self.worker_id:
+            return  # of an earlier life
+        if results is None:
+            self._next_beat = monotonic() + min(1.0, self.seconds / 10)
+            logger.warning("a heartbeat failed: %s", error)
+            return
+        beat, running = results
+        if not beat:
+            self.lose("another worker has removed it")
+            return
+        drain, others, suspects = beat[0]
+        self.expires = self._sent + self.seconds
+        self._plan_rescue(others)
+        self.on_beat(
+            Beat(
+                sent=self._sent,
+                drain_requested=drain == b"t",
+                suspects=suspects == b"t",
+                running={(int(r[0] or 0), int(r[1] or 0)): r[2] == b"t" for r in running},
+            )
+        )
+
+    def _plan_rescue(self, others: bytes | None) -> None:
+        """Look again when the next of the other leases ends; at least once per lease, for tasks without any."""
+        now = monotonic()
+        self._expired_others = others is not None and float(others) < 0
+        wait = self.seconds if others is None else min(max(float(others), 0.0) + SETTLING, self.seconds)
+        if self._next_rescue is None or now + wait < self._next_rescue or self._next_rescue < now:
+            self._next_rescue = now + wait
+
+    def _rescue(self, worker_id: int) -> None:
+        dead, self.known_dead = self.known_dead, []
+        self._next_rescue = None
+        known = b"{" + b",".join(integer(one) for one in dead) + b"}"
+        self.link.send(
+            [(self.statements["rescue"], [integer(worker_id), known])],
+            lambda results, error: self._rescued(dead, results, error),
+        )
+
+    def _rescued(self, dead: list[int], results: Results | None, error: StatementError | None) -> None:
+        if results is None:
+            self.known_dead = dead + self.known_dead
+            self._next_rescue = monotonic() + 1.0
+            logger.warning("a rescue failed: %s", error)
+            return
+        rows = results[0]
+        found = [_rescued(row) for row in rows if row[1] is not None]
+        workers = int(rows[0][0] or 0) if rows else 0
+        if workers or found:
+            logger.warning("%d worker(s) died; %d task(s) were taken back", workers, len(found))
+        # An expired lease may have been locked, or not count before a full lease was watched: look again soon.
+        # Otherwise the next heartbeat plans the next look.
+        self._next_rescue = monotonic() + 1.0 if workers or found or self._expired_others else None
+        self._expired_others = self._expired_others and not workers
+        if found:
+            self.on_rescued(found)
+
+
+def _rescued(row: Row) -> Rescued:
+    _, id_, fence, name, status, error = row[:6]
+    return Rescued(
+        id=int(id_ or 0),
+        fence=int(fence or 0),
+        name=(name or b"").decode("utf-8", "replace"),
+        status=(status or b"").decode(),
+        error=(error or b"").decode("utf-8", "replace"),
+    )

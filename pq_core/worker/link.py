@@ -1,0 +1,147 @@
+"""A connection that comes back: opened, watched by the selector, replaced with backoff when it is lost."""
+
+from __future__ import annotations
+
+import logging
+import selectors
+from collections.abc import Callable, Sequence
+from time import monotonic
+from typing import TYPE_CHECKING
+
+from pq_core.worker.connection import Callback, Connection, Parameters, Query, State
+
+if TYPE_CHECKING:
+    from psycopg.pq.abc import PGconn
+
+logger = logging.getLogger("pq.worker")
+
+CONNECT_TIMEOUT = 10.0
+FIRST_PAUSE = 0.1
+LONGEST_PAUSE = 5.0
+
+
+class Link:
+    """One connection of a worker, renewed for as long as it takes.
+
+    ``purpose``: a word for the log. ``patience``: seconds that an answer may take before the connection counts as
+    half-open and is given up. ``on_down``: called with the reason each time a working connection is lost.
+    """
+
+    def __init__(
+        self,
+        connect: Callable[[], PGconn],
+        *,
+        selector: selectors.BaseSelector,
+        setup: str,
+        purpose: str,
+        patience: float,
+        on_ready: Callable[[], None] | None = None,
+        on_notify: Callable[[str, str], None] | None = None,
+    ) -> None:
+        self._connect = connect
+        self._selector = selector
+        self._setup = setup
+        self._purpose = purpose
+        self._patience = patience
+        self._on_ready = on_ready
+        self._on_notify = on_notify
+        self._connection: Connection | None = None
+        self._registered: tuple[int, int] | None = None
+        self._pause = FIRST_PAUSE
+        self._retry_at = 0.0
+        self._overdue_at: float | None = None
+        self.failures = 0
+        self.last_error = ""
+
+    @property
+    def idle(self) -> bool:
+        """True when a statement can be sent."""
+        return self._connection is not None and self._connection.state is State.IDLE
+
+    @property
+    def fileno(self) -> int | None:
+        """The socket's descriptor while there is one."""
+        return self._registered[0] if self._registered else None
+
+    def next_event(self) -> float | None:
+        """Return when ``advance`` has something to do, on the monotonic clock."""
+        return self._retry_at if self._connection is None else self._overdue_at
+
+    def advance(self, now: float) -> None:
+        """Open the connection if it is time, give it up if it is overdue."""
+        if self._connection is None:
+            if now >= self._retry_at:
+                self._open(now)
+        elif self._overdue_at is not None and now >= self._overdue_at:
+            self._lost(f"no answer for {self._patience:g} s")
+
+    def _open(self, now: float) -> None:
+        self._overdue_at = now + CONNECT_TIMEOUT
+        try:
+            self._connection = Connection(
+                self._connect, setup=self._setup, on_ready=self._ready, on_broken=self._lost, on_notify=self._on_notify
+            )
+        except Exception as error:  # the driver's, or a DSN callable's: all mean that there is no connection now
+            self._lost(str(error))
+            return
+        self._watch()
+
+    def _ready(self) -> None:
+        self._pause = FIRST_PAUSE
+        self._overdue_at = None
+        if self.failures:
+            logger.info("the %s connection is back", self._purpose)
+        self.failures = 0
+        if self._on_ready is not None:
+            self._on_ready()
+
+    def send(self, statements: Sequence[tuple[Query, Parameters]], callback: Callback) -> None:
+        """Send statements as one transaction; only when ``idle``."""
+        assert self._connection is not None
+        self._overdue_at = monotonic() + self._patience
+        self._connection.send(statements, callback)
+        self._watch()
+
+    def pump(self) -> None:
+        """Read and write what can be; the selector's callback."""
+        if self._connection is not None:
+            self._connection.pump()
+            if self._connection is not None and self._connection.state is State.IDLE:
+                self._overdue_at = None
+            self._watch()
+
+    def _watch(self) -> None:
+        connection = self._connection
+        if connection is None or connection.state is State.BROKEN:
+            return
+        wanted = (connection.fileno, connection.events)
+        if wanted == self._registered and connection.state is not State.CONNECTING:
+            return
+        # While connecting libpq may close one socket and open another under the same number: register anew.
+        self._unwatch()
+        self._selector.register(wanted[0], wanted[1], self)
+        self._registered = wanted
+
+    def _unwatch(self) -> None:
+        if self._registered is not None:
+            self._selector.unregister(self._registered[0])
+            self._registered = None
+
+    def _lost(self, reason: str) -> None:
+        self._unwatch()
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+        self._overdue_at = None
+        self.failures += 1
+        self.last_error = reason.strip().splitlines()[0] if reason.strip() else "unknown"
+        logger.warning("the %s connection is lost: %s; next try in %.1f s", self._purpose, self.last_error, self._pause)
+        self._retry_at = monotonic() + self._pause
+        self._pause = min(self._pause * 2, LONGEST_PAUSE)
+
+    def close(self) -> None:
+        """End the session."""
+        self._unwatch()
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None

@@ -1,0 +1,125 @@
+"""What a worker can run: the application's tasks, found once and ready before the first fork."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from pq_core import payload
+from pq_core.errors import InvalidTask, PayloadDecodeError, TaskNotAllowed, UnknownTask
+from pq_core.policy import Transition, decide, retryable
+from pq_core.types import Backoff, ClaimedTask, Outcome, TaskStatus
+from pq_core.worker.child import Unroutable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pq_core.registry import Registry
+    from pq_core.tasks import Task
+    from pq_core.types import TaskOptions
+    from pq_core.worker.verdict import Verdict
+
+_DEFAULT_BACKOFF = Backoff()
+
+
+@dataclass(slots=True, kw_only=True)
+class Program:
+    """The tasks of one application as a worker runs them.
+
+    ``release_delay``: seconds before a task that this code can't run is offered again. ``unroutable_after``:
+    seconds after which it fails instead.
+    """
+
+    registry: Registry
+    defaults: TaskOptions
+    release_delay: float
+    unroutable_after: float
+    _found: dict[str, Task[..., Any]] = field(default_factory=dict)
+
+    def find(self, task: ClaimedTask) -> Task[..., Any]:
+        """Return the task function that a stored task names.
+
+        Raises Unroutable for a name that is unknown or not allowed here, and for a version newer than this code's.
+        """
+        found = self._found.get(task.name)
+        if found is None:
+            try:
+                found = self.registry.resolve(task.name)
+            except (UnknownTask, TaskNotAllowed, InvalidTask) as error:
+                raise Unroutable(str(error)) from error
+            self._found[task.name] = found
+        if task.version > found.version:
+            raise Unroutable(f"{task.name}: version {task.version} is newer than this code's {found.version}")
+        return found
+
+    def prepare(self) -> None:
+        """Import now what the children would otherwise each import anew."""
+        if any(task.is_async for task in self.registry.tasks()):
+            import asyncio  # noqa: F401
+
+    def load(self, task: ClaimedTask) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
+        """Return the function and its arguments, decoded; called in the child.
+
+        Raises Unroutable where the arguments don't fit this code, PayloadDecodeError where they can't be read.
+        """
+        found = self.find(task)
+        args, kwargs = payload.decode(task.payload, signature=found.signature_of(task.version))
+        if task.version < found.version:
+            try:
+                args, kwargs = found.upgraded(args, kwargs, task.version)
+            except UnknownTask as error:
+                raise Unroutable(str(error)) from error
+        try:
+            found.check_arguments(args, kwargs)
+        except InvalidTask as error:
+            raise Unroutable(str(error)) from error
+        return found.function, args, kwargs
+
+    def retryable(self, task: ClaimedTask, error: BaseException) -> bool:
+        """Say whether the task function's options let ``error`` be tried again; called in the child."""
+        if isinstance(error, PayloadDecodeError):
+            return False
+        return retryable(error, self.find(task).options_over(self.defaults))
+
+    def decide(self, task: ClaimedTask, verdict: Verdict) -> Transition:
+        """Return what becomes of the task."""
+        outcome = verdict.outcome
+        if outcome is Outcome.RELEASED:
+            return self.release(task, verdict.error)
+        if outcome is Outcome.INTERRUPTED and task.on_lost == "fail" and verdict.started:
+            return Transition(
+                status=TaskStatus.FAILED,
+                outcome=outcome,
+                error=f'{verdict.error}\non_lost="fail" forbids to start it twice',
+            )
+        return decide(
+            outcome,
+            number=task.number,
+            max_attempts=task.max_attempts,
+            retryable=verdict.retryable,
+            backoff=stored_backoff(task),
+            after=verdict.after,
+            error=verdict.error,
+            random=random.random,
+        )
+
+    def release(self, task: ClaimedTask, error: str | None) -> Transition:
+        """Return the transition of a task that this code can't run."""
+        if task.unroutable is not None and task.unroutable >= self.unroutable_after:
+            words = f"unroutable: for {task.unroutable:.0f} s no worker could run it: {error}"
+            return Transition(status=TaskStatus.FAILED, outcome=Outcome.RELEASED, counted=False, error=words)
+        return Transition(
+            status=TaskStatus.PENDING, outcome=Outcome.RELEASED, counted=False, delay=self.release_delay, error=error
+        )
+
+
+def stored_backoff(task: ClaimedTask) -> Backoff:
+    """Return the backoff stored with the task; the default where there is none or a broken one."""
+    stored = task.options.get("backoff")
+    if not isinstance(stored, dict):
+        return _DEFAULT_BACKOFF
+    try:
+        return Backoff(**stored)
+    except (TypeError, ValueError):
+        return _DEFAULT_BACKOFF

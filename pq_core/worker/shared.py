@@ -1,0 +1,185 @@
+"""Memory that worker and child share: why a child is to stop, and the tail of what it printed.
+
+One page range per place, made once and used by one child after the other. A child reads its own without a
+system call, also after it has closed every file descriptor; what it wrote is there after a SIGKILL.
+"""
+
+from __future__ import annotations
+
+import enum
+import fcntl
+import mmap
+import os
+import resource
+import struct
+import sys
+import tempfile
+from typing import Any, TextIO
+
+_STOP = struct.Struct("=qqq")
+_WRITTEN = struct.Struct("=Q")
+_WRITTEN_AT = _STOP.size
+_RING_AT = 64
+STACK_LIMIT = 64 * 1024
+
+
+class StopReason(enum.IntEnum):
+    """Why the worker ends a run."""
+
+    NONE = 0
+    TIMEOUT = 1
+    CANCEL = 2
+    INTERRUPT = 3
+    LOST = 4
+
+
+class Place:
+    """What one running child shares with its worker.
+
+    ``tail``: bytes of output kept. ``stack_fd``: a file that holds the stacks that ``faulthandler`` wrote.
+    """
+
+    __slots__ = ("_map", "_tail", "stack_fd")
+
+    def __init__(self, *, tail: int) -> None:
+        self._tail = tail
+        self._map = mmap.mmap(-1, _RING_AT + max(tail, 1))
+        self.stack_fd = _anonymous_file()
+
+    def reset(self) -> None:
+        """Forget the last run, before the place is given to the next."""
+        self._map[:_RING_AT] = bytes(_RING_AT)
+        if os.lseek(self.stack_fd, 0, os.SEEK_CUR):
+            os.ftruncate(self.stack_fd, 0)
+            os.lseek(self.stack_fd, 0, os.SEEK_SET)
+
+    def stop(self, task_id: int, fence: int, reason: StopReason) -> None:
+        """Tell the child that runs this task under ``fence`` why the signal comes that follows."""
+        self._map[: _STOP.size] = _STOP.pack(task_id, fence, reason)
+
+    def stop_reason(self, task_id: int, fence: int) -> StopReason:
+        """Return why the run is to stop; NONE if the note is for another run."""
+        noted_id, noted_fence, reason = _STOP.unpack_from(self._map)
+        return StopReason(reason) if (noted_id, noted_fence) == (task_id, fence) else StopReason.NONE
+
+    def append(self, data: bytes) -> None:
+        """Add to the ring of output; the oldest bytes make room."""
+        size = self._tail
+        if size <= 0 or not data:
+            return
+        (written,) = _WRITTEN.unpack_from(self._map, _WRITTEN_AT)
+        kept = data[-size:]
+        at = (written + len(data) - len(kept)) % size
+        first = kept[: size - at]
+        self._map[_RING_AT + at : _RING_AT + at + len(first)] = first
+        if len(first) < len(kept):
+            rest = kept[len(first) :]
+            self._map[_RING_AT : _RING_AT + len(rest)] = rest
+        _WRITTEN.pack_into(self._map, _WRITTEN_AT, written + len(data))
+
+    def output(self) -> str | None:
+        """Return the tail of the output, or None when nothing was printed."""
+        (written,) = _WRITTEN.unpack_from(self._map, _WRITTEN_AT)
+        if not written:
+            return None
+        size = self._tail
+        if written <= size:
+            return bytes(self._map[_RING_AT : _RING_AT + written]).decode("utf-8", "replace")
+        at = written % size
+        ring = self._map[_RING_AT + at : _RING_AT + size] + self._map[_RING_AT : _RING_AT + at]
+        return f"[{written - size} bytes before this are left out]\n" + ring.decode("utf-8", "replace")
+
+    def stacks(self) -> str:
+        """Return what faulthandler wrote, or an empty string."""
+        try:
+            return os.pread(self.stack_fd, STACK_LIMIT, 0).decode("utf-8", "replace")
+        except OSError:
+            return ""
+
+    def close(self) -> None:
+        """Give the memory and the file back."""
+        self._map.close()
+        os.close(self.stack_fd)
+
+
+class Tee:
+    """A text stream that passes everything on, and in a child keeps its tail.
+
+    Installed in the worker before the application is imported, since log handlers keep the stream they found;
+    it costs one attribute look-up there. What C code or another process writes to the descriptor passes by.
+    """
+
+    place: Place | None = None
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Write ``text`` to the stream, and to the ring if this is a child."""
+        place = Tee.place
+        if place is not None:
+            place.append(text.encode("utf-8", "replace"))
+        return self._stream.write(text)
+
+    def writelines(self, lines: Any) -> None:
+        """Write each of ``lines``."""
+        for line in lines:
+            self.write(line)
+
+    @property
+    def buffer(self) -> _TeeBuffer:
+        """The stream for bytes below this one."""
+        return _TeeBuffer(self._stream.buffer)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def __iter__(self) -> Any:
+        return iter(self._stream)
+
+
+class _TeeBuffer:
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def write(self, data: Any) -> int:
+        place = Tee.place
+        if place is not None:
+            place.append(bytes(data))
+        written: int = self._stream.write(data)
+        return written
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def install_tees() -> None:
+    """Put a Tee before ``sys.stdout`` and ``sys.stderr``, once."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is not None and not isinstance(stream, Tee):
+            setattr(sys, name, Tee(stream))
+
+
+def remove_tees() -> None:
+    """Put back the streams that install_tees found."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if isinstance(stream, Tee):
+            setattr(sys, name, stream._stream)
+
+
+def _anonymous_file() -> int:
+    if hasattr(os, "memfd_create"):
+        handle = os.memfd_create("pq-stacks")
+    else:
+        handle, path = tempfile.mkstemp(prefix="pq-stacks-")
+        os.unlink(path)  # noqa: PTH108
+    # A high number: a task that closes every descriptor and then opens files gets low ones, and faulthandler, which
+    # knows no more than the number, must not write into a file of the task's.
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest = 512 if soft == resource.RLIM_INFINITY else min(soft // 2, 512)
+    try:
+        return fcntl.fcntl(handle, fcntl.F_DUPFD_CLOEXEC, lowest)
+    finally:
+        os.close(handle)

@@ -1,0 +1,540 @@
+"""The worker's loop: one thread, one selector, nothing in it that blocks."""
+
+from __future__ import annotations
+
+import enum
+import json
+import logging
+import os
+import selectors
+import signal
+import socket
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+from pq_core.schema import check_revision
+from pq_core.types import AttemptOutcome, ClaimedTask, Outcome, TaskStatus, WorkerInfo
+from pq_core.version import __version__
+from pq_core.worker import guards
+from pq_core.worker.attention import Attention
+from pq_core.worker.book import Book, Entry
+from pq_core.worker.child import Unroutable
+from pq_core.worker.children import Child, Children, Ended
+from pq_core.worker.claiming import Statements, integer, number, text_array
+from pq_core.worker.claims import Claims
+from pq_core.worker.connection import Parameters, Query, Results, StatementError
+from pq_core.worker.ending import cost_of, entry_of, evidence_of
+from pq_core.worker.forking import reap
+from pq_core.worker.lease import Beat, Lease, Rescued
+from pq_core.worker.link import Link
+from pq_core.worker.options import WorkerOptions
+from pq_core.worker.program import Program
+from pq_core.worker.shared import StopReason
+from pq_core.worker.verdict import Verdict, judge
+
+if TYPE_CHECKING:
+    from pq_core.worker.host import Host
+
+logger = logging.getLogger("pq.worker")
+
+LATER = 0.05
+"""Seconds before an end is reported again whose row was locked, and before the first retry of a failed turn."""
+LONGEST_PAUSE = 5.0
+"""Seconds between two tries of a turn that fails again and again."""
+FORK_PAUSE = 1.0
+"""Seconds without claims after a fork that the system refused."""
+FAREWELL = 3.0
+"""Seconds that giving the lease back may take at the end."""
+
+
+class Phase(enum.Enum):
+    """Where a worker stands between its start and its end."""
+
+    RUNNING = "running"
+    DRAINING = "draining"
+    KILLING = "killing"
+    STOPPED = "stopped"
+
+
+class Supervisor:
+    """One life after another of one worker process. ``run`` returns its exit status."""
+
+    def __init__(self, host: Host, options: WorkerOptions, program: Program, queues: tuple[str, ...]) -> None:
+        self.host = host
+        self.options = options
+        self.program = program
+        self.queues = queues
+        self.plugins = host.plugins
+        self.statements = Statements(host.schema)
+        self.selector = selectors.DefaultSelector()
+        self.phase = Phase.RUNNING
+        self.attention = Attention(poll=options.poll_interval)
+        self.claims = Claims(statements=self.statements, options=options, queues=queues, attention=self.attention)
+        self.book = Book(statements=self.statements, settled=self._settled)
+        self.children = Children(
+            setup=host.child_setup(program, 0),
+            selector=self.selector,
+            concurrency=options.concurrency,
+            grace=options.grace,
+            tail=options.output_tail,
+            inherited=self._inherited,
+        )
+        setup = "SET client_encoding TO 'UTF8'; SET datestyle TO 'ISO'; SET timezone TO 'UTC'; SET jit TO off"
+        plans = "SET plan_cache_mode TO force_generic_plan; SET enable_seqscan TO off; SET enable_bitmapscan TO off"
+        self.work = Link(
+            host.connect_work,
+            selector=self.selector,
+            setup=f"{setup}; {plans}",
+            purpose="work",
+            patience=max(options.lease, 10.0),
+        )
+        self.watch = Link(
+            host.connect_watch,
+            selector=self.selector,
+            setup=f"{setup}; LISTEN {host.wake_channel}",
+            purpose="watch",
+            patience=max(options.lease / 3, 2.0),
+            on_notify=self._notified,
+            on_ready=self.attention.wake,
+        )
+        self.lease = Lease(
+            link=self.watch,
+            statements=self.statements,
+            seconds=options.lease,
+            on_beat=self._beat,
+            on_gone=self._lease_gone,
+            on_rescued=self._rescued,
+            known_dead=list(host.known_dead),
+        )
+        self._starting: list[ClaimedTask] = []
+        self._report_at = 0.0
+        self._claim_at = 0.0
+        self._failures = 0
+        self._drain_until: float | None = None
+        self._registering = False
+        self._turn_under_way = False
+        self._unknown: set[tuple[int, int]] = set()
+        self._farewell: float | None = None
+        self._deaths: dict[int, float] = {}
+        self._fatal: Exception | None = None
+        self.ended: list[AttemptOutcome] = []
+
+    # --- the loop -----------------------------------------------------------------------------------------------
+
+    def run(self) -> int:
+        """Work until asked to stop, or until nothing is left with ``until_empty`` or ``once``."""
+        wakeup, alarm = socket.socketpair()
+        wakeup.setblocking(False)
+        alarm.setblocking(False)
+        self.selector.register(wakeup, selectors.EVENT_READ, None)
+        self._wakeup_fds = [wakeup.fileno(), alarm.fileno()]
+        try:
+            with self.host.signals(alarm.fileno()):
+                while self.phase is not Phase.STOPPED:
+                    self._turn_once(wakeup)
+        finally:
+            self.children.kill_all(StopReason.INTERRUPT)
+            self._reap_all()
+            self.work.close()
+            self.watch.close()
+            self.selector.unregister(wakeup)
+            wakeup.close()
+            alarm.close()
+            self.children.close()
+            self.selector.close()
+        if self._fatal is not None:
+            raise self._fatal
+        return 0
+
+    def _turn_once(self, wakeup: socket.socket) -> None:
+        timeout = self._timeout()
+        for key, _ in self.selector.select(timeout):
+            match key.data:
+                case Child() as child:
+                    self.children.read(child)
+                    if child.progress is not None:
+                        self._note_progress(child)
+                case Link() as link:
+                    link.pump()
+                case None:
+                    self._drain_wakeup(wakeup)
+        now = monotonic()
+        self.children.enforce(now)
+        for done in self.children.reap():
+            self._ended(done)
+        self._reap_deaths(now)
+        self.work.advance(now)
+        self.watch.advance(now)
+        self._register(now)
+        self.lease.advance(now)
+        self._start_claimed()
+        self._turn(now)
+        self._advance_phase(now)
+        self.host.publish(self.lease.worker_id, self.lease.expires, list(self.children.running))
+
+    def _drain_wakeup(self, wakeup: socket.socket) -> None:
+        try:
+            while numbers := wakeup.recv(4096):
+                for number_ in numbers:
+                    if number_ != signal.SIGCHLD:
+                        self._signalled(number_)
+        except BlockingIOError:
+            return
+
+    def _timeout(self) -> float | None:
+        now = monotonic()
+        events = [
+            self.children.next_event(),
+            self.work.next_event(),
+            self.watch.next_event(),
+            self.lease.next_event(),
+            self._drain_until if self.phase is Phase.DRAINING else None,
+            self._farewell,
+            min(self._deaths.values(), default=None),
+        ]
+        if self.work.idle and self.lease.worker_id is not None:
+            if self.book:
+                events.append(self._report_at)
+            if self.claims.free(self._busy) > 0 and self.phase is Phase.RUNNING:
+                look_at = now if self.attention.claim else self.attention.look_at or now
+                events.append(max(look_at, self._claim_at))
+        due = min((at for at in events if at is not None), default=now + self.options.poll_interval)
+        return max(0.0, due - now)
+
+    # --- the lease ----------------------------------------------------------------------------------------------
+
+    def _register(self, now: float) -> None:
+        if self.lease.worker_id is not None or self._registering or self.phase is not Phase.RUNNING:
+            return
+        if not self.work.idle or self.children.running:
+            return
+        self._registering = True
+        host, options = self.host, self.options
+        parameters: Parameters = [
+            number(options.lease),
+            integer(os.getpid()),
+            integer(options.concurrency),
+            host.name.encode(),
+            host.hostname.encode(),
+            host.app.encode(),
+            __version__.encode(),
+            text_array(self.queues),
+            json.dumps(host.info).encode(),
+        ]
+        self.work.send([(self.statements["register"], parameters)], lambda r, e: self._registered(now, r, e))
+
+    def _registered(self, sent: float, results: Results | None, error: StatementError | None) -> None:
+        self._registering = False
+        if results is None:
+            assert error is not None
+            if error.sqlstate in ("42P01", "3F000", "42703", "42883"):
+                self._fail(self.host.not_migrated(error.message))
+            elif error.sqlstate:
+                logger.error("the worker can't register: %s", error)
+                self._fail(self.host.refused(error.message))
+            return
+        id_, revision, oldest = results[0][0]
+        try:
+            check_revision(int(revision or 0), int(oldest or 0), schema=self.host.schema)
+        except Exception as refusal:
+            self._fail(refusal)
+            return
+        worker_id = int(id_ or 0)
+        self.children.setup = self.host.child_setup(self.program, worker_id)
+        self.lease.begin(worker_id, sent)
+        self.claims.forget()
+        served, at_once = ", ".join(self.queues), self.options.concurrency
+        logger.info("worker %s started: queues %s, concurrency %s", worker_id, served, at_once)
+        self.host.ready(worker_id)
+        self.plugins.worker_start(self._info(worker_id))
+
+    def _info(self, worker_id: int) -> WorkerInfo:
+        host = self.host
+        return WorkerInfo(
+            id=worker_id,
+            name=host.name,
+            host=host.hostname,
+            pid=os.getpid(),
+            app=host.app,
+            queues=self.queues,
+            concurrency=self.options.concurrency,
+        )
+
+    def _fail(self, error: Exception) -> None:
+        self._fatal = error
+        self.phase = Phase.STOPPED
+
+    def _lease_gone(self) -> None:
+        self.children.kill_all(StopReason.LOST)
+        self._starting.clear()
+        self.claims.forget()
+
+    def _rescued(self, found: list[Rescued]) -> None:
+        self.attention.wake()
+        for task in found:
+            logger.warning("task %s (%s): %s; now %s", task.id, task.name, task.error, task.status)
+
+    def _beat(self, beat: Beat) -> None:
+        self.host.beat()
+        self.claims.suspects = beat.suspects and self.claims.alone is None
+        if beat.drain_requested:
+            self.drain()
+        mine = {(child.task.id, child.task.fence): child for child in self.children}
+        for key, child in mine.items():
+            if beat.running.get(key):
+                self.children.stop(child, StopReason.CANCEL)
+            elif key not in beat.running and child.started < beat.sent and not child.end and not child.completed_itself:
+                logger.warning("task %s was taken away from this worker; its child is ended", child.task.id)
+                self.children.stop(child, StopReason.LOST, grace=0.0)
+        # Rows that nobody here remembers: a claim whose answer was lost. Only what two heartbeats in a row have seen,
+        # with no turn under way: a claim may have been answered between the statement and this line.
+        known = mine.keys() | {(task.id, task.fence) for task in self._starting} | self.book.reported_ids()
+        unknown = set() if self._turn_under_way else beat.running.keys() - known
+        for id_, fence in unknown & self._unknown:
+            logger.warning("task %s is running for this worker, which does not know it; it is put back", id_)
+            self._put_back(id_, fence)
+        self._unknown = unknown
+
+    def _put_back(self, id_: int, fence: int) -> None:
+        assert self.lease.worker_id is not None
+        task = self.host.placeholder(id_, fence)
+        verdict = Verdict(
+            outcome=Outcome.INTERRUPTED, error="put back: the answer to its claim was lost", started=False
+        )
+        self._enter(task, verdict)
+
+    # --- signals and phases -------------------------------------------------------------------------------------
+
+    def _signalled(self, number_: int) -> None:
+        # A keeper asks for haste by SIGQUIT: service managers signal it and its workers alike, and it passes that on.
+        again = number_ == signal.SIGINT or (number_ == signal.SIGTERM and self.host.page is None)
+        if number_ == signal.SIGQUIT or (again and self.phase is not Phase.RUNNING):
+            self.stop_now()
+        else:
+            self.drain()
+
+    def drain(self) -> None:
+        """Take nothing new; let what runs end, up to ``drain_timeout``."""
+        if self.phase is Phase.RUNNING:
+            logger.info("draining: %d task(s) run", len(self.children))
+            self.phase = Phase.DRAINING
+            self.lease.draining = True
+            self._drain_until = monotonic() + self.options.drain_timeout
+
+    def stop_now(self) -> None:
+        """Interrupt what runs and put it back."""
+        if self.phase in (Phase.RUNNING, Phase.DRAINING):
+            logger.info("stopping: %d task(s) are interrupted and put back", len(self.children))
+            self.phase = Phase.KILLING
+            self.lease.draining = True
+            for child in self.children:
+                self.children.stop(child, StopReason.INTERRUPT, grace=min(child.grace, 2.0))
+
+    def _advance_phase(self, now: float) -> None:
+        match self.phase:
+            case Phase.DRAINING if self._drain_until is not None and now >= self._drain_until:
+                self.stop_now()
+            case Phase.RUNNING if self._nothing_left():
+                self.phase = Phase.DRAINING
+        if self.phase in (Phase.DRAINING, Phase.KILLING):
+            self._farewell_when_done(now)
+
+    def _nothing_left(self) -> bool:
+        if self.children.running or self._starting or self.book or self._deaths or self._turn_under_way:
+            return False
+        if self.options.once:
+            return self.claims.claimed_once
+        looked = self.lease.worker_id is not None and not self.attention.claim and self._slept()
+        return self.options.until_empty and looked
+
+    def _slept(self) -> bool:
+        attention = self.attention
+        due = attention.next_due
+        empty = not attention.contended and (due is None or due > monotonic())
+        return bool(attention.look_at) and empty and not self.claims.suspects
+
+    def _farewell_when_done(self, now: float) -> None:
+        if self.children.running or self._deaths:
+            return
+        for task in self._starting:
+            verdict = Verdict(outcome=Outcome.INTERRUPTED, error="put back: its worker stopped", started=False)
+            self._enter(task, verdict)
+        self._starting.clear()
+        if self._farewell is None:
+            self._farewell = now + FAREWELL
+        if now >= self._farewell:
+            logger.warning("the database did not answer the farewell; the lease will end by itself")
+            self._stopped()
+            return
+        if self.book or self._turn_under_way or not self.work.idle:
+            return
+        if self.lease.worker_id is None:
+            self._stopped()
+            return
+        worker_id = self.lease.worker_id
+        self._turn_under_way = True
+        goodbye = (self.statements["deregister"], [integer(worker_id)])
+        self.work.send([goodbye], lambda results, error: self._deregistered(worker_id))
+
+    def _deregistered(self, worker_id: int) -> None:
+        self._turn_under_way = False
+        self.plugins.worker_stop(self._info(worker_id))
+        logger.info("worker %s stopped", worker_id)
+        self.lease.worker_id = None
+        self._stopped()
+
+    def _stopped(self) -> None:
+        self.phase = Phase.STOPPED
+
+    # --- claims and reports -------------------------------------------------------------------------------------
+
+    @property
+    def _busy(self) -> int:
+        return len(self.children) + len(self._starting)
+
+    def _notified(self, channel: str, payload: str) -> None:
+        if payload.startswith("!cancel "):
+            if payload[8:] == str(self.lease.worker_id):
+                self.lease.beat_soon()
+        elif payload in self.queues:
+            self.attention.wake()
+
+    def _turn(self, now: float) -> None:
+        if not self.work.idle or self._turn_under_way:
+            return
+        worker_id = self.lease.worker_id
+        sending: list[tuple[Query, Parameters]] = []
+        if self.book and now >= self._report_at:
+            sending = self.book.statements_to_send(worker_id)
+        reporting = self.book.reporting
+        claiming: list[tuple[Query, Parameters]] = []
+        if worker_id is not None and self.phase is Phase.RUNNING and self.lease.held and now >= self._claim_at:
+            claiming = self.claims.statements_to_send(now, worker_id, busy=self._busy, reporting=bool(sending))
+        if not sending and not claiming:
+            return
+        asked = self.claims.free(self._busy) if claiming else 0
+        kind = claiming[-1][0].name if claiming else ""
+        sending += claiming
+        self._turn_under_way = True
+        self.work.send(sending, lambda r, e: self._turned(r, e, reporting=reporting, kind=kind, asked=asked))
+
+    def _turned(
+        self, results: Results | None, error: StatementError | None, *, reporting: bool, kind: str, asked: int
+    ) -> None:
+        self._turn_under_way = False
+        now = monotonic()
+        if results is None:
+            assert error is not None
+            if reporting:
+                self.book.failed(error)
+            self._failures += 1
+            pause = min(LATER * 2 ** min(self._failures - 1, 10), LONGEST_PAUSE)
+            if error.sqlstate:
+                logger.warning("a turn failed and is tried again in %.2g s: %s", pause, error)
+            if kind:
+                self.attention.wake()
+                self.attention.marked = False
+            self._report_at = self._claim_at = now + pause
+            return
+        self._failures = 0
+        if reporting and self.book.take(results[0]):
+            self._report_at = now + LATER
+        if kind:
+            self._starting += self.claims.take(kind, results[-1], asked=asked, now=now)
+
+    # --- children -----------------------------------------------------------------------------------------------
+
+    def _inherited(self) -> list[int]:
+        own = list(self._wakeup_fds)
+        poller = getattr(self.selector, "fileno", None)  # epoll and kqueue have a descriptor of their own
+        if poller is not None:
+            own.append(poller())
+        links = [fd for link in (self.work, self.watch) if (fd := link.fileno) is not None]
+        return [*own, *links, *self.host.foreign_sockets]
+
+    def _start_claimed(self) -> None:
+        while self._starting and self.phase is not Phase.KILLING and self.lease.held:
+            task = self._starting.pop(0)
+            try:
+                self.program.find(task)
+            except Unroutable as error:
+                verdict = Verdict(outcome=Outcome.RELEASED, error=str(error))
+                logger.warning("task %s can't run here: %s", task.id, error)
+                self._enter(task, verdict)
+                continue
+            self.plugins.pre_fork(task)
+            try:
+                self.children.start(self.host.prepared(task))
+            except OSError as error:
+                # No process or descriptor left: not the task's fault, and others may have room.
+                logger.error("task %s can't be started: %s", task.id, error)
+                verdict = Verdict(
+                    outcome=Outcome.INTERRUPTED, error=f"its worker could not fork: {error}", started=False
+                )
+                self._enter(task, verdict)
+                self._claim_at = monotonic() + FORK_PAUSE
+
+    def _note_progress(self, child: Child) -> None:
+        self.book.progress[child.task.id] = {"fence": child.task.fence, **(child.progress or {})}
+        child.progress = None
+
+    def _ended(self, done: Ended) -> None:
+        child = done.child
+        cost = cost_of(done, self.host.image_rss)
+        verdict = judge(child.task, evidence_of(done, cost))
+        output = child.place.output()
+        self.children.give_back(child)
+        self.claims.child_ended(child.task)
+        if verdict.outcome is Outcome.LOST:
+            logger.warning("task %s is not recorded: another worker may have it", child.task.id)
+            return
+        self._enter(
+            child.task,
+            verdict,
+            cost=cost,
+            output=output,
+            completed_itself=child.completed_itself,
+            died=child.end is None,
+            progress=child.progress,
+        )
+
+    def _enter(self, task: ClaimedTask, verdict: Verdict, **known: Any) -> None:
+        self.claims.child_ended(task)
+        transition = self.program.decide(task, verdict)
+        if transition.status is TaskStatus.PENDING:
+            self.attention.wake()  # it may be due again at once, and its time has to be known
+        self.book.add(entry_of(task, verdict, transition, worker_id=self.children.setup.worker_id, **known))
+
+    def _settled(self, entry: Entry, outcome: AttemptOutcome) -> None:
+        self.ended.append(outcome)
+        if not self.options.once:
+            self.ended.clear()
+        level = logging.DEBUG if outcome.outcome is Outcome.SUCCEEDED else logging.INFO
+        logger.log(
+            level,
+            "task %s (%s) attempt %s: %s, now %s",
+            entry.task.id,
+            entry.task.name,
+            entry.task.number,
+            outcome.outcome,
+            outcome.status,
+        )
+        self.plugins.post_task(entry.task, outcome)
+        if entry.died and outcome.outcome is not Outcome.SUCCEEDED and self.plugins.has_task_died:
+            pid = self.host.fork_death_report(entry.task, outcome, drop=[*self._inherited()])
+            self._deaths[pid] = monotonic() + 10.0
+
+    def _reap_deaths(self, now: float) -> None:
+        for pid, until in list(self._deaths.items()):
+            if reap(pid) is not None:
+                del self._deaths[pid]
+            elif now >= until:
+                guards.kill_group(pid, signal.SIGKILL)
+                self._deaths[pid] = now + 1.0
+
+    def _reap_all(self) -> None:
+        until = monotonic() + 5.0
+        while self.children.running and monotonic() < until:
+            for done in self.children.reap():
+                self.children.give_back(done.child)
+            self.selector.select(0.01)

@@ -1,0 +1,85 @@
+"""Frames between child and worker: four bytes of length, one of kind, then JSON."""
+
+from __future__ import annotations
+
+import enum
+import json
+import struct
+from typing import Any
+
+HEADER = struct.Struct("!IB")
+OVERHEAD = 512 * 1024
+"""Bytes a frame may have beyond the limit of a result: error text, traceback, names."""
+
+
+class Kind(enum.IntEnum):
+    """What a frame says. ``TASK`` goes to a reused child, the others come from it."""
+
+    TASK = 1
+    PROGRESS = 2
+    COMPLETED = 3
+    END = 4
+
+
+class BrokenFrame(Exception):
+    """Raised when bytes can't be a frame, or are one that is larger than allowed."""
+
+
+def pack(kind: Kind, body: dict[str, Any]) -> bytes:
+    """Return the bytes of one frame."""
+    # Not escaped to ASCII: that would make a result of three bytes a character twice as long as its limit allows.
+    encoded = json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
+    return HEADER.pack(len(encoded), kind) + encoded
+
+
+class Decoder:
+    """Turns bytes as they arrive into frames, holding at most one frame of ``limit`` bytes."""
+
+    __slots__ = ("_buffer", "_limit")
+
+    def __init__(self, limit: int) -> None:
+        self._buffer = bytearray()
+        self._limit = limit
+
+    def feed(self, data: bytes) -> list[tuple[Kind, dict[str, Any]]]:
+        """Return the frames that ``data`` completes.
+
+        Raises BrokenFrame for an unknown kind, a body that is not a JSON object, or a length over the limit.
+        """
+        buffer = self._buffer
+        buffer += data
+        frames: list[tuple[Kind, dict[str, Any]]] = []
+        start = 0
+        while len(buffer) - start >= HEADER.size:
+            length, kind = HEADER.unpack_from(buffer, start)
+            if length > self._limit:
+                raise BrokenFrame(f"a frame of {length} bytes; {self._limit} are allowed")
+            end = start + HEADER.size + length
+            if len(buffer) < end:
+                break
+            frames.append((_kind(kind), _body(bytes(buffer[start + HEADER.size : end]))))
+            start = end
+        if start:
+            del buffer[:start]
+        return frames
+
+
+def _kind(value: int) -> Kind:
+    try:
+        return Kind(value)
+    except ValueError:
+        raise BrokenFrame(f"a frame of unknown kind {value}") from None
+
+
+def _refuse(constant: str) -> Any:
+    raise ValueError(f"{constant} is not JSON")
+
+
+def _body(encoded: bytes) -> dict[str, Any]:
+    try:
+        body = json.loads(encoded, parse_constant=_refuse)
+    except (ValueError, RecursionError) as error:
+        raise BrokenFrame(f"a frame that is not JSON: {error}") from error
+    if not isinstance(body, dict):
+        raise BrokenFrame("a frame that is not a JSON object")
+    return body

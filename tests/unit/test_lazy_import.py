@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import pq_core
+
+ROOT = Path(__file__).parents[2]
+HEAVY = {"psycopg", "sqlalchemy", "alembic", "pluggy", "pydantic", "click", "croniter", "asyncio", "django"}
+
+
+def loaded_after(code: str, **environment: str) -> set[str]:
+    program = f"{code}\nimport json, sys\nprint(json.dumps(sorted(sys.modules)))"
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return set(json.loads(done.stdout))
+
+
+def test_the_package_loads_nothing_but_itself() -> None:
+    loaded = loaded_after("import pq_core")
+
+    assert not HEAVY & loaded
+    assert {name for name in loaded if name.startswith("pq_core")} == {"pq_core"}
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "from pq_core import TaskGroup, TaskOptions, Backoff, Priority, Retry, Snooze, Cancel, call, role",
+        "from pq_core import current_attempt",
+        "from pq_core import TaskGroup\n@TaskGroup('x').task\ndef f(a: int): ...\nf.call(1).options(priority=3)",
+    ],
+)
+def test_declaring_and_calling_tasks_loads_no_driver(code: str) -> None:
+    assert not HEAVY & loaded_after(code)
+
+
+def test_a_client_loads_a_driver_but_neither_migrations_nor_the_command_line() -> None:
+    loaded = loaded_after("from pq_core import PQ\npq = PQ()\n@pq.task(name='f')\ndef f(): ...\nf.call()")
+
+    assert not (HEAVY - {"psycopg", "asyncio"}) & loaded
+
+
+def test_asking_for_the_role_loads_two_leaves() -> None:
+    loaded = loaded_after("from pq_core import role")
+
+    assert {name for name in loaded if name.startswith("pq_core.")} == {"pq_core.roles", "pq_core.types"}
+
+
+@pytest.mark.parametrize(
+    ("variable", "role"), [("worker", "worker"), (" CHILD", "child"), ("", "client"), ("nonsense", "client")]
+)
+def test_the_environment_says_the_first_role(variable: str, role: str) -> None:
+    loaded_after(f"import pq_core; assert pq_core.role() == {role!r}, pq_core.role()", PQ_ROLE=variable)
+
+
+def test_a_role_is_handed_on_but_a_child_starts_clients() -> None:
+    loaded_after(
+        "import os; from pq_core.roles import role, set_role; from pq_core import Role\n"
+        "set_role(Role.WORKER); assert (role(), os.environ['PQ_ROLE']) == ('worker', 'worker')\n"
+        "set_role(Role.CHILD); assert (role(), os.environ['PQ_ROLE']) == ('child', 'client')"
+    )
+
+
+def test_every_public_name_is_there_and_where_it_is_said_to_be() -> None:
+    assert sorted(pq_core.__all__) == sorted(pq_core._HOMES)
+    for name, module in pq_core._HOMES.items():
+        assert getattr(pq_core, name) is getattr(importlib.import_module(f"pq_core.{module}"), name)
+    assert set(pq_core.__all__) <= set(dir(pq_core))
+
+
+def test_every_error_is_public() -> None:
+    errors = importlib.import_module("pq_core.errors")
+    defined = {n for n, v in vars(errors).items() if isinstance(v, type) and v.__module__ == "pq_core.errors"}
+
+    assert defined <= set(pq_core.__all__)
+
+
+def test_other_names_are_attribute_errors() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        pq_core.nothing  # noqa: B018
