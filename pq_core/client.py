@@ -274,31 +274,33 @@ class PQ(Methods, AsyncMethods):
 
     @property
     def _pool(self) -> ConnectionPool:
-        from pq_core.database import ConnectionPool
-
-        return self._once("pool", lambda: ConnectionPool(self.dsn))
+        return self._once("pool", lambda: self._new_pool(self.dsn))
 
     @property
     def _listen_pool(self) -> ConnectionPool:
-        from pq_core.database import ConnectionPool
-
         if self.listen_dsn is self.dsn:
             return self._pool
-        return self._once("listen_pool", lambda: ConnectionPool(self.listen_dsn))
+        return self._once("listen_pool", lambda: self._new_pool(self.listen_dsn))
 
     @property
     def _async_pool(self) -> AsyncConnectionPool:
-        from pq_core.database import AsyncConnectionPool
-
-        return self._once("async_pool", lambda: AsyncConnectionPool(self.dsn))
+        return self._once("async_pool", lambda: self._new_async_pool(self.dsn))
 
     @property
     def _async_listen_pool(self) -> AsyncConnectionPool:
-        from pq_core.database import AsyncConnectionPool
-
         if self.listen_dsn is self.dsn:
             return self._async_pool
-        return self._once("async_listen_pool", lambda: AsyncConnectionPool(self.listen_dsn))
+        return self._once("async_listen_pool", lambda: self._new_async_pool(self.listen_dsn))
+
+    def _new_pool(self, dsn: DSN | None) -> ConnectionPool:
+        from pq_core.database import ConnectionPool
+
+        return ConnectionPool(dsn, application_name=f"pq {self.app}".strip())
+
+    def _new_async_pool(self, dsn: DSN | None) -> AsyncConnectionPool:
+        from pq_core.database import AsyncConnectionPool
+
+        return AsyncConnectionPool(dsn, application_name=f"pq {self.app}".strip())
 
     def _has_plugins(self) -> bool:
         return bool(self._given_plugins) or self._discover_plugins or "plugins" in self._made

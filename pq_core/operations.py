@@ -80,18 +80,18 @@ class Operations:
 
     def enqueue(self, call: Call[Any]) -> Planned[TaskId[Any]]:
         """Plan one task; a duplicate raises when the rows are read, so the transaction stays usable."""
-        options = call.options_over(self.defaults)
+        settings = call.settings
         spec = self._spec(call)
         spec.pop("on_duplicate", None)
 
         def parse(rows: list[str]) -> TaskId[Any]:
             task_id, duplicate = enqueued.parse(rows)
-            if duplicate and options.on_duplicate != "return":
-                raise DuplicateClientId(str(options.client_id), task_id)
+            if duplicate and settings.on_duplicate != "return":
+                raise DuplicateClientId(str(settings.client_id), task_id)
             return TaskId(task_id)
 
         enqueued = self.store.enqueue(payload.dumps(spec))
-        return Planned(enqueued.statement, enqueued.parameters, parse, _insists([(call, options)]))
+        return Planned(enqueued.statement, enqueued.parameters, parse, _insists([call]))
 
     def enqueue_many(
         self, calls: Iterable[Call[Any]], *, on_duplicate: OnDuplicate | None
@@ -103,16 +103,15 @@ class Operations:
         if on_duplicate not in (None, "raise", "return"):
             raise InvalidOption(f"on_duplicate={on_duplicate!r}: give 'raise' or 'return'")
         specs: list[dict[str, Any]] = []
-        called: list[tuple[Call[Any], CallOptions]] = []
+        called: list[Call[Any]] = []
         for call in calls:
             if not isinstance(call, Call):
                 raise InvalidTask(f"enqueue_many() takes calls: task.call(…) for each, not {call!r}")
-            options = call.options_over(self.defaults)
             spec = self._spec(call)
-            if options.client_id is not None:
-                spec["on_duplicate"] = on_duplicate or options.on_duplicate or "raise"
+            if "client_id" in spec:
+                spec["on_duplicate"] = on_duplicate or call.settings.on_duplicate or "raise"
             specs.append(spec)
-            called.append((call, options))
+            called.append(call)
         if not specs:
             return None
         text = payload.dumps(specs)
@@ -135,17 +134,17 @@ class Operations:
 
     def upsert(self, call: Call[Any]) -> Planned[TaskId[Any]]:
         """Plan the replacement of the task with this ``client_id``, or a new one."""
-        options = call.options_over(self.defaults)
-        if options.client_id is None:
+        settings = call.settings
+        if settings.client_id is None:
             raise InvalidOption(f"upsert({call!r}): give client_id=, it says which task is replaced")
-        if options.on_duplicate is not None:
-            raise InvalidOption(f"upsert({call!r}): on_duplicate={options.on_duplicate!r}: upsert always replaces")
+        if settings.on_duplicate is not None:
+            raise InvalidOption(f"upsert({call!r}): on_duplicate={settings.on_duplicate!r}: upsert always replaces")
         enqueued = self.store.enqueue(payload.dumps({**self._spec(call), "on_duplicate": "replace"}))
 
         def parse(rows: list[str]) -> TaskId[Any]:
             return TaskId(enqueued.parse(rows)[0])
 
-        return Planned(enqueued.statement, enqueued.parameters, parse, _insists([(call, options)]))
+        return Planned(enqueued.statement, enqueued.parameters, parse, _insists([call]))
 
     def cancel(self, task_id: int, *, reason: str | None) -> Request[bool]:
         """Plan the end of one task; True when it is cancelled or will be."""
@@ -235,8 +234,8 @@ def _count_revived(found: list[Retried]) -> int:
     return sum(one.other is None for one in found)
 
 
-def _insists(called: Iterable[tuple[Call[Any], CallOptions]]) -> str | None:
-    return next((call.task.name for call, options in called if options.require_transaction), None)
+def _insists(called: Iterable[Call[Any]]) -> str | None:
+    return next((call.task.name for call in called if call.settings.require_transaction), None)
 
 
 def _refuse_twins(specs: Sequence[Mapping[str, Any]]) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from pq_core import roles
 from pq_core.app import load_app, load_object
+from pq_core.dsn import find_dsn
 from pq_core.errors import PQError
 from pq_core.types import Role
 from pq_core.worker import guards
@@ -40,6 +41,10 @@ def run_application(spec: dict[str, Any], *, page: Page | None, known_dead: tupl
         pq = _load(spec)
         if spec.get("check"):
             return report(pq, strict=options.strict)
+        for dsn in (pq.dsn, pq.listen_dsn):
+            # A DSN that can't be read won't be better after a pause; what a function returns may be.
+            if not callable(dsn):
+                find_dsn(dsn)
         supervise(pq, options, page=page, known_dead=known_dead)
     except PQError as error:
         sys.stderr.write(f"pq worker: {error}\n")

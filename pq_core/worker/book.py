@@ -17,6 +17,9 @@ logger = logging.getLogger("pq.worker")
 DATA_ERRORS = ("22", "23", "42", "P0")
 """SQLSTATE classes that the same report would meet again: bad data, constraints, names, raised by a trigger."""
 
+ALREADY_PREPARED = "42P05"
+"""The connection's trouble behind a pooler, not the report's."""
+
 
 @dataclass(slots=True, kw_only=True)
 class Entry:
@@ -155,7 +158,7 @@ class Book:
         database refused.
         """
         sent, self._sent = self._sent, []
-        if not sent or not error.sqlstate.startswith(DATA_ERRORS):
+        if not sent or not error.sqlstate.startswith(DATA_ERRORS) or error.sqlstate == ALREADY_PREPARED:
             return
         if len(sent) > 1:
             self._singly = len(sent)

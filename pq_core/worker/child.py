@@ -10,6 +10,7 @@ import faulthandler
 import hashlib
 import inspect
 import os
+import resource
 import signal
 import sys
 import traceback
@@ -60,6 +61,7 @@ class ChildSetup:
     find_executor: Callable[[Any], Any]
     result_limit: int
     default_timeout: float | None
+    tasks_per_child: int = 1
 
 
 class Channel:
@@ -69,11 +71,22 @@ class Channel:
     own under the same number, and nothing of ours may be written into that.
     """
 
-    __slots__ = ("_fd", "_identity")
+    __slots__ = ("_decoder", "_fd", "_identity")
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
         self._identity = _identity(fd)
+        self._decoder = wire.Decoder(wire.TASK_LIMIT)
+
+    def next_task(self) -> ClaimedTask | None:
+        """Wait for another task; None when the worker has none for this child any more."""
+        while _identity(self._fd) == self._identity:
+            data = os.read(self._fd, 65536)
+            if not data:
+                return None
+            for _, body in self._decoder.feed(data):
+                return wire.unpack_task(body)
+        return None
 
     def send(self, kind: wire.Kind, body: dict[str, Any]) -> bool:
         """Write one frame; False when the socket is gone."""
@@ -105,15 +118,21 @@ class _Stopper:
     def __init__(self, place: Place, task: ClaimedTask) -> None:
         self.place = place
         self.task = task
+        self.armed = False
+
+    def arm(self, task: ClaimedTask) -> None:
+        """Begin to act on signals, for ``task``; act now on one that came before."""
+        self.task = task
         self.armed = True
-        self.pid = os.getpid()
+        self(signal.SIGTERM, None)
+
+    def forget(self) -> None:
+        """Give SIGTERM its ordinary meaning in a process that the task forks: multiprocessing relies on that."""
+        if signal.getsignal(signal.SIGTERM) is self:
+            faulthandler.unregister(signal.SIGTERM)
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
     def __call__(self, signal_number: int, frame: FrameType | None) -> None:
-        if os.getpid() != self.pid:
-            # A process that the task forked (multiprocessing does): for it the signal means what it always means.
-            signal.signal(signal_number, signal.SIG_DFL)
-            os.kill(os.getpid(), signal_number)
-            return
         if not self.armed:
             return
         match self.place.stop_reason(self.task.id, self.task.fence):
@@ -141,16 +160,39 @@ def run_child(
     try:
         stopper = _become_child(setup, task, place, drop, null_fd)
         channel = Channel(fd)
-        end = _run(setup, task, channel, stopper)
-        stopper.armed = False
-        _flush()
-        if channel.send(wire.Kind.END, end):
-            status = 0
+        status = _serve(setup, task, channel, stopper)
     except BaseException:
         # Ours, not the task's: say it where the worker's own log goes, and let the exit status speak.
         _report_own_failure()
     finally:
         os._exit(status)
+
+
+def _serve(setup: ChildSetup, first: ClaimedTask, channel: Channel, stopper: _Stopper) -> int:
+    """Run the first task, and further ones as far as the worker hands them over; return the exit status."""
+    # A memory limit holds for a whole process, so such a task has one of its own.
+    left = 1 if first.options.get("memory_limit") else setup.tasks_per_child
+    task: ClaimedTask | None = first
+    while task is not None:
+        before = resource.getrusage(resource.RUSAGE_SELF)
+        try:
+            end = _run(setup, task, channel, stopper)
+        except (TaskTimeout, TaskCancelled) as error:
+            end = _raised(error, retryable=True)  # it came before the function, or while its end was put into words
+        stopper.armed = False
+        _flush()
+        left -= 1
+        if left:
+            after = resource.getrusage(resource.RUSAGE_SELF)
+            end["cpu_user"] = after.ru_utime - before.ru_utime
+            end["cpu_system"] = after.ru_stime - before.ru_stime
+            end["max_rss"] = after.ru_maxrss
+        if not channel.send(wire.Kind.END, end):
+            return CANNOT_REPORT
+        task = channel.next_task() if left else None
+        if task is not None:
+            channel.send(wire.Kind.STARTED, {})
+    return 0
 
 
 def _become_child(setup: ChildSetup, task: ClaimedTask, place: Place, drop: Iterable[int], null_fd: int) -> _Stopper:
@@ -167,6 +209,7 @@ def _become_child(setup: ChildSetup, task: ClaimedTask, place: Place, drop: Iter
     signal.signal(signal.SIGTERM, stopper)
     faulthandler.enable(file=place.stack_fd, all_threads=True)
     faulthandler.register(signal.SIGTERM, file=place.stack_fd, all_threads=True, chain=True)
+    os.register_at_fork(after_in_child=stopper.forget)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     guards.offer_to_oom_killer()
     if (numpy := sys.modules.get("numpy")) is not None and hasattr(numpy, "random"):
@@ -192,8 +235,11 @@ def _run(setup: ChildSetup, task: ClaimedTask, channel: Channel, stopper: _Stopp
         _find_executor=setup.find_executor,
     )
     attempts.set_current_attempt(current)
+    stopper.arm(task)
     try:
         function, args, kwargs = setup.load(task)
+    except (TaskTimeout, TaskCancelled):
+        raise
     except Unroutable as error:
         return {"how": "released", "error": str(error)}
     except BaseException as error:
@@ -223,6 +269,8 @@ def _run(setup: ChildSetup, task: ClaimedTask, channel: Channel, stopper: _Stopp
     except PayloadError as error:
         # The work is done: trying again would do it twice and fail in the same way.
         return {**_raised(error, retryable=False), "error": f"the result can't be stored: {error}"}
+    except Exception as error:  # of the result's own methods
+        return {**_raised(error, retryable=False), "error": f"the result can't be stored:\n{error_text(error)}"}
 
 
 async def _awaited(value: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import selectors
 import signal
@@ -15,7 +16,7 @@ from pq_core.types import ClaimedTask
 from pq_core.worker import guards, wire
 from pq_core.worker.child import ChildSetup, run_child
 from pq_core.worker.claiming import storable
-from pq_core.worker.forking import Exit, ended, fork, reap
+from pq_core.worker.forking import RSS_UNIT, Exit, ended, fork, reap
 from pq_core.worker.shared import Place, StopReason
 
 if TYPE_CHECKING:
@@ -28,7 +29,11 @@ LAST_WORD_GRACE = 5.0
 
 @dataclass(slots=True, kw_only=True)
 class Child:
-    """One running child and what the worker knows of its attempt. Times are of the monotonic clock."""
+    """One running child and what the worker knows of its attempt. Times are of the monotonic clock.
+
+    ``begun``: false from the moment a task is handed to a reused child until it says that it runs. ``left``: tasks
+    that the process may run after this one.
+    """
 
     pid: int
     task: ClaimedTask
@@ -48,6 +53,8 @@ class Child:
     kill_at: float | None = None
     killed: bool = False
     eof: bool = False
+    begun: bool = True
+    left: int = 0
 
     @property
     def next_event(self) -> float | None:
@@ -78,6 +85,9 @@ class Children:
     tail: int
     inherited: Callable[[], list[int]]
     running: dict[int, Child] = field(default_factory=dict)
+    _idle: dict[int, Child] = field(default_factory=dict)
+    _leaving: dict[int, Child] = field(default_factory=dict)
+    _finished: list[Ended] = field(default_factory=list)
     _places: list[Place] = field(default_factory=list)
     _null_fd: int = field(default_factory=lambda: os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC))
 
@@ -88,7 +98,9 @@ class Children:
         return iter(list(self.running.values()))
 
     def start(self, task: ClaimedTask) -> Child:
-        """Fork a child that runs ``task``. Raises OSError when the system has no process or socket left."""
+        """Run ``task`` in an idle child, or fork one. Raises OSError when the system has no process or socket left."""
+        if self._idle and (child := self._hand_over(task)) is not None:
+            return child
         ours, theirs = socket.socketpair()
         try:
             place = self._places.pop() if self._places else Place(tail=self.tail)
@@ -97,7 +109,8 @@ class Children:
             ours.close()
             theirs.close()
             raise
-        drop = [*self.inherited(), *(sibling.socket.fileno() for sibling in self.running.values()), ours.fileno()]
+        siblings = (*self.running.values(), *self._idle.values(), *self._leaving.values())
+        drop = [*self.inherited(), *(sibling.socket.fileno() for sibling in siblings), ours.fileno()]
         fd, null_fd, setup = theirs.fileno(), self._null_fd, self.setup
 
         def body() -> NoReturn:
@@ -126,13 +139,79 @@ class Children:
             timeout=timeout,
             grace=float(task.options.get("grace") or self.grace),
             oom_kills=guards.oom_kills() if task.options.get("memory_limit") else None,
+            left=0 if task.options.get("memory_limit") else setup.tasks_per_child - 1,
         )
         self.running[pid] = child
         self.selector.register(ours, selectors.EVENT_READ, child)
         return child
 
+    def _hand_over(self, task: ClaimedTask) -> Child | None:
+        """Give ``task`` to an idle child; None when it needs a process of its own."""
+        frame = wire.pack_task(task)
+        if task.options.get("memory_limit") or len(frame) > wire.TASK_LIMIT:
+            self._dismiss(next(iter(self._idle.values())))  # so that no more processes live than agreed
+            return None
+        pid, idle = self._idle.popitem()
+        idle.place.reset()
+        now = monotonic()
+        timeout = task.timeout if task.timeout is not None else self.setup.default_timeout
+        limit = int(task.options.get("result_limit") or self.setup.result_limit)
+        child = Child(
+            pid=pid,
+            task=task,
+            place=idle.place,
+            socket=idle.socket,
+            decoder=wire.Decoder(limit + wire.OVERHEAD),
+            started=now,
+            deadline=None if timeout is None else now + timeout,
+            timeout=timeout,
+            grace=float(task.options.get("grace") or self.grace),
+            oom_kills=None,
+            begun=False,
+            left=idle.left - 1,
+        )
+        self.running[pid] = child
+        self.selector.modify(child.socket, selectors.EVENT_READ, child)
+        try:
+            whole = child.socket.send(frame) == len(frame)
+        except OSError:
+            whole = False
+        if not whole:
+            self._kill(child)  # it has not begun: the task is put back
+        return child
+
+    def _set_aside(self, child: Child, end: dict[str, Any]) -> None:
+        """Keep a child that has ended its task for another one."""
+        cpu_user, cpu_system, max_rss = (_usage(end.get(key)) for key in ("cpu_user", "cpu_system", "max_rss"))
+        exit_ = Exit(child.pid, 0, cpu_user, cpu_system, int(max_rss) * RSS_UNIT)
+        self._finished.append(Ended(child=child, exit=exit_, wall=monotonic() - child.started))
+        del self.running[child.pid]
+        self._idle[child.pid] = child
+
+    def _dismiss(self, child: Child) -> None:
+        """Let an idle child end: it finds the end of its socket."""
+        self._idle.pop(child.pid, None)
+        self._leaving[child.pid] = child
+        child.kill_at = monotonic() + LAST_WORD_GRACE
+        _let_end(child)
+
+    def dismiss_idle(self) -> None:
+        """Let every idle child end."""
+        for child in list(self._idle.values()):
+            self._dismiss(child)
+
+    @property
+    def pids(self) -> list[int]:
+        """The processes that are alive or not yet reaped."""
+        return [*self.running, *self._idle, *self._leaving]
+
     def read(self, child: Child) -> None:
         """Take in what the child has sent."""
+        self._read(child)
+        if child.eof and self._idle.get(child.pid) is child:
+            self._dismiss(child)
+
+    def _read(self, child: Child) -> None:
         while not child.eof:
             try:
                 data = child.socket.recv(READ_SIZE)
@@ -157,13 +236,22 @@ class Children:
                 return
 
     def _note(self, child: Child, kind: wire.Kind, body: dict[str, Any]) -> None:
+        if self.running.get(child.pid) is not child:
+            return  # it has ended its task: a thread that the task left behind may still speak
         match kind:
+            case wire.Kind.STARTED:
+                child.begun = True
             case wire.Kind.PROGRESS:
                 child.progress = _progress(body)
             case wire.Kind.COMPLETED:
                 child.completed_itself = True
             case wire.Kind.END if child.end is None:
                 child.end = body
+                if child.left and child.reason is StopReason.NONE:
+                    self._set_aside(child, body)
+                    return
+                if child.left:
+                    _let_end(child)  # asked to stop meanwhile: it gets no other task
                 if child.kill_at is None:
                     child.kill_at = monotonic() + LAST_WORD_GRACE
             case wire.Kind.END:
@@ -196,10 +284,13 @@ class Children:
             if child.reason is StopReason.NONE:
                 child.reason = reason
             self._kill(child)
+        self.dismiss_idle()
+        for child in self._leaving.values():
+            self._kill(child)
 
     def enforce(self, now: float) -> None:
         """Stop what is over its deadline, kill what did not stop."""
-        for child in self:
+        for child in (*self, *self._leaving.values()):
             if child.kill_at is not None and now >= child.kill_at:
                 self._kill(child)
             elif child.deadline is not None and now >= child.deadline:
@@ -207,14 +298,16 @@ class Children:
 
     def next_event(self) -> float | None:
         """Return when ``enforce`` has to be called next."""
-        return min((at for child in self.running.values() if (at := child.next_event) is not None), default=None)
+        children = (*self.running.values(), *self._leaving.values())
+        return min((at for child in children if (at := child.next_event) is not None), default=None)
 
     def reap(self) -> list[Ended]:
-        """Collect every child that has ended, and end what is left of its process group."""
-        done: list[Ended] = []
-        for child in self:
+        """Collect every task that has ended, and every child with what is left of its process group."""
+        done, self._finished = self._finished, []
+        for child in (*self.running.values(), *self._idle.values(), *self._leaving.values()):
             if not ended(child.pid):
                 continue
+            child.left = 0
             # Before the pid is given back: nobody else can have it, so the group is its own.
             guards.kill_group(child.pid, signal.SIGKILL)
             exit_ = reap(child.pid)
@@ -225,13 +318,18 @@ class Children:
                 # A grandchild that left the group may hold the other end for ever: nobody waits for it.
                 self.selector.unregister(child.socket)
             child.socket.close()
-            del self.running[child.pid]
-            done.append(Ended(child=child, exit=exit_, wall=monotonic() - child.started))
+            if self.running.pop(child.pid, None) is not None:
+                done.append(Ended(child=child, exit=exit_, wall=monotonic() - child.started))
+            else:
+                self._idle.pop(child.pid, None)
+                self._leaving.pop(child.pid, None)
+                self._places.append(child.place)
         return done
 
     def give_back(self, child: Child) -> None:
         """Make the place of a reaped child free for the next; after its output was read."""
-        self._places.append(child.place)
+        if child.pid not in self._idle and child.pid not in self._leaving:
+            self._places.append(child.place)
 
     def close(self) -> None:
         """Give back memory and descriptors; there must be no child left."""
@@ -239,6 +337,16 @@ class Children:
             place.close()
         self._places.clear()
         os.close(self._null_fd)
+
+
+def _let_end(child: Child) -> None:
+    with contextlib.suppress(OSError):
+        child.socket.shutdown(socket.SHUT_WR)
+
+
+def _usage(value: object) -> float:
+    """Return a number that the child said; it may have said anything."""
+    return float(value) if isinstance(value, (int, float)) and 0 <= value < 1e15 else 0.0
 
 
 def _progress(body: dict[str, Any]) -> dict[str, Any]:

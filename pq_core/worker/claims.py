@@ -44,6 +44,11 @@ class Claims:
         self._queues = text_array(self.queues)
         self._bands = [text_array(str(one[end]) for one in self._ranges) for end in (0, 1)]
 
+    @property
+    def bands(self) -> list[bytes]:
+        """The lowest and the highest priorities of the bands, as two parameters."""
+        return self._bands
+
     def free(self, busy: int) -> int:
         """Return how many tasks can be taken while ``busy`` are held."""
         if self.alone is not None:
@@ -100,7 +105,8 @@ class Claims:
     def take(self, kind: str, rows: list[Row], *, asked: int, now: float) -> list[ClaimedTask]:
         """Take in the answer to the last statement of a turn, named ``kind``; return the tasks claimed."""
         if kind == "pq_look":
-            ready, next_due = rows[0]
+            ready, next_due, suspects = rows[0]
+            self.suspects = suspects == b"t"
             if ready == b"t" and self._in_vain:
                 self.attention.try_again(now)
             elif ready == b"t":

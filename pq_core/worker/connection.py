@@ -209,11 +209,12 @@ class Connection:
                 width, height = result.nfields, result.ntuples
                 get = result.get_value
                 self._results.append([tuple(get(r, c) for c in range(width)) for r in range(height)])
-        elif status == pq.ExecStatus.PIPELINE_ABORTED:
-            self._prepared.discard(name)
         else:
-            self._prepared.discard(name)
-            if self._error is None:
+            if not wanted:
+                # Its own PREPARE failed or was passed over. One that succeeded stays, also when what follows fails:
+                # the server does not roll it back.
+                self._prepared.discard(name)
+            if status != pq.ExecStatus.PIPELINE_ABORTED and self._error is None:
                 self._error = StatementError(_text(result.error_message), _sqlstate(result))
         return False
 

@@ -69,6 +69,7 @@ def evidence_of(done: Ended, cost: AttemptCost) -> Evidence:
         stacks=child.place.stacks() if silent else "",
         peak=cost.peak_memory,
         timeout=child.timeout,
+        begun=child.begun,
     )
 
 

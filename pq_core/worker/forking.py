@@ -56,7 +56,7 @@ class Exit:
         return os.WEXITSTATUS(self.status) if os.WIFEXITED(self.status) else None
 
 
-_RSS_UNIT = 1 if sys.platform == "darwin" else 1024
+RSS_UNIT = 1 if sys.platform == "darwin" else 1024
 
 
 def ended(pid: int) -> bool:
@@ -71,4 +71,4 @@ def reap(pid: int, *, block: bool = False) -> Exit | None:
     done, status, usage = os.wait4(pid, 0 if block else os.WNOHANG)
     if done == 0:
         return None
-    return Exit(pid, status, usage.ru_utime, usage.ru_stime, usage.ru_maxrss * _RSS_UNIT)
+    return Exit(pid, status, usage.ru_utime, usage.ru_stime, usage.ru_maxrss * RSS_UNIT)

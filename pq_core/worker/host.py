@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 import hashlib
 import logging
 import os
@@ -24,7 +23,7 @@ from pq_core.dsn import find_dsn
 from pq_core.errors import NotMigrated, PQError, TaskCancelled, TaskTimeout, WorkerStartError
 from pq_core.executor import find_executor
 from pq_core.types import AttemptOutcome, ClaimedTask
-from pq_core.worker import guards
+from pq_core.worker import guards, image
 from pq_core.worker.child import ChildSetup
 from pq_core.worker.forking import fork, reap
 
@@ -109,8 +108,7 @@ class Host:
 
     def freeze(self) -> None:
         """Make the image cheap to fork, and note what every child must put out of use."""
-        gc.collect()
-        gc.freeze()
+        image.settle()
         self.image_rss = _rss_after_fork()
         self.foreign_sockets = foreign_sockets()
 
@@ -128,6 +126,7 @@ class Host:
             find_executor=lambda connection: find_executor(connection, plugins=plugins.executor),
             result_limit=self.options.result_limit,
             default_timeout=self.options.max_runtime,
+            tasks_per_child=self.options.tasks_per_child,
         )
 
     def prepared(self, task: ClaimedTask) -> ClaimedTask:

@@ -47,7 +47,7 @@ class Page:
     """
 
     def __init__(self, *, children: int) -> None:
-        self._most = children
+        self._most = children = 2 * children + 8  # a reused child may still be leaving while another runs
         self._map = mmap.mmap(-1, _HEAD.size + _PID.size * (children + 1))
 
     def write(self, worker_id: int, expires: float, pids: list[int]) -> None:
@@ -230,6 +230,8 @@ class Keeper:
             self._status = max(self._status, os.WEXITSTATUS(status))
             if os.WEXITSTATUS(status) == USAGE_ERROR and not self._stopping:
                 self._stop()
+        elif (self._stopping or place.retiring) and not worker_id and os.WIFSIGNALED(status):
+            pass  # asked to stop before it could listen to that: it held nothing yet
         elif not self._stopping and not place.retiring:
             if lived > SETTLED:
                 place.pause = 0.0

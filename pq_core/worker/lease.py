@@ -42,13 +42,14 @@ class Rescued:
 class Lease:
     """The lease of one life of a worker; times are of the monotonic clock.
 
-    ``on_beat``: gets every successful heartbeat. ``on_gone``: the lease is lost. ``on_rescued``: gets tasks taken from
-    the dead.
+    ``bands``: the parameters that name the priorities it takes. ``on_beat``: gets every successful heartbeat.
+    ``on_gone``: the lease is lost. ``on_rescued``: gets tasks taken from the dead.
     """
 
     link: Link
     statements: Statements
     seconds: float
+    bands: list[bytes]
     on_beat: Callable[[Beat], None]
     on_gone: Callable[[], None]
     on_rescued: Callable[[list[Rescued]], None]
@@ -117,7 +118,7 @@ class Lease:
         draining = b"t" if self.draining else b"f"
         self.link.send(
             [
-                (self.statements["heartbeat"], [integer(worker_id), draining]),
+                (self.statements["heartbeat"], [integer(worker_id), draining, *self.bands]),
                 (self.statements["running"], [integer(worker_id)]),
             ],
             lambda results, error: self._answered(worker_id, results, error),
@@ -150,6 +151,8 @@ class Lease:
         """Look again when the next of the other leases ends; at least once per lease, for tasks without any."""
         now = monotonic()
         self._expired_others = others is not None and float(others) < 0
+        if self.known_dead:
+            return  # the rescue that is due takes these first
         wait = self.seconds if others is None else min(max(float(others), 0.0) + SETTLING, self.seconds)
         if self._next_rescue is None or now + wait < self._next_rescue or self._next_rescue < now:
             self._next_rescue = now + wait

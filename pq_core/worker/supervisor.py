@@ -101,6 +101,7 @@ class Supervisor:
             link=self.watch,
             statements=self.statements,
             seconds=options.lease,
+            bands=self.claims.bands,
             on_beat=self._beat,
             on_gone=self._lease_gone,
             on_rescued=self._rescued,
@@ -170,7 +171,7 @@ class Supervisor:
         self._start_claimed()
         self._turn(now)
         self._advance_phase(now)
-        self.host.publish(self.lease.worker_id, self.lease.expires, list(self.children.running))
+        self.host.publish(self.lease.worker_id, self.lease.expires, self.children.pids)
 
     def _drain_wakeup(self, wakeup: socket.socket) -> None:
         try:
@@ -206,7 +207,7 @@ class Supervisor:
     def _register(self, now: float) -> None:
         if self.lease.worker_id is not None or self._registering or self.phase is not Phase.RUNNING:
             return
-        if not self.work.idle or self.children.running:
+        if not self.work.idle or self.children.pids:
             return
         self._registering = True
         host, options = self.host, self.options
@@ -354,7 +355,8 @@ class Supervisor:
         return bool(attention.look_at) and empty and not self.claims.suspects
 
     def _farewell_when_done(self, now: float) -> None:
-        if self.children.running or self._deaths:
+        self.children.dismiss_idle()
+        if self.children.pids or self._deaths:
             return
         for task in self._starting:
             verdict = Verdict(outcome=Outcome.INTERRUPTED, error="put back: its worker stopped", started=False)
@@ -437,8 +439,11 @@ class Supervisor:
             self._report_at = self._claim_at = now + pause
             return
         self._failures = 0
-        if reporting and self.book.take(results[0]):
-            self._report_at = now + LATER
+        if reporting:
+            if self.book.take(results[0]):
+                self._report_at = now + LATER
+            if any(row[2] == b"pending" or row[6] not in (None, b"0") for row in results[0]):
+                self.attention.wake()  # a parked version took its place, or on_failure enqueued something
         if kind:
             self._starting += self.claims.take(kind, results[-1], asked=asked, now=now)
 
@@ -534,7 +539,7 @@ class Supervisor:
 
     def _reap_all(self) -> None:
         until = monotonic() + 5.0
-        while self.children.running and monotonic() < until:
+        while self.children.pids and monotonic() < until:
             for done in self.children.reap():
                 self.children.give_back(done.child)
             self.selector.select(0.01)

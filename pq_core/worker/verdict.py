@@ -21,7 +21,8 @@ class Evidence:
 
     ``end``: its last word, None if it had none. ``status``: wait status. ``reason``: why the worker stopped it.
     ``killed``: the worker sent SIGKILL. ``oom_kills``: how many kernel OOM kills happened meanwhile, None unknown.
-    ``broken``: why its frames could not be read. ``stacks``: what faulthandler wrote. ``peak``: bytes above the image.
+    ``broken``: why its frames could not be read. ``stacks``: what faulthandler wrote.
+    ``peak``: bytes above the image. ``begun``: false for a task handed to a reused child that never ran it.
     """
 
     end: dict[str, Any] | None
@@ -33,6 +34,7 @@ class Evidence:
     stacks: str
     peak: int
     timeout: float | None
+    begun: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +66,8 @@ def judge(task: ClaimedTask, evidence: Evidence) -> Verdict:
     one that raised anything after it was asked has stopped. Without a last word the exit status decides.
     """
     end = evidence.end
+    if not evidence.begun and end is None and evidence.reason is StopReason.NONE:
+        return Verdict(outcome=Outcome.INTERRUPTED, error="put back: the child it was handed to died before it began")
     if end is None or evidence.broken:
         return _without_word(task, evidence)
     match end.get("how"):

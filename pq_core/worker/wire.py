@@ -5,9 +5,15 @@ from __future__ import annotations
 import enum
 import json
 import struct
+from dataclasses import fields
+from datetime import datetime
 from typing import Any
 
+from pq_core.types import ClaimedTask
+
 HEADER = struct.Struct("!IB")
+TASK_LIMIT = 64 * 1024
+"""Bytes of a task that is handed to a reused child: what a socket takes at once, so that the worker never waits."""
 OVERHEAD = 512 * 1024
 """Bytes a frame may have beyond the limit of a result: error text, traceback, names."""
 
@@ -19,6 +25,25 @@ class Kind(enum.IntEnum):
     PROGRESS = 2
     COMPLETED = 3
     END = 4
+    STARTED = 5
+
+
+_MOMENTS = ("run_at", "created_at", "started_at", "tick_at")
+_FIELDS = tuple(field.name for field in fields(ClaimedTask))
+
+
+def pack_task(task: ClaimedTask) -> bytes:
+    """Return the frame that hands ``task`` to a child."""
+    body = {name: getattr(task, name) for name in _FIELDS}
+    for name in _MOMENTS:
+        body[name] = None if body[name] is None else body[name].isoformat()
+    return pack(Kind.TASK, body)
+
+
+def unpack_task(body: dict[str, Any]) -> ClaimedTask:
+    """Return the task of a TASK frame."""
+    moments = {name: None if body[name] is None else datetime.fromisoformat(body[name]) for name in _MOMENTS}
+    return ClaimedTask(**{**body, **moments})
 
 
 class BrokenFrame(Exception):

@@ -84,7 +84,7 @@ def in_forked_child(work: Callable[[], object]) -> str:
         os.write(writer, said.encode())
         os._exit(0)
     os.close(writer)
-    with open(reader) as answer:  # noqa: PTH123
+    with open(reader) as answer:
         text = answer.read()
     os.waitpid(pid, 0)
     return text

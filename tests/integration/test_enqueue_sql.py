@@ -146,7 +146,8 @@ def test_duplicates_are_told_in_place(connection: psycopg.Connection) -> None:
     enqueue(connection, {"name": "old", "client_id": "b"})
 
     rows = enqueue(connection, [
-        {"name": "n", "client_id": "a"}, {"name": "n", "client_id": "b"}, {"name": "n"}, {"name": "n", "client_id": "a"},
+        {"name": "n", "client_id": "a"}, {"name": "n", "client_id": "b"}, {"name": "n"},
+        {"name": "n", "client_id": "a"},
     ])  # fmt: skip
 
     assert [row[1] for row in rows] == [False, True, False, True]

@@ -2,7 +2,10 @@
 -- Reads the partial indexes of unfinished tasks, never the finished ones.
 WITH input AS (SELECT cast(cast({parameters} AS text) AS jsonb) AS p), waiting AS (
     SELECT t.queue, count(*) AS due, 0 AS scheduled, 0 AS running, min(t.run_at) AS oldest
-    FROM {schema}.pq_tasks t WHERE t.status = 'pending' AND t.due GROUP BY t.queue
+    FROM {schema}.pq_tasks t WHERE t.status = 'pending' AND t.due AND t.losses < 2 GROUP BY t.queue
+    UNION ALL
+    SELECT t.queue, count(*), 0, 0, min(t.run_at)
+    FROM {schema}.pq_tasks t WHERE t.status = 'pending' AND t.losses >= 2 AND t.due GROUP BY t.queue
     UNION ALL
     SELECT t.queue, count(*) FILTER (WHERE t.run_at <= clock_timestamp()),
         count(*) FILTER (WHERE t.run_at > clock_timestamp()), 0,

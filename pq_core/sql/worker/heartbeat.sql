@@ -1,6 +1,6 @@
 -- Renew a worker's lease. Invariant: no row means that the lease is gone: somebody has given the worker up for dead.
 --
--- $1 bigint worker  $2 boolean draining
+-- $1 bigint worker  $2 boolean draining  $3 integer[] lowest, $4 integer[] highest priority of each band that it takes
 -- Returns whether it was asked to drain, seconds until the next other lease ends (NULL: no other), whether suspect
 -- tasks wait for an idle worker.
 UPDATE {schema}.pq_workers w
@@ -12,4 +12,6 @@ WHERE w.id = $1::bigint
 RETURNING w.drain_requested,
     (SELECT extract(epoch FROM min(o.expires_at) - clock_timestamp())::double precision FROM {schema}.pq_workers o WHERE o.id <> w.id),
     EXISTS (SELECT FROM {schema}.pq_tasks t WHERE t.status = 'pending' AND t.losses >= 2 AND t.run_at <= clock_timestamp()
-        AND t.queue = ANY (w.queues));
+        AND t.queue = ANY (w.queues)
+        AND NOT EXISTS (SELECT FROM {schema}.pq_queues q WHERE q.name = t.queue AND q.paused_at IS NOT NULL)
+        AND EXISTS (SELECT FROM unnest($3::integer[], $4::integer[]) b(low, high) WHERE t.priority BETWEEN b.low AND b.high));

@@ -1,4 +1,4 @@
--- One look of an idle worker: is anything ready, and when does the next task become due? Takes nothing.
+-- One look of an idle worker: is anything ready, when does the next task become due, do suspects wait? Takes nothing.
 --
 -- $1 text[] queues  $2 integer[] lowest, $3 integer[] highest priority of each band
 SELECT EXISTS (
@@ -9,4 +9,9 @@ SELECT EXISTS (
                     AND -t.priority::integer BETWEEN -b.high AND -b.low)
     ) AS ready,
     (SELECT extract(epoch FROM t.run_at - clock_timestamp())::double precision FROM {schema}.pq_tasks t
-        WHERE t.status = 'pending' AND NOT t.due ORDER BY t.run_at LIMIT 1) AS next_due;
+        WHERE t.status = 'pending' AND NOT t.due ORDER BY t.run_at LIMIT 1) AS next_due,
+    EXISTS (SELECT FROM {schema}.pq_tasks t, unnest($2::integer[], $3::integer[]) b(low, high)
+        WHERE t.status = 'pending' AND t.losses >= 2 AND t.run_at <= clock_timestamp() AND t.queue = ANY ($1::text[])
+            AND t.priority BETWEEN b.low AND b.high
+            AND NOT EXISTS (SELECT FROM {schema}.pq_queues p WHERE p.name = t.queue AND p.paused_at IS NOT NULL)
+    ) AS suspects;
