@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 import time
+import traceback
 from typing import TYPE_CHECKING, Any, TextIO
 
 from pq_core import roles
@@ -17,7 +18,7 @@ from pq_core.types import Role
 from pq_core.worker import guards
 from pq_core.worker.forking import fork, reap
 from pq_core.worker.host import foreign_sockets, other_threads
-from pq_core.worker.keeper import USAGE_ERROR, Page
+from pq_core.worker.keeper import APPLICATION_ERROR, USAGE_ERROR, Page
 from pq_core.worker.options import WorkerOptions
 from pq_core.worker.run import supervise
 from pq_core.worker.shared import install_tees
@@ -38,7 +39,14 @@ def run_application(spec: dict[str, Any], *, page: Page | None, known_dead: tupl
     configure_logging(spec.get("log_format", "text"))
     try:
         options = WorkerOptions(**spec["options"])
-        pq = _load(spec)
+        try:
+            pq = _load(spec)
+            pq.registry.prepare()
+        except PQError:
+            raise
+        except Exception as error:
+            sys.stderr.write(f"pq worker: {spec['app']} can't be imported\n{_own_part(error)}")
+            return APPLICATION_ERROR
         if spec.get("check"):
             return report(pq, strict=options.strict)
         for dsn in (pq.dsn, pq.listen_dsn):
@@ -50,6 +58,17 @@ def run_application(spec: dict[str, Any], *, page: Page | None, known_dead: tupl
         sys.stderr.write(f"pq worker: {error}\n")
         return USAGE_ERROR
     return 0
+
+
+def _own_part(error: BaseException) -> str:
+    """Return the traceback without our frames and the import system's, where any other is left."""
+    trace = error.__traceback__
+    while trace is not None:
+        name = trace.tb_frame.f_globals.get("__name__", "")
+        if not name.startswith(("pq_core.", "importlib")) and "importlib" not in trace.tb_frame.f_code.co_filename:
+            break
+        trace = trace.tb_next
+    return "".join(traceback.format_exception(type(error), error, trace or error.__traceback__))
 
 
 def _load(spec: dict[str, Any]) -> PQ:

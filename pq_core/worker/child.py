@@ -310,10 +310,18 @@ def error_text(error: BaseException) -> str:
 
 
 def _user_traceback(trace: TracebackType | None) -> TracebackType | None:
-    """Return the part of the traceback below our own frames; all of it when nothing else is there."""
+    """Return the part of the traceback between our own frames: below those that called the task function, above the
+    signal handler that stopped it. All of it when nothing else is there.
+    """
     found = trace
     while found is not None and found.tb_frame.f_globals.get("__name__", "").startswith(("pq_core.", "pq_hooks.")):
         found = found.tb_next
+    last = found
+    while last is not None and last.tb_next is not None:
+        if last.tb_next.tb_frame.f_code is _Stopper.__call__.__code__:
+            last.tb_next = None
+        else:
+            last = last.tb_next
     return found or trace
 
 

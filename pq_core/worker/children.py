@@ -44,7 +44,7 @@ class Child:
     deadline: float | None
     timeout: float | None
     grace: float
-    oom_kills: int | None
+    oom_killed: bool = False
     end: dict[str, Any] | None = None
     progress: dict[str, Any] | None = None
     completed_itself: bool = False
@@ -88,6 +88,7 @@ class Children:
     _idle: dict[int, Child] = field(default_factory=dict)
     _leaving: dict[int, Child] = field(default_factory=dict)
     _finished: list[Ended] = field(default_factory=list)
+    _oom_kills: int | None = field(default_factory=guards.oom_kills)
     _places: list[Place] = field(default_factory=list)
     _null_fd: int = field(default_factory=lambda: os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC))
 
@@ -138,7 +139,6 @@ class Children:
             deadline=None if timeout is None else now + timeout,
             timeout=timeout,
             grace=float(task.options.get("grace") or self.grace),
-            oom_kills=guards.oom_kills() if task.options.get("memory_limit") else None,
             left=0 if task.options.get("memory_limit") else setup.tasks_per_child - 1,
         )
         self.running[pid] = child
@@ -166,7 +166,6 @@ class Children:
             deadline=None if timeout is None else now + timeout,
             timeout=timeout,
             grace=float(task.options.get("grace") or self.grace),
-            oom_kills=None,
             begun=False,
             left=idle.left - 1,
         )
@@ -313,6 +312,8 @@ class Children:
             exit_ = reap(child.pid)
             if exit_ is None:
                 continue
+            if exit_.signal == signal.SIGKILL and not child.killed:
+                child.oom_killed = self._oom_kills_rose()
             self.read(child)
             if not child.eof:
                 # A grandchild that left the group may hold the other end for ever: nobody waits for it.
@@ -325,6 +326,11 @@ class Children:
                 self._leaving.pop(child.pid, None)
                 self._places.append(child.place)
         return done
+
+    def _oom_kills_rose(self) -> bool:
+        """Say whether the kernel has killed for lack of memory since this was last asked: after the last SIGKILL."""
+        before, self._oom_kills = self._oom_kills, guards.oom_kills()
+        return before is not None and self._oom_kills is not None and self._oom_kills > before
 
     def give_back(self, child: Child) -> None:
         """Make the place of a reaped child free for the next; after its output was read."""

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pq_core.types import AttemptOutcome, ClaimedTask, Outcome
-from pq_core.worker import guards
 from pq_core.worker.book import Entry
 from pq_core.worker.claiming import storable
 from pq_core.worker.verdict import Evidence, Verdict
@@ -64,7 +63,7 @@ def evidence_of(done: Ended, cost: AttemptCost) -> Evidence:
         status=done.exit.status,
         reason=child.reason,
         killed=child.killed,
-        oom_kills=None if child.oom_kills is None else (guards.oom_kills() or 0) - child.oom_kills,
+        oom_killed=child.oom_killed,
         broken=child.broken,
         stacks=child.place.stacks() if silent else "",
         peak=cost.peak_memory,

@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("pq.worker")
 
+_PASSING = ("starting up", "shutting down", "recovery", "too many", "connection slots", "not accepting", "standby")
+"""Parts of what a server says to a connection that it will take later."""
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGCHLD)
 
 
@@ -57,7 +59,6 @@ class Host:
     hostname: str = field(default_factory=socket.gethostname)
     image_rss: int = 0
     foreign_sockets: list[int] = field(default_factory=list)
-    _listen_dsn: str = ""
 
     @property
     def schema(self) -> str:
@@ -92,7 +93,8 @@ class Host:
 
     def connect_work(self) -> PGconn:
         """Begin to open the connection for claims and reports."""
-        return start_connection(find_dsn(self.pq.dsn), application_name=f"pq worker {self.name}"[:63])
+        # The direct way where there is one: what the session sets would leak through a pooler.
+        return start_connection(find_dsn(self.pq.listen_dsn), application_name=f"pq worker {self.name}"[:63])
 
     def connect_watch(self) -> PGconn:
         """Begin to open the connection for LISTEN and heartbeats, with keepalives that find a dead peer in seconds."""
@@ -202,6 +204,15 @@ class Host:
         """Return the error for a schema without our tables."""
         option = "" if self.schema == "public" else f" --schema {self.schema}"
         return NotMigrated(f"{message.splitlines()[0]}: run `pq migrate{option}` first")
+
+    def never_heard(self, reason: str) -> PQError | None:
+        """Return the error for a first connection that the server itself refuses; None where waiting may help.
+
+        libpq gives no SQLSTATE for a failed connection, only text, in which the server's severity is not translated.
+        """
+        if "FATAL" not in reason or any(word in reason for word in _PASSING):
+            return None
+        return WorkerStartError(f"the database refuses this worker: {reason.partition('FATAL:')[2].strip() or reason}")
 
     def refused(self, message: str) -> PQError:
         """Return the error for a database that does not let the worker in."""

@@ -33,6 +33,8 @@ OVERDUE = 0.5
 """Seconds after the end of a lease at which the keeper ends a worker that did not do so itself."""
 USAGE_ERROR = 2
 """Exit status of a worker that can't start for a reason that a restart won't change."""
+APPLICATION_ERROR = 3
+"""Exit status of a worker whose application raised when it was imported; it has printed the traceback."""
 FIRST_PAUSE = 0.5
 LONGEST_PAUSE = 30.0
 SETTLED = 60.0
@@ -64,7 +66,10 @@ class Page:
 
 
 class _Place:
-    """One worker process after the other. ``retiring``: being replaced; it is not restarted."""
+    """One worker process after the other.
+
+    ``retiring``: it drains and is not restarted. ``replaces``: whose turn to retire comes when this one is ready.
+    """
 
     def __init__(self, children: int) -> None:
         self.children = children
@@ -75,6 +80,12 @@ class _Place:
         self.pause = 0.0
         self.known_dead: list[int] = []
         self.retiring = False
+        self.replaces: _Place | None = None
+
+    @property
+    def ready(self) -> bool:
+        """True once its worker holds a lease."""
+        return bool(self.pid) and self.page.read()[0] != 0
 
 
 class Keeper:
@@ -92,6 +103,7 @@ class Keeper:
         self._stopping = 0
         self._status = 0
         self._signals: list[int] = []
+        self._ever_ready = False
 
     def run(self) -> int:
         """Start the workers and look after them until all have ended."""
@@ -106,6 +118,7 @@ class Keeper:
         while True:
             self._reap()
             self._act_on_signals(hangup_stops)
+            self._retire_replaced()
             self._watch()
             self._restart()
             if not any(place.pid or place.restart_at is not None for place in self._places):
@@ -122,7 +135,9 @@ class Keeper:
 
     def _timeout(self) -> float:
         now = monotonic()
-        events = [now + 1.0]
+        # No signal tells that a worker has become ready, or that a lease ran out.
+        awaited = any(place.replaces is not None for place in self._places)
+        events = [now + (0.1 if awaited else 1.0)]
         for place in self._places:
             if not place.pid and place.restart_at is not None:
                 events.append(place.restart_at)
@@ -145,23 +160,40 @@ class Keeper:
         """First: have every worker drain. Again: have them interrupt what runs."""
         self._stopping += 1
         number = signal.SIGTERM if self._stopping == 1 else signal.SIGQUIT
-        self._log("draining; once more to stop now" if self._stopping == 1 else "stopping now")
+        if any(place.pid for place in self._places):
+            self._log("draining; once more to stop now" if self._stopping == 1 else "stopping now")
         for place in self._places:
             place.restart_at = None
             if place.pid:
                 os.kill(place.pid, number)
 
     def _replace_all(self) -> None:
-        """Start new workers, with the code as it is now, while the old ones drain."""
+        """Start new workers, with the code as it is now; each old one drains as soon as its successor is ready."""
         if self._stopping:
             return
-        self._log("starting new workers; the old ones drain")
-        for place in [place for place in self._places if not place.retiring]:
-            place.retiring = True
-            place.restart_at = None
-            self._places.append(_Place(self._children))
-            if place.pid:
-                os.kill(place.pid, signal.SIGTERM)
+        replaced = {id(place.replaces) for place in self._places}
+        for place in list(self._places):
+            if place.retiring or place.replaces is not None or id(place) in replaced:
+                continue
+            successor = _Place(self._children)
+            successor.replaces = place
+            self._places.append(successor)
+        self._log("starting new workers; the old ones drain when the new are ready")
+
+    def _retire_replaced(self) -> None:
+        for place in list(self._places):
+            if not place.ready:
+                continue
+            self._ever_ready = True
+            old, place.replaces = place.replaces, None
+            if old is None or old not in self._places:
+                continue
+            old.retiring = True
+            old.restart_at = None
+            if old.pid:
+                os.kill(old.pid, signal.SIGTERM)
+            else:
+                self._places.remove(old)
 
     # --- workers ------------------------------------------------------------------------------------------------
 
@@ -226,9 +258,16 @@ class Keeper:
         lived = monotonic() - place.started
         place.pid = 0
         gone = self._end_orphans(pids)
-        if os.WIFEXITED(status) and os.WEXITSTATUS(status) in (0, USAGE_ERROR):
-            self._status = max(self._status, os.WEXITSTATUS(status))
-            if os.WEXITSTATUS(status) == USAGE_ERROR and not self._stopping:
+        code = os.WEXITSTATUS(status) if os.WIFEXITED(status) else None
+        if place.replaces is not None and not worker_id and not self._stopping:
+            self._log("the new code does not start; the old workers go on")
+            self._places.remove(place)
+            return
+        if code == 0:
+            pass
+        elif code in (USAGE_ERROR, APPLICATION_ERROR) and not self._ever_ready:
+            self._status = max(self._status, USAGE_ERROR if code == USAGE_ERROR else 1)
+            if not self._stopping:
                 self._stop()
         elif (self._stopping or place.retiring) and not worker_id and os.WIFSIGNALED(status):
             pass  # asked to stop before it could listen to that: it held nothing yet

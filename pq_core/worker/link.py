@@ -24,7 +24,8 @@ class Link:
     """One connection of a worker, renewed for as long as it takes.
 
     ``purpose``: a word for the log. ``patience``: seconds that an answer may take before the connection counts as
-    half-open and is given up. ``on_down``: called with the reason each time a working connection is lost.
+    half-open and is given up. ``hopeless``: says of a reason whether waiting can't help, so that the worker ends over
+    it and says so itself.
     """
 
     def __init__(
@@ -35,6 +36,7 @@ class Link:
         setup: str,
         purpose: str,
         patience: float,
+        hopeless: Callable[[str], object],
         on_ready: Callable[[], None] | None = None,
         on_notify: Callable[[str, str], None] | None = None,
     ) -> None:
@@ -43,6 +45,7 @@ class Link:
         self._setup = setup
         self._purpose = purpose
         self._patience = patience
+        self._hopeless = hopeless
         self._on_ready = on_ready
         self._on_notify = on_notify
         self._connection: Connection | None = None
@@ -52,6 +55,7 @@ class Link:
         self._overdue_at: float | None = None
         self.failures = 0
         self.last_error = ""
+        self.ever_ready = False
 
     @property
     def idle(self) -> bool:
@@ -92,6 +96,7 @@ class Link:
         if self.failures:
             logger.info("the %s connection is back", self._purpose)
         self.failures = 0
+        self.ever_ready = True
         if self._on_ready is not None:
             self._on_ready()
 
@@ -134,8 +139,12 @@ class Link:
             connection.close()
         self._overdue_at = None
         self.failures += 1
-        self.last_error = reason.strip().splitlines()[0] if reason.strip() else "unknown"
-        logger.warning("the %s connection is lost: %s; next try in %.1f s", self._purpose, self.last_error, self._pause)
+        lines = reason.strip().splitlines() or ["unknown"]
+        self.last_error = next((line for line in lines if "FATAL" in line), lines[0])
+        if self.ever_ready or not self._hopeless(self.last_error):
+            logger.warning(
+                "the %s connection is lost: %s; next try in %.1f s", self._purpose, self.last_error, self._pause
+            )
         self._retry_at = monotonic() + self._pause
         self._pause = min(self._pause * 2, LONGEST_PAUSE)
 

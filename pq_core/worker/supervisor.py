@@ -12,6 +12,7 @@ import socket
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
+from pq_core.errors import DatabaseUnavailable
 from pq_core.schema import check_revision
 from pq_core.types import AttemptOutcome, ClaimedTask, Outcome, TaskStatus, WorkerInfo
 from pq_core.version import __version__
@@ -43,6 +44,8 @@ LONGEST_PAUSE = 5.0
 """Seconds between two tries of a turn that fails again and again."""
 FORK_PAUSE = 1.0
 """Seconds without claims after a fork that the system refused."""
+FIRST_CONTACT = 15.0
+"""Seconds that a worker with ``until_empty`` waits for a database that it has never reached; others wait for ever."""
 FAREWELL = 3.0
 """Seconds that giving the lease back may take at the end."""
 
@@ -87,6 +90,7 @@ class Supervisor:
             setup=f"{setup}; {plans}",
             purpose="work",
             patience=max(options.lease, 10.0),
+            hopeless=host.never_heard,
         )
         self.watch = Link(
             host.connect_watch,
@@ -94,6 +98,7 @@ class Supervisor:
             setup=f"{setup}; LISTEN {host.wake_channel}",
             purpose="watch",
             patience=max(options.lease / 3, 2.0),
+            hopeless=host.never_heard,
             on_notify=self._notified,
             on_ready=self.attention.wake,
         )
@@ -109,6 +114,7 @@ class Supervisor:
         )
         self._starting: list[ClaimedTask] = []
         self._report_at = 0.0
+        self._began = monotonic()
         self._claim_at = 0.0
         self._failures = 0
         self._drain_until: float | None = None
@@ -166,6 +172,7 @@ class Supervisor:
         self._reap_deaths(now)
         self.work.advance(now)
         self.watch.advance(now)
+        self._check_first_contact(now)
         self._register(now)
         self.lease.advance(now)
         self._start_claimed()
@@ -201,6 +208,17 @@ class Supervisor:
                 events.append(max(look_at, self._claim_at))
         due = min((at for at in events if at is not None), default=now + self.options.poll_interval)
         return max(0.0, due - now)
+
+    def _check_first_contact(self, now: float) -> None:
+        """End a worker that the server has never let in: that is a mistake of the set-up, not an outage."""
+        if self.work.ever_ready or not self.work.failures:
+            return
+        refusal = self.host.never_heard(self.work.last_error)
+        in_haste = self.options.until_empty or self.options.once
+        if refusal is None and in_haste and now - self._began > FIRST_CONTACT:
+            refusal = DatabaseUnavailable(self.work.last_error)
+        if refusal is not None:
+            self._fail(refusal)
 
     # --- the lease ----------------------------------------------------------------------------------------------
 

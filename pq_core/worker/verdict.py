@@ -20,7 +20,7 @@ class Evidence:
     """What the worker knows of an ended child.
 
     ``end``: its last word, None if it had none. ``status``: wait status. ``reason``: why the worker stopped it.
-    ``killed``: the worker sent SIGKILL. ``oom_kills``: how many kernel OOM kills happened meanwhile, None unknown.
+    ``killed``: the worker sent SIGKILL. ``oom_killed``: the kernel killed for lack of memory meanwhile.
     ``broken``: why its frames could not be read. ``stacks``: what faulthandler wrote.
     ``peak``: bytes above the image. ``begun``: false for a task handed to a reused child that never ran it.
     """
@@ -29,7 +29,7 @@ class Evidence:
     status: int
     reason: StopReason
     killed: bool
-    oom_kills: int | None
+    oom_killed: bool
     broken: str | None
     stacks: str
     peak: int
@@ -127,7 +127,7 @@ def _without_word(task: ClaimedTask, evidence: Evidence) -> Verdict:
     words = describe_exit(evidence.status)
     if evidence.broken:
         return _crashed(f"broke the channel to its worker: {evidence.broken}", evidence)
-    if evidence.status == signal.SIGKILL and (evidence.oom_kills or 0) > 0:
+    if evidence.status == signal.SIGKILL and evidence.oom_killed:
         limit = task.options.get("memory_limit")
         return Verdict(
             outcome=Outcome.OUT_OF_MEMORY,

@@ -26,6 +26,7 @@ class Bench:
     pq: PQ
     worker: WorkerProcess
     pids: list[int]
+    reuses: bool
 
     def run(self, call: Call[Any], **options: Any) -> TaskRecord:
         """Enqueue a task and return it once it has ended."""
@@ -48,13 +49,19 @@ class Bench:
         return eventually(lambda: (r := self.pq.get_task(task_id)) and r.status is TaskStatus.RUNNING and r)  # type: ignore[return-value]
 
 
-@pytest.fixture(scope="module")
-def bench(server: str, template: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
+@pytest.fixture(
+    scope="module",
+    params=[1, pytest.param(5, marks=pytest.mark.long)],
+    ids=["process-per-task", "reused-processes"],
+)
+def bench(
+    request: pytest.FixtureRequest, server: str, template: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Bench]:
     folder = tmp_path_factory.mktemp("worker")
     with cloned(server, template) as dsn, PQ(dsn, tasks=[tasks.__name__]) as pq:
-        with running(dsn, folder, concurrency=6, release_delay=0.1, grace=2) as worker:
+        with running(dsn, folder, concurrency=6, release_delay=0.1, grace=2, tasks_per_child=request.param) as worker:
             pids = worker.started()
-            yield Bench(pq, worker, pids)
+            yield Bench(pq, worker, pids, reuses=request.param > 1)
             # Whatever the tasks did: it is the same process still, and it ends in good order.
             assert worker.workers == pids
             assert worker.stop() == 0, worker.text

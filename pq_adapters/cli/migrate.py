@@ -1,0 +1,43 @@
+"""``pq migrate``: create or upgrade the tables."""
+
+from __future__ import annotations
+
+import click
+
+from pq_adapters.cli.application import dsn_option, factory_option, json_option, open_app, schema_option
+from pq_adapters.cli.output import print_json
+
+
+@click.command(short_help="Create or upgrade the tables.")
+@click.argument("app", metavar="[APP]", required=False, envvar="PQ_APP")
+@factory_option
+@dsn_option
+@schema_option
+@click.option("--sql", "as_sql", is_flag=True, help="Print the script for an empty schema; touch no database.")
+@json_option
+def migrate(app: str | None, factory: bool, dsn: str | None, schema: str | None, as_sql: bool, as_json: bool) -> None:
+    """Bring the tables to this version of pq: create them or upgrade them.
+
+    With APP, in its database and schema, where --dsn and --schema don't say otherwise; else in that of --dsn,
+    PQ_DATABASE_URL or DATABASE_URL. Several at once do no harm: one works, the others wait and find it done.
+    """
+    from pq_core import schema as tables
+
+    found_dsn = None
+    if app is not None and (dsn is None or schema is None):
+        pq = open_app(app, factory=factory)
+        found_dsn, schema = pq.dsn, schema or pq.schema
+    schema = schema or "public"
+    if as_sql:
+        click.echo(tables.migration_sql(schema), nl=False)
+        return
+    result = tables.migrate(dsn or found_dsn, schema)
+    if as_json:
+        print_json(result)
+    elif result.newer:
+        click.echo(f"schema {schema}: at revision {result.after:04}, newer than this pq; they work together")
+    elif result.changed:
+        before = "no tables" if result.before is None else f"revision {result.before:04}"
+        click.echo(f"schema {schema}: from {before} to revision {result.after:04}")
+    else:
+        click.echo(f"schema {schema}: at revision {result.after:04} already")

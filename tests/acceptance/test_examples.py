@@ -1,0 +1,23 @@
+"""The examples run: exactly the commands of their README, on a database without tables."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.acceptance.pages import ROOT, Session, run_console
+
+EXAMPLES = sorted(path.parent for path in (ROOT / "examples").glob("*/README.md"))
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.name)
+def test_example_prints_what_its_readme_shows(example: Path, tmp_path: Path, empty_database: str) -> None:
+    folder = shutil.copytree(example, tmp_path / example.name)
+    session = Session(folder, dsn=empty_database)
+
+    try:
+        run_console(example / "README.md", session)
+    finally:
+        session.end()
