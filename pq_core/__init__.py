@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         PluginError,
         PQError,
         Retry,
+        ScheduleNotFound,
         SchemaIncompatible,
         Snooze,
         TaskCancelled,
@@ -51,9 +52,11 @@ if TYPE_CHECKING:
         Backoff,
         CallOptions,
         ClaimedTask,
+        EndedAttempt,
         Outcome,
         Priority,
         Role,
+        ScheduleRecord,
         TaskId,
         TaskOptions,
         TaskRecord,
@@ -70,15 +73,15 @@ _NAMES = {
     "errors": """
         AppNotFound AttemptLost Cancel DatabaseNotConfigured DatabaseUnavailable DuplicateClientId EmbeddedServerError
         InvalidDSN InvalidOption InvalidTask NoCurrentAttempt NotMigrated PQError PayloadDecodeError
-        PayloadError PayloadTooLarge PluginError Retry SchemaIncompatible Snooze TaskCancelled TaskFailed
-        TaskNotAllowed TaskNotFound TaskTimeout TransactionRequired UnknownTask UnsupportedConnection
+        PayloadError PayloadTooLarge PluginError Retry ScheduleNotFound SchemaIncompatible Snooze TaskCancelled
+        TaskFailed TaskNotAllowed TaskNotFound TaskTimeout TransactionRequired UnknownTask UnsupportedConnection
         UseAsync UseSync WaitTimeout WorkerStartError
     """,
     "roles": "role",
     "tasks": "Call Task TaskGroup call",
     "types": """
-        AttemptOutcome AttemptRecord Backoff CallOptions ClaimedTask Outcome Priority Role TaskId
-        TaskOptions TaskRecord TaskStatus WorkerInfo WorkerRecord
+        AttemptOutcome AttemptRecord Backoff CallOptions ClaimedTask EndedAttempt Outcome Priority Role ScheduleRecord
+        TaskId TaskOptions TaskRecord TaskStatus WorkerInfo WorkerRecord
     """,
     "version": "__version__",
 }
@@ -102,6 +105,7 @@ __all__ = [
     "DatabaseUnavailable",
     "DuplicateClientId",
     "EmbeddedServerError",
+    "EndedAttempt",
     "InvalidDSN",
     "InvalidOption",
     "InvalidTask",
@@ -116,6 +120,8 @@ __all__ = [
     "Priority",
     "Retry",
     "Role",
+    "ScheduleNotFound",
+    "ScheduleRecord",
     "SchemaIncompatible",
     "Snooze",
     "Task",

@@ -36,6 +36,8 @@ def load_object(reference: str, *, what: str, otherwise: tuple[str, ...] = ()) -
     module_name, _, path = reference.partition(":")
     if not module_name or (not path and not otherwise):
         raise AppNotFound(f"{what} {reference!r}: write module:object, for example app.jobs:pq")
+    if not all(part.isidentifier() for part in module_name.split(".")):
+        raise AppNotFound(f"{what} {reference!r}: {module_name!r} is no module's name: write app.jobs:pq, not a path")
     if str(Path.cwd()) not in sys.path and "" not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
     try:

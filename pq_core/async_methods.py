@@ -13,6 +13,7 @@ from pq_core.filters import FINISHED, Filter
 from pq_core.operations import FilterFields, Operations
 from pq_core.options import CallFields
 from pq_core.rows import Stats
+from pq_core.schedule_methods import AsyncScheduleMethods
 from pq_core.store import Request
 from pq_core.tasks import BoundOptions, Call, Task
 from pq_core.types import (
@@ -29,7 +30,7 @@ R = TypeVar("R")
 T = TypeVar("T")
 
 
-class AsyncMethods:
+class AsyncMethods(AsyncScheduleMethods):
     """Every method of the client that runs one request, awaited."""
 
     _operations: Operations
@@ -152,7 +153,7 @@ class AsyncMethods:
         """Make this the version that runs of the task with the ``client_id``, and return its id.
 
         Waiting, finished or absent: it is put in place at once. Running: it runs after that run has ended,
-        however it ends; never beside it. Of several the last one counts.
+        however it ends (or with the commit of its ``complete()``); never beside it. Of several the last one counts.
         """
         return await self._arun(self._operations.upsert(self._operations.call("aupsert", target, args, kwargs)))
 
@@ -202,7 +203,7 @@ class AsyncMethods:
 
     async def alist_tasks(self, *, limit: int = 100, **chosen: Unpack[FilterFields]) -> list[TaskRecord]:
         """Return the tasks that match, newest first. The next page: ``before_id`` = the last one's id."""
-        return await self._arun(self._operations.store.list_tasks(Filter(**chosen), limit=limit))
+        return await self._arun(self._operations.store.list_tasks(Filter.of("alist_tasks", chosen), limit=limit))
 
     async def alist_pending(self, limit: int = 100, *, queue: str | None = None) -> list[TaskRecord]:
         """Return pending tasks, newest first."""
@@ -232,7 +233,7 @@ class AsyncMethods:
 
     async def acounts(self, **chosen: Unpack[FilterFields]) -> dict[TaskStatus, int]:
         """Return how many tasks are in each state, of all or of those that match. Reads every finished row."""
-        return await self._arun(self._operations.store.counts(Filter(**chosen)))
+        return await self._arun(self._operations.store.counts(Filter.of("acounts", chosen)))
 
     async def astats(self) -> Stats:
         """Return the unfinished tasks by queue, the longest wait and the number of workers; cheap to ask often."""
@@ -267,7 +268,7 @@ class AsyncMethods:
         waits for the whole.
         """
         total = 0
-        for status in statuses:
+        for status in self._operations.finished(statuses):
             request = self._operations.prune(older_than, status=status, batch=batch)
             while deleted := await self._arun(request):
                 total += deleted

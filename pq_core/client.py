@@ -12,17 +12,28 @@ import psycopg
 from pq_core import current
 from pq_core.async_methods import AsyncMethods
 from pq_core.bound import AsyncBoundPQ, BoundPQ, check_transaction, reraise
+from pq_core.compatibility import aexamine, examine
 from pq_core.errors import InvalidOption
-from pq_core.executor import AsyncExecutor, AsyncPsycopgExecutor, Executor, PsycopgExecutor, find_executor, is_async
+from pq_core.executor import (
+    AsyncExecutor,
+    AsyncPsycopgExecutor,
+    Executor,
+    PsycopgExecutor,
+    find_executor,
+    is_async,
+    is_undefined,
+)
 from pq_core.methods import Methods
 from pq_core.operations import Operations
 from pq_core.options import build
+from pq_core.overriding import Override, override_of
 from pq_core.registry import Registry
 from pq_core.schema import check_schema_name
 from pq_core.store import Request, Store
+from pq_core.table_methods import TableMethods
 from pq_core.tasks import Call, TaskGroup
-from pq_core.types import DSN, Plugin, TaskId, TaskOptions
-from pq_core.waiting import Patience, alistening, listening
+from pq_core.types import DSN, EndedAttempt, Plugin, TaskId, TaskOptions
+from pq_core.waiting import Patience, await_end, wait_for_end
 
 if TYPE_CHECKING:
     from pq_core.database import AsyncConnectionPool, ConnectionPool
@@ -48,14 +59,15 @@ class AsyncTransaction(Protocol):
         """Commit."""
 
 
-class PQ(Methods, AsyncMethods):
+class PQ(Methods, AsyncMethods, TableMethods):
     """Background tasks in one schema of one Postgres database.
 
     Creating it does nothing else: no connection, no look at the environment, no import of task modules. All of
     that happens at first use. Safe to share between threads, and after a fork.
 
     ``dsn``: libpq URL or key/value string, or a function that returns one; without it PQ_DATABASE_URL, else
-    DATABASE_URL, is read at first use. ``listen_dsn``: where LISTEN works, when ``dsn`` leads to a pooler.
+    DATABASE_URL, is read at first use. ``listen_dsn``: straight to Postgres, for what needs a session
+    (LISTEN, workers, migrations), when ``dsn`` leads to a pooler.
     ``app``: a name for workers and connections. ``tasks``: modules with tasks, imported when one is looked up.
     ``allow``: modules whose plain functions may run. ``defaults``: for what a task leaves unsaid. ``plugins``:
     objects with hooks; ``discover_plugins`` adds those of installed packages. ``payload_limit``: bytes of
@@ -77,8 +89,8 @@ class PQ(Methods, AsyncMethods):
         payload_limit: int = 2**20,
     ) -> None:
         check_constructor(dsn=dsn, listen_dsn=listen_dsn, schema=schema, payload_limit=payload_limit)
-        self.dsn = dsn
-        self.listen_dsn = listen_dsn if listen_dsn is not None else dsn
+        self._dsn = dsn
+        self._listen_dsn = listen_dsn if listen_dsn is not None else dsn
         self.schema = schema
         self.app = app
         self.defaults = build(TaskOptions, options_said(defaults), what="PQ(defaults=…)")
@@ -90,6 +102,7 @@ class PQ(Methods, AsyncMethods):
         self._group = TaskGroup()
         # ``@pq.task`` or ``@pq.task(name=…)``: bound here, so that type checkers see the overloads.
         self.task = self._group.task
+        self.periodic = self._group.periodic
         self.registry.include(self._group)
         self._operations = Operations(
             store=self.store,
@@ -97,6 +110,7 @@ class PQ(Methods, AsyncMethods):
             defaults=self.defaults,
             payload_limit=payload_limit,
             before_enqueue=self._before_enqueue,
+            app=app,
         )
         self._made: dict[str, Any] = {}
         current.announce(self)
@@ -104,6 +118,16 @@ class PQ(Methods, AsyncMethods):
     def include(self, group: TaskGroup) -> None:
         """Take in the tasks of a group, those it gets later as well."""
         self.registry.include(group)
+
+    @property
+    def dsn(self) -> DSN | None:
+        """What was given as ``dsn``, or what an ``override()`` says instead."""
+        return self._dsn if (override := override_of(self)) is None else _dsn_of(override)
+
+    @property
+    def listen_dsn(self) -> DSN | None:
+        """Where LISTEN works: what was given, or what an ``override()`` says instead."""
+        return self._listen_dsn if (override := override_of(self)) is None else _dsn_of(override)
 
     @property
     def plugins(self) -> Plugins:
@@ -131,16 +155,58 @@ class PQ(Methods, AsyncMethods):
             return AsyncBoundPQ(self._operations, executor)
         return BoundPQ(self._operations, cast(Executor, executor))
 
+    def override(self, target: object, *, everywhere: bool = False) -> Override:
+        """Send what this ``PQ`` does elsewhere inside a ``with`` (or ``async with``) block; for tests.
+
+        ``target``: a DSN, or a connection or session, whose open transaction everything then joins: what tasks
+        enqueue by themselves as well, and what ``using(…)`` is not called for. Blocks nest. They hold for this thread
+        or async task, and those that it starts with a copy of its context; ``everywhere``: for the whole process.
+
+        On a connection nothing that needs connections of its own can run: no worker, no migration, no waiting.
+        """
+        return Override(self, target, everywhere=everywhere)
+
+    def run_inline(
+        self, *, using: object = None, limit: int | None = None, queues: Iterable[str] | None = None
+    ) -> list[EndedAttempt]:
+        """Run what is due in this very process, one task after the other, until nothing is; for tests and debuggers.
+
+        ``using``: a connection or session, whose transaction this and all that the tasks enqueue joins; by default
+        what ``override()`` says, else connections of our own. ``limit``: attempts at most. ``queues``: by default all.
+
+        Arguments and results are encoded and decoded, retries decided, attempts recorded as by a worker. There is no
+        fork, no lease, no timeout, no memory limit, no plugin around the task: what kills a task kills this process.
+        """
+        from pq_core.inline import run_inline
+
+        return run_inline(self, using=using, limit=limit, queues=queues)
+
+    async def arun_inline(
+        self, *, using: object = None, limit: int | None = None, queues: Iterable[str] | None = None
+    ) -> list[EndedAttempt]:
+        """Do what ``run_inline`` does, with async tasks in the running event loop."""
+        from pq_core.inline import arun_inline
+
+        return await arun_inline(self, using=using, limit=limit, queues=queues)
+
     @contextlib.contextmanager
     def session(self) -> Iterator[psycopg.Connection[tuple[Any, ...]]]:
         """Lend a connection of ours inside a transaction that is committed when the block ends, for ``using()``."""
-        with self._pool.connection() as connection, connection.transaction():
+        if (override := override_of(self)) is not None and isinstance(override.connection, psycopg.Connection):
+            with override.connection.transaction():
+                yield override.connection
+            return
+        with self._pool.transaction() as connection:
             yield connection
 
     @contextlib.asynccontextmanager
     async def asession(self) -> AsyncIterator[psycopg.AsyncConnection[tuple[Any, ...]]]:
         """``session`` for asynchronous callers."""
-        async with self._async_pool.connection() as connection, connection.transaction():
+        if (override := override_of(self)) is not None and isinstance(override.connection, psycopg.AsyncConnection):
+            async with override.connection.transaction():
+                yield override.connection
+            return
+        async with self._async_pool.transaction() as connection:
             yield connection
 
     @overload
@@ -152,18 +218,11 @@ class PQ(Methods, AsyncMethods):
 
         ``timeout``: seconds, None for ever. ``poll``: seconds between two looks at most, for where notifications
         don't arrive. Takes a connection for the time. Raises WaitTimeout, TaskFailed if it ended failed or
-        cancelled, TaskNotFound if it does not exist (not yet: its transaction must have been committed).
+        cancelled, TaskNotFound if it does not exist (not yet: its transaction must have been committed),
+        DatabaseUnavailable if there is no database at first; one that goes away later is waited for.
         """
         patience = Patience(task_id, timeout=timeout, poll=poll)
-        request = self.store.watch(task_id)
-        watched = self._run(request)
-        ended = patience.judge(watched)
-        if watched is not None and ended is None:
-            with listening(self._listen_pool, watched.channel) as listener:
-                while (ended := patience.judge(self._run(request))) is None:
-                    listener.hear(task_id, patience.pause())
-        assert ended is not None
-        return ended.result
+        return wait_for_end(lambda: self._listen_pool, patience, self.store.watch(task_id), self._run)
 
     @overload
     async def await_(self, task_id: TaskId[R], timeout: float | None = None, *, poll: float = 1.0) -> R: ...
@@ -172,31 +231,7 @@ class PQ(Methods, AsyncMethods):
     async def await_(self, task_id: int, timeout: float | None = None, *, poll: float = 1.0) -> Any:
         """``wait`` for asynchronous callers; the plain twin's name is a word of the language."""
         patience = Patience(task_id, timeout=timeout, poll=poll)
-        request = self.store.watch(task_id)
-        watched = await self._arun(request)
-        ended = patience.judge(watched)
-        if watched is not None and ended is None:
-            async with alistening(self._async_listen_pool, watched.channel) as listener:
-                while (ended := patience.judge(await self._arun(request))) is None:
-                    await listener.hear(task_id, patience.pause())
-        assert ended is not None
-        return ended.result
-
-    def run_db_migrations(self) -> None:
-        """Bring the schema's tables to this version of pq: create them or upgrade them."""
-        from pq_core.schema import migrate
-
-        migrate(self.dsn, self.schema)
-
-    def create_tables(self) -> None:
-        """Do what ``run_db_migrations`` does; python-pq's name."""
-        self.run_db_migrations()
-
-    def drop_tables(self) -> None:
-        """Drop pq's tables and everything in them."""
-        from pq_core.schema import drop
-
-        drop(self.dsn, self.schema)
+        return await await_end(lambda: self._async_listen_pool, patience, self.store.watch(task_id), self._arun)
 
     def close(self) -> None:
         """Close the connections that nobody uses; the next call opens new ones. For async ones: ``aclose``."""
@@ -241,6 +276,8 @@ class PQ(Methods, AsyncMethods):
 
     def _run(self, request: Request[T]) -> T:
         check_transaction(request, in_transaction=False)
+        if (override := override_of(self)) is not None and override.executor is not None:
+            return override.run(request)
         with self._pool.connection() as connection:
             executor = PsycopgExecutor(connection)
             try:
@@ -249,11 +286,16 @@ class PQ(Methods, AsyncMethods):
                 # Somebody took the client_id between the statement's look and its write: look again.
                 rows = executor.execute(request.statement, request.parameters)
             except Exception as error:
+                if is_undefined(error):
+                    # The tables may have changed since the connection was opened.
+                    examine(connection, self.schema)
                 reraise(error, self.schema)
         return request.parse(rows)
 
     async def _arun(self, request: Request[T]) -> T:
         check_transaction(request, in_transaction=False)
+        if (override := override_of(self)) is not None and override.executor is not None:
+            return await override.arun(request)
         async with self._async_pool.connection() as connection:
             executor = AsyncPsycopgExecutor(connection)
             try:
@@ -261,46 +303,58 @@ class PQ(Methods, AsyncMethods):
             except psycopg.errors.UniqueViolation:
                 rows = await executor.execute(request.statement, request.parameters)
             except Exception as error:
+                if is_undefined(error):
+                    await aexamine(connection, self.schema)
                 reraise(error, self.schema)
         return request.parse(rows)
 
-    def _once(self, name: str, make: Callable[[], T]) -> T:
+    def _once(self, name: str, make: Callable[[], T], *, among: dict[str, Any] | None = None) -> T:
         """Return what was made under this name; of two threads that make it at once the first one's stays.
 
         Without a lock, which a forked child could inherit locked.
         """
-        made = self._made.get(name)
-        return cast(T, made if made is not None else self._made.setdefault(name, make()))
+        known = self._made if among is None else among
+        made = known.get(name)
+        return cast(T, made if made is not None else known.setdefault(name, make()))
+
+    @property
+    def _pools(self) -> dict[str, Any]:
+        override = override_of(self)
+        return self._made if override is None else override.made
 
     @property
     def _pool(self) -> ConnectionPool:
-        return self._once("pool", lambda: self._new_pool(self.dsn))
+        return self._once("pool", lambda: self._new_pool(self.dsn), among=self._pools)
 
     @property
     def _listen_pool(self) -> ConnectionPool:
         if self.listen_dsn is self.dsn:
             return self._pool
-        return self._once("listen_pool", lambda: self._new_pool(self.listen_dsn))
+        return self._once("listen_pool", lambda: self._new_pool(self.listen_dsn), among=self._pools)
 
     @property
     def _async_pool(self) -> AsyncConnectionPool:
-        return self._once("async_pool", lambda: self._new_async_pool(self.dsn))
+        return self._once("async_pool", lambda: self._new_async_pool(self.dsn), among=self._pools)
 
     @property
     def _async_listen_pool(self) -> AsyncConnectionPool:
         if self.listen_dsn is self.dsn:
             return self._async_pool
-        return self._once("async_listen_pool", lambda: self._new_async_pool(self.listen_dsn))
+        return self._once("async_listen_pool", lambda: self._new_async_pool(self.listen_dsn), among=self._pools)
 
     def _new_pool(self, dsn: DSN | None) -> ConnectionPool:
         from pq_core.database import ConnectionPool
 
-        return ConnectionPool(dsn, application_name=f"pq {self.app}".strip())
+        schema = self.schema
+        name = f"pq {self.app}".strip()
+        return ConnectionPool(dsn, application_name=name, examine=lambda connection: examine(connection, schema))
 
     def _new_async_pool(self, dsn: DSN | None) -> AsyncConnectionPool:
         from pq_core.database import AsyncConnectionPool
 
-        return AsyncConnectionPool(dsn, application_name=f"pq {self.app}".strip())
+        schema = self.schema
+        name = f"pq {self.app}".strip()
+        return AsyncConnectionPool(dsn, application_name=name, examine=lambda connection: aexamine(connection, schema))
 
     def _has_plugins(self) -> bool:
         return bool(self._given_plugins) or self._discover_plugins or "plugins" in self._made
@@ -311,6 +365,10 @@ class PQ(Methods, AsyncMethods):
     def _before_enqueue(self, call: Call[Any], headers: dict[str, str]) -> None:
         if self._has_plugins():
             self.plugins.before_enqueue(call, headers)
+
+
+def _dsn_of(override: Override) -> DSN | None:
+    return override.refuse("this") if override.executor is not None else override.dsn
 
 
 def options_said(options: TaskOptions | None) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import os
 import select
 import threading
 import weakref
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any, Generic, TypeVar
 
 import psycopg
@@ -139,6 +139,12 @@ class _Holdings(Generic[C]):
             self._open.add(connection)
         return connection
 
+    def owns(self, connection: C) -> bool:
+        """Tell whether the connection is one of this process, and the pool was not closed since it was taken."""
+        self._notice_fork()
+        with self._lock:
+            return connection in self._open
+
     def give_back(self, connection: C) -> None:
         """Keep the connection for the next user, unless it is of no use to one, or the pool was closed meanwhile."""
         self._notice_fork()
@@ -198,11 +204,20 @@ class ConnectionPool:
 
     The last one used is the first one used again; at most ``max_idle`` wait unused, and there is no limit on how
     many are in use. One that the server ended while it was idle is replaced before it is handed out. A forked
-    child starts empty. After ``close`` the pool can be used again.
+    child starts empty. After ``close`` the pool can be used again. ``examine`` sees each new connection first; what it
+    raises is raised to who asked for one, and the connection is closed.
     """
 
-    def __init__(self, dsn: DSN | None = None, *, application_name: str = "pq", max_idle: int = 4) -> None:
+    def __init__(
+        self,
+        dsn: DSN | None = None,
+        *,
+        application_name: str = "pq",
+        max_idle: int = 4,
+        examine: Callable[[Connection], None] | None = None,
+    ) -> None:
         self._dsn = dsn
+        self._examine = examine
         self._application_name = application_name
         self._holdings: _Holdings[Connection] = _Holdings(max_idle)
         weakref.finalize(self, self._holdings.close)
@@ -214,15 +229,39 @@ class ConnectionPool:
         try:
             yield connection
         finally:
-            if _in_transaction(connection.pgconn):
+            # In a child of whoever took it, the transaction is the parent's.
+            if self._holdings.owns(connection) and _in_transaction(connection.pgconn):
                 with contextlib.suppress(psycopg.Error):
                     connection.rollback()
             self._holdings.give_back(connection)
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[Connection]:
+        """Lend a connection in a transaction that the process ends which began it; a forked child leaves it alone."""
+        pid = os.getpid()
+        with self.connection() as connection, contextlib.ExitStack() as stack:
+            # Not connection.transaction(): a generator would end the transaction when it is collected.
+            stack.enter_context(psycopg.Transaction(connection))
+            try:
+                yield connection
+            finally:
+                if os.getpid() != pid:
+                    stack.pop_all()
 
     def close(self) -> None:
         self._holdings.close()
 
     def _opened(self) -> Connection:
+        connection = self._connected()
+        if self._examine is not None:
+            try:
+                self._examine(connection)
+            except BaseException:
+                connection.close()
+                raise
+        return connection
+
+    def _connected(self) -> Connection:
         try:
             return connect(find_dsn(self._dsn), application_name=self._application_name)
         except DatabaseUnavailable:
@@ -235,8 +274,16 @@ class ConnectionPool:
 class AsyncConnectionPool:
     """The async twin of ``ConnectionPool``: each event loop has connections of its own."""
 
-    def __init__(self, dsn: DSN | None = None, *, application_name: str = "pq", max_idle: int = 4) -> None:
+    def __init__(
+        self,
+        dsn: DSN | None = None,
+        *,
+        application_name: str = "pq",
+        max_idle: int = 4,
+        examine: Callable[[AsyncConnection], Awaitable[None]] | None = None,
+    ) -> None:
         self._dsn = dsn
+        self._examine = examine
         self._application_name = application_name
         self._max_idle = max_idle
         self._by_loop: dict[asyncio.AbstractEventLoop, _Holdings[AsyncConnection]] = {}
@@ -251,11 +298,23 @@ class AsyncConnectionPool:
             yield connection
         finally:
             try:
-                if _in_transaction(connection.pgconn):
+                if holdings.owns(connection) and _in_transaction(connection.pgconn):
                     with contextlib.suppress(psycopg.Error):
                         await connection.rollback()
             finally:
                 holdings.give_back(connection)
+
+    @contextlib.asynccontextmanager
+    async def transaction(self) -> AsyncIterator[AsyncConnection]:
+        """Lend a connection in a transaction that the process ends which began it; a forked child leaves it alone."""
+        pid = os.getpid()
+        async with self.connection() as connection, contextlib.AsyncExitStack() as stack:
+            await stack.enter_async_context(psycopg.AsyncTransaction(connection))
+            try:
+                yield connection
+            finally:
+                if os.getpid() != pid:
+                    stack.pop_all()
 
     async def aclose(self) -> None:
         """Close the connections of every loop."""
@@ -268,6 +327,16 @@ class AsyncConnectionPool:
         return self._by_loop.setdefault(running, _Holdings(self._max_idle))
 
     async def _opened(self) -> AsyncConnection:
+        connection = await self._connected()
+        if self._examine is not None:
+            try:
+                await self._examine(connection)
+            except BaseException:
+                connection.pgconn.finish()
+                raise
+        return connection
+
+    async def _connected(self) -> AsyncConnection:
         try:
             return await aconnect(find_dsn(self._dsn), application_name=self._application_name)
         except DatabaseUnavailable:

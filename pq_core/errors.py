@@ -97,6 +97,10 @@ class TaskNotFound(PQError, LookupError):
         self.task_id = task_id
 
 
+class ScheduleNotFound(PQError, LookupError):
+    """Raised when no schedule is the one that is meant."""
+
+
 class WaitTimeout(PQError, TimeoutError):
     """Raised by ``wait`` when the task has not finished in time."""
 

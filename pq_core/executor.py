@@ -206,7 +206,7 @@ def translate(error: BaseException, schema: str) -> PQError | None:
     ``__cause__``) are told apart by SQLSTATE alone.
     """
     state = _sqlstate(error)
-    message = str(error).partition("\n")[0]
+    message = str(getattr(error, "orig", None) or error).partition("\n")[0]
     if state in _UNDEFINED:
         flag = "" if schema == "public" else f" --schema {shlex.quote(schema)}"
         return NotMigrated(f"schema {schema!r} lacks tables that this pq needs ({message}): run `pq migrate{flag}`")
@@ -217,6 +217,11 @@ def translate(error: BaseException, schema: str) -> PQError | None:
     if state is None and isinstance(error, psycopg.OperationalError):
         return DatabaseUnavailable(f"the connection to the database is gone: {message}")
     return None
+
+
+def is_undefined(error: BaseException) -> bool:
+    """Tell whether a driver's error says that a table, function or column is not what the statement expects."""
+    return _sqlstate(error) in _UNDEFINED
 
 
 def _sqlstate(error: BaseException) -> str | None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Self
 
 from pq_core.errors import InvalidOption
 from pq_core.types import TaskStatus
+
+_GIVE_STATES = f"give one of {', '.join(TaskStatus)}, or a list of them"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +31,38 @@ class Filter:
     before: datetime | None = None
     before_id: int | None = None
 
+    def __post_init__(self) -> None:
+        """Refuse what no column can be compared with, and read what can be read only once."""
+        for name in ("queue", "name", "client_id", "error"):
+            check_text(name, getattr(self, name))
+        for name in ("id", "before_id"):
+            if (number := getattr(self, name)) is not None:
+                bigint(number, option=name)
+        if self.before is not None:
+            moment("before", self.before)
+        if self.ids is not None:
+            if isinstance(self.ids, str | bytes | Mapping) or not isinstance(self.ids, Iterable):
+                raise InvalidOption(f"ids={self.ids!r}: give a list of ids, integers")
+            object.__setattr__(self, "ids", tuple(self.ids))
+            for number in self.ids:
+                bigint(number, option="ids")
+        if self.status is not None and not isinstance(self.status, str):
+            if not isinstance(self.status, Iterable):
+                raise InvalidOption(f"status={self.status!r}: {_GIVE_STATES}")
+            object.__setattr__(self, "status", tuple(self.status))
+        self.statuses()
+
+    @classmethod
+    def of(cls, method: str, chosen: Mapping[str, Any]) -> Self:
+        """Return the filter that the keyword arguments of ``method`` are; ``InvalidOption`` for a name that is none."""
+        known = [f.name for f in fields(cls) if f.name != "id"]
+        for name in chosen:
+            if name not in known:
+                near = difflib.get_close_matches(name, known, n=1)
+                hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(known)}"
+                raise InvalidOption(f"{method}(): there is no condition {name!r}; {hint}")
+        return cls(**chosen)
+
     def statuses(self) -> tuple[TaskStatus, ...] | None:
         """Return the states asked for; ``InvalidOption`` for a word that is none."""
         if self.status is None:
@@ -36,8 +71,7 @@ class Filter:
         try:
             return tuple(dict.fromkeys(TaskStatus(word) for word in words))
         except ValueError:
-            known = ", ".join(TaskStatus)
-            raise InvalidOption(f"status={self.status!r}: give one of {known}, or a list of them") from None
+            raise InvalidOption(f"status={self.status!r}: {_GIVE_STATES}") from None
 
     def parameters(self) -> dict[str, Any]:
         """Return what was said, as JSON values by the names that the conditions read."""
@@ -60,9 +94,14 @@ class Filter:
 
 def moment(option: str, value: datetime) -> str:
     """Return a point in time as text for Postgres; a naive one says none and is ``InvalidOption``."""
+    if not isinstance(value, datetime):
+        raise InvalidOption(f"{option}={value!r}: give a datetime with a timezone")
     if value.utcoffset() is None:
         raise InvalidOption(f"{option}={value!r}: pass tzinfo=, a datetime without a timezone says no point in time")
-    return value.astimezone(UTC).isoformat()
+    try:
+        return value.astimezone(UTC).isoformat()
+    except OverflowError:
+        raise InvalidOption(f"{option}={value!r}: give a datetime within the years 1 to 9999 in UTC") from None
 
 
 _HAS_CLIENT_ID = "t.client_id = (SELECT p ->> 'client_id' FROM input)"
@@ -102,6 +141,14 @@ def conditions(chosen: Filter, *, among: Sequence[TaskStatus] | None = None) -> 
     return " AND ".join(parts) or "true"
 
 
-def bigint(task_id: int) -> int:
-    """Return an id as Postgres can take it; no task has the id 0."""
+def check_text(option: str, value: str | None) -> None:
+    """Raise ``InvalidOption`` unless ``value`` is text or None."""
+    if value is not None and not isinstance(value, str):
+        raise InvalidOption(f"{option}={value!r}: give text, not {type(value).__name__}")
+
+
+def bigint(task_id: int, *, option: str = "task_id") -> int:
+    """Return an id as Postgres can take it (no task has the id 0); ``InvalidOption`` for what is no integer."""
+    if isinstance(task_id, bool) or not isinstance(task_id, int):
+        raise InvalidOption(f"{option}={task_id!r}: give the id that enqueue returned, an integer")
     return task_id if -(2**63) <= task_id < 2**63 else 0

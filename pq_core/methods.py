@@ -13,6 +13,7 @@ from pq_core.filters import FINISHED, Filter
 from pq_core.operations import FilterFields, Operations
 from pq_core.options import CallFields
 from pq_core.rows import Stats
+from pq_core.schedule_methods import ScheduleMethods
 from pq_core.store import Request
 from pq_core.tasks import BoundOptions, Call, Task
 from pq_core.types import (
@@ -29,7 +30,7 @@ R = TypeVar("R")
 T = TypeVar("T")
 
 
-class Methods:
+class Methods(ScheduleMethods):
     """Every method of the client that runs one request."""
 
     _operations: Operations
@@ -148,7 +149,7 @@ class Methods:
         """Make this the version that runs of the task with the ``client_id``, and return its id.
 
         Waiting, finished or absent: it is put in place at once. Running: it runs after that run has ended,
-        however it ends; never beside it. Of several the last one counts.
+        however it ends (or with the commit of its ``complete()``); never beside it. Of several the last one counts.
         """
         return self._run(self._operations.upsert(self._operations.call("upsert", target, args, kwargs)))
 
@@ -198,7 +199,7 @@ class Methods:
 
     def list_tasks(self, *, limit: int = 100, **chosen: Unpack[FilterFields]) -> list[TaskRecord]:
         """Return the tasks that match, newest first. The next page: ``before_id`` = the last one's id."""
-        return self._run(self._operations.store.list_tasks(Filter(**chosen), limit=limit))
+        return self._run(self._operations.store.list_tasks(Filter.of("list_tasks", chosen), limit=limit))
 
     def list_pending(self, limit: int = 100, *, queue: str | None = None) -> list[TaskRecord]:
         """Return pending tasks, newest first."""
@@ -228,7 +229,7 @@ class Methods:
 
     def counts(self, **chosen: Unpack[FilterFields]) -> dict[TaskStatus, int]:
         """Return how many tasks are in each state, of all or of those that match. Reads every finished row."""
-        return self._run(self._operations.store.counts(Filter(**chosen)))
+        return self._run(self._operations.store.counts(Filter.of("counts", chosen)))
 
     def stats(self) -> Stats:
         """Return the unfinished tasks by queue, the longest wait and the number of workers; cheap to ask often."""
@@ -263,7 +264,7 @@ class Methods:
         waits for the whole.
         """
         total = 0
-        for status in statuses:
+        for status in self._operations.finished(statuses):
             request = self._operations.prune(older_than, status=status, batch=batch)
             while deleted := self._run(request):
                 total += deleted

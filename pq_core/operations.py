@@ -18,6 +18,7 @@ from pq_core.rows import Retried
 from pq_core.store import Request, Store
 from pq_core.tasks import BoundOptions, Call
 from pq_core.types import CallOptions, OnDuplicate, TaskId, TaskOptions, TaskStatus
+from pq_hooks.batches import batch
 
 if TYPE_CHECKING:
     from pq_core.registry import Registry
@@ -60,6 +61,7 @@ class Operations:
     defaults: TaskOptions
     payload_limit: int
     before_enqueue: BeforeEnqueue
+    app: str = ""
 
     def call(self, method: str, target: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Call[Any]:
         """Return the call that ``pq.<method>(target, …)`` means, in either form."""
@@ -104,14 +106,15 @@ class Operations:
             raise InvalidOption(f"on_duplicate={on_duplicate!r}: give 'raise' or 'return'")
         specs: list[dict[str, Any]] = []
         called: list[Call[Any]] = []
-        for call in calls:
-            if not isinstance(call, Call):
-                raise InvalidTask(f"enqueue_many() takes calls: task.call(…) for each, not {call!r}")
-            spec = self._spec(call)
-            if "client_id" in spec:
-                spec["on_duplicate"] = on_duplicate or call.settings.on_duplicate or "raise"
-            specs.append(spec)
-            called.append(call)
+        with batch():  # for the hooks, which are called for each
+            for call in calls:
+                if not isinstance(call, Call):
+                    raise InvalidTask(f"enqueue_many() takes calls: task.call(…) for each, not {call!r}")
+                spec = self._spec(call)
+                if "client_id" in spec:
+                    spec["on_duplicate"] = on_duplicate or call.settings.on_duplicate or "raise"
+                specs.append(spec)
+                called.append(call)
         if not specs:
             return None
         text = payload.dumps(specs)
@@ -187,15 +190,20 @@ class Operations:
         """Plan the deletion of all tasks of some states."""
         return self.store.delete_tasks(Filter(before=before), among=among)
 
-    def prune(self, older_than: timedelta, *, status: TaskStatus | str, batch: int) -> Request[int]:
-        """Plan the deletion of one batch of tasks that ended long ago."""
+    def finished(self, statuses: Iterable[TaskStatus | str] | TaskStatus | str) -> tuple[TaskStatus, ...]:
+        """Return the finished states that are meant; InvalidOption for others."""
+        found = Filter(status=statuses).statuses()
+        if found is None or not set(found) <= set(FINISHED):
+            raise InvalidOption(f"statuses={statuses!r}: only finished tasks are pruned: {', '.join(FINISHED)}")
+        return found
+
+    def prune(self, older_than: timedelta, *, status: TaskStatus, batch: int) -> Request[int]:
+        """Plan the deletion of one batch of tasks of a finished state that ended long ago."""
         if not isinstance(older_than, timedelta) or older_than < timedelta(0):
             raise InvalidOption(f"older_than={older_than!r}: give a timedelta of 0 or more")
-        if TaskStatus(status) not in FINISHED:
-            raise InvalidOption(f"statuses={status!r}: only finished tasks are pruned: {', '.join(FINISHED)}")
         if isinstance(batch, bool) or not isinstance(batch, int) or batch < 1:
             raise InvalidOption(f"batch={batch!r}: give an integer of at least 1")
-        return self.store.prune(status=TaskStatus(status), older_than=older_than, limit=batch)
+        return self.store.prune(status=status, older_than=older_than, limit=batch)
 
     def _spec(self, call: Call[Any]) -> dict[str, Any]:
         spec = call.spec(self.defaults, self.registry, payload_limit=self.payload_limit)
@@ -224,7 +232,7 @@ def _id(task_id: int) -> int:
 
 
 def _narrow(method: str, chosen: FilterFields) -> Filter:
-    filter = Filter(**chosen)
+    filter = Filter.of(method, chosen)
     if not filter.narrow:
         raise InvalidOption(f"{method}(): say which tasks: {', '.join(FilterFields.__annotations__)}")
     return filter

@@ -223,7 +223,8 @@ def _queue(what: str, name: str, value: object) -> None:
         _refuse(what, name, value, "give a name without commas: a worker is told its queues as a list with commas")
 
 
-def _client_id(what: str, name: str, value: object) -> None:
+def check_client_id(what: str, name: str, value: object) -> None:
+    """Raise ``InvalidOption`` unless ``value`` is fit to be a ``client_id``."""
     if not isinstance(value, str) or not 0 < len(value) <= LONGEST_NAME:
         _refuse(what, name, value, f"give text of 1 to {LONGEST_NAME} characters")
     if (bad := _unstorable(value)) is not None:
@@ -292,7 +293,7 @@ _CHECKS: Mapping[str, Callable[[str, str, object], None]] = {
     "result_limit": _integer(0, 2**30, "give bytes as an integer from 0 to 2**30"),
     "run_at": _run_at,
     "run_in": _run_in,
-    "client_id": _client_id,
+    "client_id": check_client_id,
     "on_duplicate": _one_of("raise", "return"),
     "unique": _one_of("retained", "unfinished"),
     "headers": _headers,

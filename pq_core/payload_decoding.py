@@ -23,6 +23,8 @@ from typing import Any
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
+from pq_core.types import TaskId
+
 TAG = "$pq"
 MAX_DEPTH = 100
 """How deep values may be nested, in both directions."""
@@ -354,6 +356,13 @@ def _complex(_: Decoder, tagged: dict[str, Any]) -> complex:
     return complex(real, imaginary)
 
 
+def _task_id(decoder: Decoder, tagged: dict[str, Any]) -> TaskId[Any]:
+    value = decoder.value(tagged["value"])
+    if type(value) is not int:
+        raise Malformed("has the tag 'TaskId' with a value that is no integer")
+    return TaskId(value)
+
+
 def _range(decoder: Decoder, tagged: dict[str, Any]) -> range:
     start, stop, stride = decoder.array(_list(tagged))
     return range(start, stop, stride)
@@ -380,6 +389,7 @@ _DECODERS: dict[str, Callable[[Decoder, dict[str, Any]], Any]] = {
     "Decimal": lambda _, tagged: Decimal(_text(tagged)),
     "bytes": _bytes,
     "bytearray": lambda decoder, tagged: bytearray(_bytes(decoder, tagged)),
+    "TaskId": _task_id,
     "path": _path,
     "enum": _enum,
     "namedtuple": _namedtuple,

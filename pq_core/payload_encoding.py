@@ -31,6 +31,7 @@ from pq_core.payload_decoding import (
     pydantic_model,
     step,
 )
+from pq_core.types import TaskId
 
 JSON = Any
 
@@ -303,6 +304,7 @@ _ENCODERS: dict[type[Any], Callable[[Encoder, Any], JSON]] = {
     Decimal: _decimal,
     bytes: _bytes,
     bytearray: _bytes,
+    TaskId: lambda encoder, value: _tag("TaskId", _int(encoder, int(value))),
     **dict.fromkeys(PATHS.values(), _path),
 }
 

@@ -29,6 +29,7 @@ from pq_core.payload_decoding import (
     is_namedtuple,
     step,
 )
+from pq_core.types import TaskId
 
 Refiner = Callable[[Any], Any]
 
@@ -68,6 +69,7 @@ _CONVERTERS: dict[Any, tuple[tuple[type[Any], ...], Refiner]] = {
     Decimal: ((str, int, float), lambda value: Decimal(str(value))),
     bytes: ((str,), _bytes),
     bytearray: ((str,), lambda value: bytearray(_bytes(value))),
+    TaskId: ((int,), TaskId),
     pathlib.Path: ((str,), pathlib.Path),
     pathlib.PurePath: ((str,), pathlib.PurePath),
     pathlib.PosixPath: ((str,), pathlib.PosixPath),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import re
 import sys
 import weakref
 from collections.abc import Callable, Iterable
@@ -22,6 +23,7 @@ from pq_core.types import TaskOptions
 
 if TYPE_CHECKING:
     from pq_core.client import PQ
+    from pq_core.schedule_options import Declaration
 
 DEFAULT_QUEUE = "default"
 
@@ -124,6 +126,10 @@ class Registry:
         """Return the declared tasks, by name."""
         return [task for name, task in sorted(self._named.items()) if name == task.name]
 
+    def schedules(self) -> list[Declaration]:
+        """Return the schedules that the groups declare."""
+        return [one for group in self._groups for one in group.schedules]
+
     def names(self) -> list[str]:
         """Return the names of the declared tasks, sorted, aliases left out."""
         return [task.name for task in self.tasks()]
@@ -169,7 +175,9 @@ class Registry:
 
     def _unknown(self, name: str) -> str:
         known = sorted({*self._named, *self._allowed})
-        near = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
+        # The bare name of a function first: its module is part of the task's name.
+        near = [one for one in known if re.split(r"[:.]", one)[-1] == name][:3]
+        near = near or difflib.get_close_matches(name, known, n=3, cutoff=0.6)
         if near:
             return f"no task is called {name!r} here; did you mean {' or '.join(repr(n) for n in near)}?"
         module, _, attribute = name.partition(":")

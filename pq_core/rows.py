@@ -85,7 +85,8 @@ class Stats:
         return max((queue.oldest_wait for queue in self.queues.values()), default=0.0)
 
 
-def _time(text: str | None) -> datetime | None:
+def time(text: str | None) -> datetime | None:
+    """Return a time of Postgres as an aware one; infinity becomes the outermost that Python has."""
     if text is None:
         return None
     try:
@@ -103,13 +104,13 @@ _TIMES = frozenset(
 
 def _record(row: str, names: frozenset[str]) -> dict[str, Any]:
     """Return a row's columns that a record has: a newer schema may have more."""
-    return {name: _time(value) if name in _TIMES else value for name, value in json.loads(row).items() if name in names}
+    return {name: time(value) if name in _TIMES else value for name, value in json.loads(row).items() if name in names}
 
 
 def _task(row: str) -> TaskRecord:
     loaded = json.loads(row)
     values: dict[str, Any] = {
-        name: _time(value) if name in _TIMES else value for name, value in loaded.items() if name in _TASK_FIELDS
+        name: time(value) if name in _TIMES else value for name, value in loaded.items() if name in _TASK_FIELDS
     }
     values["status"] = TaskStatus(values["status"])
     values["outcome"] = None if values["outcome"] is None else Outcome(values["outcome"])
@@ -136,7 +137,7 @@ def workers(rows: Rows) -> list[WorkerRecord]:
     for values in found:
         values["queues"] = tuple(values["queues"])
         for name in ("started_at", "heartbeat_at", "expires_at"):
-            values[name] = _time(values[name])
+            values[name] = time(values[name])
     return [WorkerRecord(**values) for values in found]
 
 

@@ -119,9 +119,13 @@ def drop(dsn: DSN | None = None, schema: str = "public", *, wait: float = _MIGRA
                 "drop it with the pq that made it"
             )
         with connection.transaction():
+            # Never CASCADE: a view of somebody's own must stop this. Some functions take a table's rows, so they go
+            # before the tables; triggers go with their tables, and their functions after them.
+            for signature in _own_functions(connection, schema, triggers=False):
+                connection.execute(sql.SQL("DROP FUNCTION {}").format(sql.SQL(signature)))
             for table in (*TABLES, VERSION_TABLE):
                 connection.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(sql.Identifier(schema, table)))
-            for signature in _own_functions(connection, schema):
+            for signature in _own_functions(connection, schema, triggers=True):
                 connection.execute(sql.SQL("DROP FUNCTION {}").format(sql.SQL(signature)))
         return found.revision is not None
 
@@ -273,14 +277,14 @@ def _refuse_foreign(found: _Found, schema: str) -> None:
     )
 
 
-def _own_functions(connection: psycopg.Connection[Any], schema: str) -> list[Any]:
-    """Return the signatures of the functions that the migrations created, each quoted."""
+def _own_functions(connection: psycopg.Connection[Any], schema: str, *, triggers: bool) -> list[Any]:
+    """Return the signatures of the functions that the migrations created, each quoted: for triggers, or the others."""
     from pq_core.migrations import runner
 
     rows = connection.cursor(row_factory=tuple_row).execute(
         "SELECT format('%%I.%%I(%%s)', n.nspname, p.proname, pg_catalog.pg_get_function_identity_arguments(p.oid))"
         " FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace"
-        " WHERE n.nspname = %s AND p.proname = ANY (%s)",
-        (schema, sorted(runner.function_names())),
+        " WHERE n.nspname = %s AND p.proname = ANY (%s) AND (p.prorettype = 'pg_catalog.trigger'::regtype) = %s",
+        (schema, sorted(runner.function_names()), triggers),
     )
     return [row[0] for row in rows]

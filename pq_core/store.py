@@ -19,7 +19,7 @@ from psycopg import sql
 from pq_core import payload, rows
 from pq_core.errors import InvalidOption
 from pq_core.executor import Statement
-from pq_core.filters import FINISHED, Filter, bigint, conditions, moment
+from pq_core.filters import FINISHED, Filter, bigint, check_text, conditions, moment
 from pq_core.rows import Enqueued, Retried, Rows, Stats, Watched
 from pq_core.types import JSON, AttemptRecord, TaskRecord, TaskStatus, WorkerRecord
 
@@ -86,6 +86,7 @@ class Store:
 
     def get_task_by_client_id(self, client_id: str) -> Request[TaskRecord | None]:
         """Read the newest task with a ``client_id``."""
+        check_text("client_id", client_id)
         return self._request("get_task_by_client_id", [client_id], rows.maybe_task)
 
     def list_tasks(self, chosen: Filter, *, limit: int) -> Request[list[TaskRecord]]:

@@ -29,6 +29,7 @@ from pq_core.options import (
     spec_fields,
 )
 from pq_core.payload import encode, signature_of
+from pq_core.schedule_options import Declaration, RhythmFields, build_schedule
 from pq_core.types import CallOptions, R_co, TaskId, TaskOptions
 from pq_core.upgrades import U, Upgrades
 
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 R = TypeVar("R")
+TaskT = TypeVar("TaskT", bound="Task[..., Any]")
 
 PAYLOAD_LIMIT = 2**20
 
@@ -248,6 +250,17 @@ class BoundOptions(Generic[P, R]):
         return replace(self, settings=changed(self.settings, _with_calls(given), what=self.task.name))
 
 
+class PeriodicDecorator(Protocol):
+    """What ``@group.periodic(…)`` decorates with."""
+
+    @overload
+    def __call__(self, function: TaskT, /) -> TaskT: ...
+    @overload
+    def __call__(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> AsyncTask[P, R]: ...
+    @overload
+    def __call__(self, function: Callable[P, R], /) -> Task[P, R]: ...
+
+
 class TaskDecorator(Protocol):
     """What ``@group.task(…)`` decorates with."""
 
@@ -275,6 +288,7 @@ class TaskGroup:
         )
         self._owners: weakref.WeakSet[PQ] = weakref.WeakSet()
         self._tasks: dict[str, Task[..., Any]] = {}
+        self._schedules: dict[tuple[str, str], Declaration] = {}
         self._registries: weakref.WeakSet[Registry] = weakref.WeakSet()
 
     @property
@@ -326,6 +340,41 @@ class TaskGroup:
             return task
 
         return declare if function is None else declare(function)
+
+    def periodic(
+        self,
+        *,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        options: Mapping[str, Any] | None = None,
+        **rhythm: Unpack[RhythmFields],
+    ) -> PeriodicDecorator:
+        """Declare that a task runs again and again: above ``@group.task``, or instead of it.
+
+        Takes what ``pq.schedule`` does about the rhythm: ``run_every`` or ``cron``, ``timezone``, ``key``,
+        ``max_concurrent``, ``catch_up`` and so on. ``args`` and ``kwargs``: what the function is called with.
+        ``options``: of the scheduled call alone, by name. A worker that starts stores what its application declares.
+        """
+
+        def declare(function: Any) -> Any:
+            task = function if isinstance(function, Task) else self.task(function)
+            made = task.call(*args, **(kwargs or {}))
+            checked = build_schedule(rhythm, what=f"periodic({task.name})")
+            place = (task.name, checked.key)
+            known = self._schedules.get(place)
+            if known is not None and (known.call.task is task or not known.call.task.same_place(task)):
+                raise InvalidTask(
+                    f"{task.name}: two schedules have the key {checked.key!r}: give each a key= of its own"
+                )
+            self._schedules[place] = Declaration(made.options(**options) if options else made, checked)
+            return task
+
+        return declare
+
+    @property
+    def schedules(self) -> tuple[Declaration, ...]:
+        """What was declared by ``periodic``."""
+        return tuple(self._schedules.values())
 
     def add(self, task: Task[..., Any]) -> None:
         """Take the task in, here and in every registry that has this group: a name taken is ``InvalidTask``."""

@@ -191,6 +191,51 @@ class TaskRecord:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ScheduleRecord:
+    """One row of ``pq_periodic`` as the client returns it. Times are aware, in UTC.
+
+    ``next_run``: the next tick; None until a worker has planned it, or when the schedule has ended. ``last_run``: when
+    a tick last became a task. ``unfinished``: its runs that have not ended. ``skipped``: ticks that found
+    ``max_concurrent`` runs unfinished, ``last_skipped_at`` the time of the last one. ``missed``: ticks left out because
+    no worker was there. ``app`` and ``declared_by`` (code, call): who declared it. ``error``: why it can't be
+    worked out.
+    """
+
+    id: int
+    name: str
+    key: str
+    payload: JSON
+    priority: int
+    queue: str
+    active: bool
+    client_id: str | None = None
+    run_every: timedelta | None = None
+    cron: str | None = None
+    timezone: str | None = None
+    next_run: datetime | None = None
+    last_run: datetime | None = None
+    start_at: datetime | None = None
+    end_at: datetime | None = None
+    ended_at: datetime | None = None
+    jitter: timedelta | None = None
+    catch_up: str = "latest"
+    catch_up_limit: int = 1000
+    max_concurrent: int | None = 1
+    max_runtime_seconds: float | None = None
+    max_attempts: int = 1
+    version: int = 1
+    app: str | None = None
+    declared_by: str | None = None
+    unfinished: int = 0
+    skipped: int = 0
+    last_skipped_at: datetime | None = None
+    missed: int = 0
+    error: str | None = None
+    created_at: datetime | None = None
+    updated_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AttemptRecord:
     """One row of ``pq_attempts``: an attempt that was not a first-try success."""
 
@@ -251,6 +296,34 @@ class AttemptOutcome:
     peak_memory: int = 0
     result: JSON = None
     output: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndedAttempt:
+    """One attempt that a test has run: by ``run_inline``, or by the fixture ``pq_worker``.
+
+    ``id``, ``name``: the task's. ``number``: which attempt it was, from 1. ``status``: the task's after it. ``result``:
+    what the function returned, decoded. ``error``: as it is stored. ``exception``: the exception itself, where it was
+    raised in this process. ``retry_in``: seconds until the task runs again. ``wall``: seconds that it took.
+    """
+
+    id: int
+    name: str
+    number: int
+    outcome: Outcome
+    status: TaskStatus
+    retry_in: float | None = None
+    result: Any = None
+    error: str | None = None
+    exception: BaseException | None = None
+    exception_type: str | None = None
+    output: str | None = None
+    wall: float = 0.0
+
+    @property
+    def final(self) -> bool:
+        """True when the task will not run again by itself."""
+        return self.status.finished
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,20 +9,26 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import psycopg
 from psycopg import sql
 
 from pq_core.errors import DatabaseUnavailable, InvalidOption, TaskFailed, TaskNotFound, WaitTimeout
+from pq_core.executor import AsyncPsycopgExecutor, PsycopgExecutor
 from pq_core.payload import decode_result
 from pq_core.rows import Watched
+from pq_core.store import Request
 from pq_core.types import TaskStatus
 
 if TYPE_CHECKING:
     from pq_core.database import AsyncConnectionPool, ConnectionPool
+
+T = TypeVar("T")
+Ask: TypeAlias = Callable[[Request[T]], T]
+AsyncAsk: TypeAlias = Callable[[Request[T]], Awaitable[T]]
 
 SHORTEST_POLL = 0.05
 """Seconds before the first question without a notification; the following are farther apart by half each time."""
@@ -82,10 +88,29 @@ class Patience:
 
 
 class Listener:
-    """Hears of tasks' ends on a channel; deaf, it just sleeps."""
+    """Hears of a task's end on a channel, and asks after it there; deaf, it just sleeps, and asks by ``ask``.
 
-    def __init__(self, connection: psycopg.Connection[Any] | None) -> None:
+    One connection serves for both: with a second one for each question, many who wait would need two each.
+    """
+
+    def __init__(
+        self, connection: psycopg.Connection[Any] | None, request: Request[Watched | None], ask: Ask[Watched | None]
+    ) -> None:
         self._connection = connection
+        self._request = request
+        self._ask = ask
+
+    def look(self) -> Watched | None:
+        """Ask where the task stands. Raises DatabaseUnavailable."""
+        if self._connection is not None:
+            try:
+                executor = PsycopgExecutor(self._connection)
+                rows = executor.execute(self._request.statement, self._request.parameters)
+            except psycopg.Error:
+                self._connection = None
+            else:
+                return self._request.parse(rows)
+        return self._ask(self._request)
 
     def hear(self, task_id: int, seconds: float) -> None:
         """Return when the task's end is notified, or after ``seconds``."""
@@ -104,8 +129,27 @@ class Listener:
 class AsyncListener:
     """``Listener`` for asynchronous callers."""
 
-    def __init__(self, connection: psycopg.AsyncConnection[Any] | None) -> None:
+    def __init__(
+        self,
+        connection: psycopg.AsyncConnection[Any] | None,
+        request: Request[Watched | None],
+        ask: AsyncAsk[Watched | None],
+    ) -> None:
         self._connection = connection
+        self._request = request
+        self._ask = ask
+
+    async def look(self) -> Watched | None:
+        """Ask where the task stands. Raises DatabaseUnavailable."""
+        if self._connection is not None:
+            try:
+                executor = AsyncPsycopgExecutor(self._connection)
+                rows = await executor.execute(self._request.statement, self._request.parameters)
+            except psycopg.Error:
+                self._connection = None
+            else:
+                return self._request.parse(rows)
+        return await self._ask(self._request)
 
     async def hear(self, task_id: int, seconds: float) -> None:
         """Return when the task's end is notified, or after ``seconds``."""
@@ -122,35 +166,81 @@ class AsyncListener:
                 self._connection = None
 
 
+def wait_for_end(
+    pool: Callable[[], ConnectionPool],
+    patience: Patience,
+    request: Request[Watched | None],
+    ask: Ask[Watched | None],
+) -> Any:
+    """Return the task's result once it has ended. Raises as ``PQ.wait`` says.
+
+    ``ask``: runs a request on some connection. A database that can't be reached is an error at the first question;
+    later, when it was there before, it is waited for: it may be restarting.
+    """
+    watched = ask(request)
+    ended = patience.judge(watched)
+    if watched is not None and ended is None:
+        with _listening(pool(), watched.channel) as connection:
+            listener = Listener(connection, request, ask)
+            while ended is None:
+                with contextlib.suppress(DatabaseUnavailable):
+                    ended = patience.judge(listener.look())
+                if ended is None:
+                    listener.hear(patience.task_id, patience.pause())
+    assert ended is not None
+    return ended.result
+
+
+async def await_end(
+    pool: Callable[[], AsyncConnectionPool],
+    patience: Patience,
+    request: Request[Watched | None],
+    ask: AsyncAsk[Watched | None],
+) -> Any:
+    """``wait_for_end`` for asynchronous callers."""
+    watched = await ask(request)
+    ended = patience.judge(watched)
+    if watched is not None and ended is None:
+        async with _alistening(pool(), watched.channel) as connection:
+            listener = AsyncListener(connection, request, ask)
+            while ended is None:
+                with contextlib.suppress(DatabaseUnavailable):
+                    ended = patience.judge(await listener.look())
+                if ended is None:
+                    await listener.hear(patience.task_id, patience.pause())
+    assert ended is not None
+    return ended.result
+
+
 @contextlib.contextmanager
-def listening(pool: ConnectionPool, channel: str) -> Iterator[Listener]:
-    """Yield what hears the channel; without a connection for it, what is deaf."""
+def _listening(pool: ConnectionPool, channel: str) -> Iterator[psycopg.Connection[Any] | None]:
+    """Yield a connection that hears the channel, or None when there is none to be had."""
     with contextlib.ExitStack() as stack:
         try:
             connection = stack.enter_context(pool.connection())
             connection.execute(_command("LISTEN", channel))
         except (psycopg.Error, DatabaseUnavailable):
-            yield Listener(None)
+            yield None
             return
         try:
-            yield Listener(connection)
+            yield connection
         finally:
             with contextlib.suppress(psycopg.Error):
                 connection.execute(_command("UNLISTEN", channel))
 
 
 @contextlib.asynccontextmanager
-async def alistening(pool: AsyncConnectionPool, channel: str) -> AsyncIterator[AsyncListener]:
-    """``listening`` for asynchronous callers."""
+async def _alistening(pool: AsyncConnectionPool, channel: str) -> AsyncIterator[psycopg.AsyncConnection[Any] | None]:
+    """``_listening`` for asynchronous callers."""
     async with contextlib.AsyncExitStack() as stack:
         try:
             connection = await stack.enter_async_context(pool.connection())
             await connection.execute(_command("LISTEN", channel))
         except (psycopg.Error, DatabaseUnavailable):
-            yield AsyncListener(None)
+            yield None
             return
         try:
-            yield AsyncListener(connection)
+            yield connection
         finally:
             with contextlib.suppress(psycopg.Error):
                 await connection.execute(_command("UNLISTEN", channel))

@@ -105,6 +105,12 @@ class Plugins:
         self._add(plugin, name)
         self._prepare()
 
+    def unregister(self, plugin: object) -> None:
+        """Remove the plugin, if it is there."""
+        if self._manager.is_registered(plugin):
+            self._manager.unregister(plugin)
+            self._prepare()
+
     def block(self, name: str) -> None:
         """Remove the plugins of this name, or of a class of this name, and take none of them from now on."""
         self._blocked.add(name)

@@ -26,7 +26,8 @@ def migrate(app: str | None, factory: bool, dsn: str | None, schema: str | None,
     found_dsn = None
     if app is not None and (dsn is None or schema is None):
         pq = open_app(app, factory=factory)
-        found_dsn, schema = pq.dsn, schema or pq.schema
+        # Straight to Postgres, where the application names such a way: migrations lock by their session.
+        found_dsn, schema = pq.listen_dsn, schema or pq.schema
     schema = schema or "public"
     if as_sql:
         click.echo(tables.migration_sql(schema), nl=False)

@@ -19,6 +19,7 @@ COMMANDS = {
     "migrate": "migrate:migrate",
     "plugins": "plugins:plugins",
     "prune": "prune:prune",
+    "schedules": "schedules:schedules",
     "stats": "stats:stats",
     "tasks": "tasks:tasks",
     "worker": "worker:worker",

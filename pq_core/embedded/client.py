@@ -44,8 +44,36 @@ SERVER_SETTINGS = {
 }
 CARELESS_SETTINGS = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
 
-_memberships: dict[Path, int] = {}
-"""By state folder: the descriptor of the connection that makes this process a client."""
+
+@dataclass(frozen=True, slots=True)
+class _Membership:
+    """The connection that makes this process a client of a holder.
+
+    Whoever closes every descriptor of the process closes it too, and its number is given to another file: only with
+    the same ``device`` and ``inode`` it still is ours.
+    """
+
+    descriptor: int
+    device: int
+    inode: int
+
+    @classmethod
+    def of(cls, connection: socket.socket) -> _Membership:
+        descriptor = connection.detach()
+        found = os.fstat(descriptor)
+        return cls(descriptor, found.st_dev, found.st_ino)
+
+    @property
+    def is_ours(self) -> bool:
+        try:
+            found = os.fstat(self.descriptor)
+        except OSError:
+            return False
+        return (found.st_dev, found.st_ino) == (self.device, self.inode)
+
+
+_memberships: dict[Path, _Membership] = {}
+"""By state folder."""
 _starting = threading.RLock()
 
 
@@ -101,8 +129,9 @@ def start(
         _prepare_folder(folder)
         while True:
             if (answered := _call(folder, "join", deadline)) is not None:
-                _memberships[folder] = answered[0].detach()
+                _memberships[folder] = _Membership.of(answered[0])
                 return _dsn(folder)
+            _refuse_read_only(folder)
             given = {**SERVER_SETTINGS, **(CARELESS_SETTINGS if not durable else {}), **(settings or {})}
             given["unix_socket_directories"] = '"' + str(_sockets(folder)).replace('"', '""') + '"'
             source = binaries or _source_from_environment()
@@ -173,11 +202,16 @@ def _dsn(folder: Path) -> str:
 def _prepare_folder(folder: Path) -> None:
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        ignore = folder / ".gitignore"
-        if not ignore.exists():
-            ignore.write_text("*\n")
+        # In a folder that was in use before, as a project's own may be, it would hide the user's files from git.
+        if not any(folder.iterdir()):
+            (folder / ".gitignore").write_text("*\n")
     except OSError as error:
         raise EmbeddedServerError(f"the embedded server can't keep its data in {folder}: {error.strerror}") from error
+
+
+def _refuse_read_only(folder: Path) -> None:
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise EmbeddedServerError(f"the embedded server can't keep its data in {folder}: you may not write there")
 
 
 def _made_by(folder: Path) -> int | None:
@@ -203,24 +237,24 @@ def _source_from_environment() -> Source:
 
 def _is_member(folder: Path) -> bool:
     """Tell whether our connection to the holder still stands."""
-    descriptor = _memberships.get(folder)
-    if descriptor is None:
+    membership = _memberships.get(folder)
+    if membership is None or not membership.is_ours:
         return False
     try:
-        with socket.socket(fileno=os.dup(descriptor)) as connection:
+        with socket.socket(fileno=os.dup(membership.descriptor)) as connection:
             return connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) != b""
     except BlockingIOError:
         return True
     except OSError:
-        # The holder is gone, or a task closed every descriptor and this number now is something else.
+        # The holder is gone.
         return False
 
 
 def _leave(folder: Path) -> None:
-    descriptor = _memberships.pop(folder, None)
-    if descriptor is not None:
+    membership = _memberships.pop(folder, None)
+    if membership is not None and membership.is_ours:
         with contextlib.suppress(OSError):
-            os.close(descriptor)
+            os.close(membership.descriptor)
 
 
 def _connect(folder: Path) -> socket.socket | None:

@@ -28,7 +28,7 @@ from pathlib import Path
 
 from pq_core.embedded.identity import become
 from pq_core.embedded.plan import HolderError, Plan
-from pq_core.embedded.server import Server
+from pq_core.embedded.server import Server, refuse_foreign_files
 
 CRASHES, CRASH_WINDOW = 5, 60.0
 """So many crashes of the server within so many seconds, and the holder gives up."""
@@ -233,6 +233,8 @@ def main(plan: Plan, report: int) -> int:
         lock = take_lock(plan)
         if lock is None:
             return 0
+        # Before anyone can join: a holder that fails at once may be gone before its client hears why.
+        refuse_foreign_files(plan.data)
         holder = Holder(plan, lock)
         holder.listen()
     except (HolderError, OSError) as error:

@@ -10,7 +10,7 @@ import sys
 import time
 from pathlib import Path
 
-from pq_core.embedded.plan import HolderError
+from pq_core.embedded.plan import HolderError, is_complete, was_begun
 
 LINUX = sys.platform == "linux"
 SHUTDOWN = ((signal.SIGINT, 10.0), (signal.SIGQUIT, 5.0), (signal.SIGKILL, 5.0))
@@ -54,9 +54,12 @@ def postmaster_pid(data: Path) -> int:
 def end_leftovers(data: Path) -> bool:
     """End every Postgres process on the data folder and return whether there was one.
 
-    Only for the owner of the folder's lock, or where no holder answers.
+    Only for the owner of the folder's lock, or where no holder answers. The server of a data folder that pq did not
+    make is somebody's: it is left alone.
     """
     found = False
+    if not is_complete(data) and not was_begun(data):
+        return found
     for number, patience in SHUTDOWN:
         running = leftovers(data)
         if not running:

@@ -18,6 +18,21 @@ class HolderError(Exception):
     """The server can't be run; the text is for the user."""
 
 
+def is_complete(data: Path) -> bool:
+    """Tell whether the data folder is one that pq made, and made to the end."""
+    return (data / "pq_complete").exists()
+
+
+def begun_mark(data: Path) -> Path:
+    """Return the file that is there while pq makes the data folder: beside it, for initdb wants it empty."""
+    return data.parent / "initdb_begun"
+
+
+def was_begun(data: Path) -> bool:
+    """Tell whether pq began to make the data folder: what initdb leaves in it may be deleted."""
+    return begun_mark(data).exists()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """What the starting client asks for.

@@ -10,10 +10,13 @@ from pathlib import Path
 
 from pq_core.embedded.identity import Prepare, prepare_server
 from pq_core.embedded.leftovers import SHUTDOWN, end_leftovers
-from pq_core.embedded.plan import DATABASE, SUPERUSER, HolderError, Plan
+from pq_core.embedded.plan import DATABASE, SUPERUSER, HolderError, Plan, begun_mark, is_complete, was_begun
 
 LOG_LIMIT = 10 * 2**20
 """Bytes of server log above which it is begun anew at the next start."""
+INITDB_NAMES = {"PG_VERSION", "base", "global"}
+INITDB_PREFIXES = ("pg_", "postgresql.", "postmaster.")
+"""Names of what initdb and the server put into a data folder."""
 
 
 class Server:
@@ -30,13 +33,29 @@ class Server:
         return self._process.pid if self._process else None
 
     def create_cluster(self) -> None:
-        """Make the data folder if there is none; one that was left unfinished is begun anew."""
-        self._prepare = prepare = prepare_server(self._plan)
-        if (self._plan.data / "pq_complete").exists():
+        """Make the data folder if there is none; one that we left unfinished is begun anew.
+
+        Files that we did not make are neither deleted nor given to another user: HolderError.
+        """
+        data, begun = self._plan.data, begun_mark(self._plan.data)
+        if is_complete(data):
+            self._prepare = prepare_server(self._plan)
+            begun.unlink(missing_ok=True)
             return
-        data = self._plan.data
-        for entry in list(data.iterdir()) if data.exists() else []:
-            shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
+        refuse_foreign_files(data)
+        begun.touch(mode=0o600)
+        self._prepare = prepare = prepare_server(self._plan)
+        try:
+            self._initialize(data, prepare)
+        except (HolderError, OSError, subprocess.SubprocessError):
+            # What comes to lie there until the next start is not ours any more.
+            empty_folder(data)
+            begun.unlink()
+            raise
+        begun.unlink()
+
+    def _initialize(self, data: Path, prepare: Prepare) -> None:
+        empty_folder(data)
         command = [self._binary("initdb"), "--no-sync", "--no-instructions", "--auth=trust", "--encoding=UTF8"]
         self._run([*command, "--locale=C", f"--username={SUPERUSER}", f"--pgdata={data}"], prepare)
         single = [self._binary("postgres"), "--single", "-c", "fsync=off", "-c", "log_checkpoints=off"]
@@ -106,6 +125,27 @@ class Server:
         )  # fmt: skip
         if done.returncode or (text and "ERROR:" in done.stdout):
             raise HolderError(f"{Path(command[0]).name} failed: {' '.join(done.stdout.split()) or done.returncode}")
+
+
+def refuse_foreign_files(data: Path) -> None:
+    """Raise HolderError unless the data folder is missing, empty, ours, or holds only what an initdb of ours left.
+
+    Only for the owner of the folder's lock: without it, another holder may complete the data meanwhile.
+    """
+    if is_complete(data):
+        return
+    if data.exists() and not data.is_dir():
+        raise HolderError(f"{data} is not a folder: choose another path")
+    for entry in data.iterdir() if data.exists() else ():
+        of_initdb = entry.name in INITDB_NAMES or entry.name.startswith(INITDB_PREFIXES)
+        if not was_begun(data) or not of_initdb:
+            raise HolderError(f"{data} holds files that pq did not make ({entry.name}): choose another path")
+
+
+def empty_folder(data: Path) -> None:
+    """Delete everything in the folder, if there is one; links in it are deleted, not followed."""
+    for entry in list(data.iterdir()) if data.exists() else []:
+        shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
 
 
 def environment() -> dict[str, str]:

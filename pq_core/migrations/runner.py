@@ -150,6 +150,11 @@ def render(name: str, schema: str) -> sql.Composed:
     lines = (_VERSIONS / name).read_text(encoding="utf-8").splitlines(keepends=True)
     # The head of the file explains the placeholders; a name with a newline must not end that comment.
     text = "".join(itertools.dropwhile(lambda line: line.startswith("--"), lines))
+    # Function bodies name the schema: its name must not hold what ends them.
+    tag = "pq"
+    while f"${tag}" in schema:
+        tag += "_"
+    text = text.replace("$pq$", f"${tag}$")
     tasks = sql.Identifier(schema, "pq_tasks").as_string(None)
     return sql.SQL(text).format(
         schema=sql.Identifier(schema), schema_text=sql.Literal(schema), tasks_text=sql.Literal(tasks)

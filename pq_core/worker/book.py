@@ -14,8 +14,8 @@ from pq_core.worker.connection import Parameters, Query, Row, StatementError
 
 logger = logging.getLogger("pq.worker")
 
-DATA_ERRORS = ("22", "23", "42", "P0")
-"""SQLSTATE classes that the same report would meet again: bad data, constraints, names, raised by a trigger."""
+DATA_ERRORS = ("22", "23", "42", "54", "P0", "XX")
+"""SQLSTATE classes that the same report would meet again: bad data, constraints, names, sizes, a trigger's refusal."""
 
 ALREADY_PREPARED = "42P05"
 """The connection's trouble behind a pooler, not the report's."""
@@ -158,12 +158,18 @@ class Book:
         database refused.
         """
         sent, self._sent = self._sent, []
-        if not sent or not error.sqlstate.startswith(DATA_ERRORS) or error.sqlstate == ALREADY_PREPARED:
+        if not sent or not error.sqlstate or error.sqlstate == ALREADY_PREPARED:
             return
         if len(sent) > 1:
             self._singly = len(sent)
             return
         entry = sent[0]
+        if not error.sqlstate.startswith(DATA_ERRORS):
+            # Nothing about this end itself, a lock for one: it comes again after the others.
+            self._singly = max(self._singly, 1)
+            self.entries.remove(entry)
+            self.entries.append(entry)
+            return
         if entry.plain:
             logger.error("the end of task %s can't be recorded: %s", entry.task.id, error)
             self.entries.remove(entry)

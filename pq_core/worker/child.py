@@ -6,6 +6,7 @@ whatever happens it ends in ``os._exit``.
 
 from __future__ import annotations
 
+import _thread
 import faulthandler
 import hashlib
 import inspect
@@ -71,12 +72,14 @@ class Channel:
     own under the same number, and nothing of ours may be written into that.
     """
 
-    __slots__ = ("_decoder", "_fd", "_identity")
+    __slots__ = ("_decoder", "_fd", "_identity", "_lock", "_over")
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
         self._identity = _identity(fd)
         self._decoder = wire.Decoder(wire.TASK_LIMIT)
+        self._lock = _thread.allocate_lock()
+        self._over = False
 
     def next_task(self) -> ClaimedTask | None:
         """Wait for another task; None when the worker has none for this child any more."""
@@ -89,15 +92,20 @@ class Channel:
         return None
 
     def send(self, kind: wire.Kind, body: dict[str, Any]) -> bool:
-        """Write one frame; False when the socket is gone."""
-        if _identity(self._fd) != self._identity:
-            return False
+        """Write one frame, whole: threads of the task may write at the same time. False when the socket is gone.
+
+        After END nothing but STARTED goes out: what a thread that was left behind says belongs to no task.
+        """
         view = memoryview(wire.pack(kind, body))
-        try:
-            while view:
-                view = view[os.write(self._fd, view) :]
-        except OSError:
-            return False
+        with self._lock:
+            if _identity(self._fd) != self._identity or (self._over and kind is not wire.Kind.STARTED):
+                return False
+            self._over = kind is wire.Kind.END
+            try:
+                while view:
+                    view = view[os.write(self._fd, view) :]
+            except OSError:
+                return False
         return True
 
 
@@ -125,6 +133,14 @@ class _Stopper:
         self.task = task
         self.armed = True
         self(signal.SIGTERM, None)
+
+    def install(self) -> None:
+        """Take SIGTERM, with the stacks of all threads saved first; again where the task before took it away."""
+        if signal.getsignal(signal.SIGTERM) is not self:
+            signal.signal(signal.SIGTERM, self)
+            faulthandler.unregister(signal.SIGTERM)
+            faulthandler.register(signal.SIGTERM, file=self.place.stack_fd, all_threads=True, chain=True)
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
     def forget(self) -> None:
         """Give SIGTERM its ordinary meaning in a process that the task forks: multiprocessing relies on that."""
@@ -182,6 +198,8 @@ def _serve(setup: ChildSetup, first: ClaimedTask, channel: Channel, stopper: _St
         stopper.armed = False
         _flush()
         left -= 1
+        if left and _has_children():
+            left, end["last"] = 0, True  # they end with this process; so it takes no other task
         if left:
             after = resource.getrusage(resource.RUSAGE_SELF)
             end["cpu_user"] = after.ru_utime - before.ru_utime
@@ -191,8 +209,17 @@ def _serve(setup: ChildSetup, first: ClaimedTask, channel: Channel, stopper: _St
             return CANNOT_REPORT
         task = channel.next_task() if left else None
         if task is not None:
+            stopper.install()
             channel.send(wire.Kind.STARTED, {})
     return 0
+
+
+def _has_children() -> bool:
+    try:
+        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return False
+    return True
 
 
 def _become_child(setup: ChildSetup, task: ClaimedTask, place: Place, drop: Iterable[int], null_fd: int) -> _Stopper:
@@ -206,11 +233,9 @@ def _become_child(setup: ChildSetup, task: ClaimedTask, place: Place, drop: Iter
     stopper = _Stopper(place, task)
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGCHLD, signal.SIGUSR1, signal.SIGUSR2, signal.SIGQUIT):
         signal.signal(number, signal.SIG_DFL)
-    signal.signal(signal.SIGTERM, stopper)
     faulthandler.enable(file=place.stack_fd, all_threads=True)
-    faulthandler.register(signal.SIGTERM, file=place.stack_fd, all_threads=True, chain=True)
     os.register_at_fork(after_in_child=stopper.forget)
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    stopper.install()
     guards.offer_to_oom_killer()
     if (numpy := sys.modules.get("numpy")) is not None and hasattr(numpy, "random"):
         numpy.random.seed()  # the standard library's generator reseeds itself after a fork
@@ -222,17 +247,11 @@ def _become_child(setup: ChildSetup, task: ClaimedTask, place: Place, drop: Iter
 
 
 def _run(setup: ChildSetup, task: ClaimedTask, channel: Channel, stopper: _Stopper) -> dict[str, Any]:
-    timeout = task.timeout if task.timeout is not None else setup.default_timeout
-    limit = int(task.options.get("result_limit") or setup.result_limit)
-    current = attempts.Attempt(
-        task=task,
-        worker_id=setup.worker_id,
-        schema=setup.schema,
-        deadline=None if timeout is None else datetime.now(UTC) + timedelta(seconds=timeout),
-        _progress=lambda share, text: _ignore(channel.send(wire.Kind.PROGRESS, {"share": share, "message": text})),
-        _completed=lambda: _ignore(channel.send(wire.Kind.COMPLETED, {})),
-        _encode=lambda value: setup.encode_result(value, limit),
-        _find_executor=setup.find_executor,
+    current = attempt_of(
+        setup,
+        task,
+        progress=lambda share, text: _ignore(channel.send(wire.Kind.PROGRESS, {"share": share, "message": text})),
+        completed=lambda: _ignore(channel.send(wire.Kind.COMPLETED, {})),
     )
     attempts.set_current_attempt(current)
     stopper.arm(task)
@@ -240,10 +259,8 @@ def _run(setup: ChildSetup, task: ClaimedTask, channel: Channel, stopper: _Stopp
         function, args, kwargs = setup.load(task)
     except (TaskTimeout, TaskCancelled):
         raise
-    except Unroutable as error:
-        return {"how": "released", "error": str(error)}
     except BaseException as error:
-        return _raised(error, retryable=False)
+        return unloadable(error)
     try:
         with setup.in_child(task):
             value = function(*args, **kwargs)
@@ -252,25 +269,67 @@ def _run(setup: ChildSetup, task: ClaimedTask, channel: Channel, stopper: _Stopp
 
                 value = asyncio.run(_awaited(value))
             stopper.armed = False
-    except Retry as error:
-        stopper.armed = False
-        return {**_raised(error, retryable=True), "after": error.after, "how": "raised"}
-    except Snooze as error:
-        stopper.armed = False
-        return {"how": "snoozed", "after": error.after, "error": str(error) or None}
-    except Cancel as error:
-        stopper.armed = False
-        return {"how": "cancelled", "error": str(error) or None}
     except BaseException as error:
         stopper.armed = False
-        return _raised(error, retryable=setup.retryable(task, error))
+        return failure(setup, task, error)
+    return success(setup, task, value)
+
+
+def attempt_of(
+    setup: ChildSetup,
+    task: ClaimedTask,
+    *,
+    progress: Callable[[float, str | None], None],
+    completed: Callable[[], None],
+) -> attempts.Attempt:
+    """Return what ``current_attempt()`` gives to the task; ``progress`` and ``completed`` are told what it says."""
+    timeout = task.timeout if task.timeout is not None else setup.default_timeout
+    limit = _result_limit(setup, task)
+    return attempts.Attempt(
+        task=task,
+        worker_id=setup.worker_id,
+        schema=setup.schema,
+        deadline=None if timeout is None else datetime.now(UTC) + timedelta(seconds=timeout),
+        _progress=progress,
+        _completed=completed,
+        _encode=lambda value: setup.encode_result(value, limit),
+        _find_executor=setup.find_executor,
+    )
+
+
+def unloadable(error: BaseException) -> dict[str, Any]:
+    """Return the last word on a task whose function or arguments could not be had."""
+    if isinstance(error, Unroutable):
+        return {"how": "released", "error": str(error)}
+    return _raised(error, retryable=False)
+
+
+def failure(setup: ChildSetup, task: ClaimedTask, error: BaseException) -> dict[str, Any]:
+    """Return the last word on a task whose function raised."""
+    match error:
+        case Retry():
+            return {**_raised(error, retryable=True), "after": error.after}
+        case Snooze():
+            return {"how": "snoozed", "after": error.after, "error": str(error) or None}
+        case Cancel():
+            return {"how": "cancelled", "error": str(error) or None}
+        case _:
+            return _raised(error, retryable=setup.retryable(task, error))
+
+
+def success(setup: ChildSetup, task: ClaimedTask, value: Any) -> dict[str, Any]:
+    """Return the last word on a task whose function returned ``value``, which may not be storable."""
     try:
-        return {"how": "succeeded", "result": setup.encode_result(value, limit)}
+        return {"how": "succeeded", "result": setup.encode_result(value, _result_limit(setup, task))}
     except PayloadError as error:
         # The work is done: trying again would do it twice and fail in the same way.
         return {**_raised(error, retryable=False), "error": f"the result can't be stored: {error}"}
     except Exception as error:  # of the result's own methods
         return {**_raised(error, retryable=False), "error": f"the result can't be stored:\n{error_text(error)}"}
+
+
+def _result_limit(setup: ChildSetup, task: ClaimedTask) -> int:
+    return int(task.options.get("result_limit") or setup.result_limit)
 
 
 async def _awaited(value: Any) -> Any:

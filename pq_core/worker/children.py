@@ -31,8 +31,9 @@ LAST_WORD_GRACE = 5.0
 class Child:
     """One running child and what the worker knows of its attempt. Times are of the monotonic clock.
 
-    ``begun``: false from the moment a task is handed to a reused child until it says that it runs. ``left``: tasks
-    that the process may run after this one.
+    ``progress``: the latest; it goes into the report too, for on its way to the row alone it may have met a lock.
+    ``news``: it was not sent yet. ``begun``: false from the moment a task is handed to a reused child until it says
+    that it runs. ``left``: tasks that the process may run after this one.
     """
 
     pid: int
@@ -47,6 +48,7 @@ class Child:
     oom_killed: bool = False
     end: dict[str, Any] | None = None
     progress: dict[str, Any] | None = None
+    news: bool = False
     completed_itself: bool = False
     broken: str | None = None
     reason: StopReason = StopReason.NONE
@@ -111,8 +113,10 @@ class Children:
             theirs.close()
             raise
         siblings = (*self.running.values(), *self._idle.values(), *self._leaving.values())
-        drop = [*self.inherited(), *(sibling.socket.fileno() for sibling in siblings), ours.fileno()]
         fd, null_fd, setup = theirs.fileno(), self._null_fd, self.setup
+        drop = [*self.inherited(), *(sibling.socket.fileno() for sibling in siblings), ours.fileno()]
+        # The application may have closed a socket that was noted, and its number may be one of these by now.
+        drop = [one for one in drop if one not in (fd, null_fd, place.stack_fd)]
 
         def body() -> NoReturn:
             run_child(setup, task, place, fd, drop=drop, null_fd=null_fd)
@@ -138,7 +142,7 @@ class Children:
             started=now,
             deadline=None if timeout is None else now + timeout,
             timeout=timeout,
-            grace=float(task.options.get("grace") or self.grace),
+            grace=_grace(task, self.grace),
             left=0 if task.options.get("memory_limit") else setup.tasks_per_child - 1,
         )
         self.running[pid] = child
@@ -165,7 +169,7 @@ class Children:
             started=now,
             deadline=None if timeout is None else now + timeout,
             timeout=timeout,
-            grace=float(task.options.get("grace") or self.grace),
+            grace=_grace(task, self.grace),
             begun=False,
             left=idle.left - 1,
         )
@@ -240,12 +244,20 @@ class Children:
         match kind:
             case wire.Kind.STARTED:
                 child.begun = True
+            case wire.Kind.END if not child.begun:
+                # Of the task before this one, which had ended already: no word of this process can be relied on.
+                raise wire.BrokenFrame("a task ends once")
+            case _ if not child.begun:
+                return  # a thread that the task before left behind
             case wire.Kind.PROGRESS:
                 child.progress = _progress(body)
+                child.news = True
             case wire.Kind.COMPLETED:
                 child.completed_itself = True
             case wire.Kind.END if child.end is None:
                 child.end = body
+                if body.get("last"):
+                    child.left = 0
                 if child.left and child.reason is StopReason.NONE:
                     self._set_aside(child, body)
                     return
@@ -271,6 +283,11 @@ class Children:
         except ProcessLookupError:
             return  # it has ended by itself; reaping tells how
 
+    def hurry(self, child: Child, seconds: float) -> None:
+        """Let a child that was asked to stop have no more than ``seconds`` from now."""
+        if child.kill_at is not None:
+            child.kill_at = min(child.kill_at, monotonic() + seconds)
+
     def _kill(self, child: Child) -> None:
         child.killed = True
         child.kill_at = None
@@ -280,7 +297,7 @@ class Children:
     def kill_all(self, reason: StopReason) -> None:
         """End every child with its whole process group, now."""
         for child in self:
-            if child.reason is StopReason.NONE:
+            if child.reason is StopReason.NONE and child.end is None:
                 child.reason = reason
             self._kill(child)
         self.dismiss_idle()
@@ -324,7 +341,8 @@ class Children:
             else:
                 self._idle.pop(child.pid, None)
                 self._leaving.pop(child.pid, None)
-                self._places.append(child.place)
+                if not any(one.child is child for one in done):
+                    self._places.append(child.place)  # else whoever reads its last task's output gives it back
         return done
 
     def _oom_kills_rose(self) -> bool:
@@ -343,6 +361,16 @@ class Children:
             place.close()
         self._places.clear()
         os.close(self._null_fd)
+
+
+def _grace(task: ClaimedTask, otherwise: float) -> float:
+    """Return the seconds between SIGTERM and SIGKILL; a row written by hand may hold anything."""
+    value = task.options.get("grace")
+    try:
+        seconds = float(value) if value is not None else otherwise
+    except (TypeError, ValueError):
+        return otherwise
+    return min(max(seconds, 0.0), 3600.0) if seconds == seconds else otherwise
 
 
 def _let_end(child: Child) -> None:

@@ -8,12 +8,16 @@ from typing import TYPE_CHECKING
 from pq_core.worker.attention import Attention
 from pq_core.worker.claiming import Statements, claimed_task, integer, text_array
 from pq_core.worker.connection import Parameters, Query, Row
+from pq_core.worker.low_end import LowEnd
+from pq_core.worker.ticking import Ticking
 
 if TYPE_CHECKING:
     from pq_core.types import ClaimedTask
     from pq_core.worker.options import WorkerOptions
 
 PROMOTED_AT_ONCE = 500
+HOLD_BACK = 30.0
+"""Seconds for which a busy worker takes nothing new so that it can run a suspect task alone; a tenth of the time."""
 
 Sending = list[tuple[Query, Parameters]]
 
@@ -30,6 +34,7 @@ class Claims:
     options: WorkerOptions
     queues: tuple[str, ...]
     attention: Attention
+    ticking: Ticking
     suspects: bool = False
     alone: int | None = None
     claimed_once: bool = False
@@ -38,6 +43,9 @@ class Claims:
     _queues: bytes = b""
     _bands: list[bytes] = field(default_factory=list)
     _in_vain: bool = False
+    _low_end: LowEnd = field(default_factory=LowEnd)
+    _held_back_until: float = 0.0
+    _hold_back_again: float = 0.0
 
     def __post_init__(self) -> None:
         self._ranges = self.options.ranges()
@@ -67,26 +75,44 @@ class Claims:
                 return [(self.statements["sleeping"], [integer(worker_id), b"f"])]
             return []
         if self.suspects and not self.options.once:
-            # Let what runs end, then take the suspect alone.
-            return [] if busy or reporting else self._claim_suspect(worker_id)
+            if not busy and not reporting:
+                return self._claim_suspect(worker_id)
+            if self._holds_back(now):
+                return []
         if attention.claim:
-            return self._claim(worker_id, free)
+            return self._claim(now, worker_id, free)
         if attention.look_at is None or now >= attention.look_at:
             attention.look_at = None
             if attention.next_due is not None and now >= attention.next_due:
                 attention.wake()
-                return self._claim(worker_id, free)
+                return self._claim(now, worker_id, free)
             return self._look(worker_id)
         return []
 
-    def _claim(self, worker_id: int, free: int) -> Sending:
+    def _holds_back(self, now: float) -> bool:
+        """Let what runs end, to take a suspect alone; for a while only, since one of the running may take hours."""
+        if now >= self._hold_back_again:
+            self._held_back_until = now + HOLD_BACK
+            self._hold_back_again = now + 10 * HOLD_BACK
+        return now < self._held_back_until
+
+    def next_event(self, now: float, *, busy: int) -> float | None:
+        """Return when ``statements_to_send`` has something to say again, if nothing else happens."""
+        if self.free(busy) <= 0:
+            return None
+        if self.suspects and busy and not self.options.once and now < self._held_back_until:
+            return self._held_back_until
+        return now if self.attention.claim else self.attention.look_at or now
+
+    def _claim(self, now: float, worker_id: int, free: int) -> Sending:
         low, high = self._ranges[self._range]
-        claim = "claim_one_queue" if len(self.queues) == 1 else "claim_many_queues"
+        one = len(self.queues) == 1
+        begin: Parameters = self._low_end.parameters(now) if one else [b"{}", b"{}", b"{}"]
         return [
             (self.statements["promote"], [integer(PROMOTED_AT_ONCE), None]),
             (
-                self.statements[claim],
-                [integer(worker_id), self._queues, integer(low), integer(high), integer(free), b"{}", b"{}", b"{}"],
+                self.statements["claim_one_queue" if one else "claim_many_queues"],
+                [integer(worker_id), self._queues, integer(low), integer(high), integer(free), *begin],
             ),
         ]
 
@@ -94,18 +120,22 @@ class Claims:
         return [(self.statements["claim_suspect"], [integer(worker_id), self._queues, *self._bands])]
 
     def _look(self, worker_id: int) -> Sending:
-        sending: Sending = []
         if not self.attention.marked and not self.options.once:
-            # Mark first, then look: who enqueues after the look sees the mark, who enqueued before it is seen.
+            # A turn of its own, since a turn is a transaction: the mark is there for all before the look begins. Who
+            # enqueues after the look sees it and notifies; who enqueued before is seen.
             self.attention.marked = True
-            sending.append((self.statements["sleeping"], [integer(worker_id), b"t"]))
-        sending.append((self.statements["look"], [self._queues, *self._bands]))
-        return sending
+            return [(self.statements["sleeping"], [integer(worker_id), b"t"])]
+        return [(self.statements["look"], [self._queues, *self._bands, self.ticking.held_ids])]
 
     def take(self, kind: str, rows: list[Row], *, asked: int, now: float) -> list[ClaimedTask]:
         """Take in the answer to the last statement of a turn, named ``kind``; return the tasks claimed."""
+        if kind == "pq_sleeping" and self.attention.marked:
+            self.attention.look_at = 0.0
+            self.attention.expect_stragglers()
+            return []
         if kind == "pq_look":
-            ready, next_due, suspects = rows[0]
+            ready, next_due, suspects, next_tick, is_cron = rows[0]
+            self.ticking.heard(next_tick, is_cron)
             self.suspects = suspects == b"t"
             if ready == b"t" and self._in_vain:
                 self.attention.try_again(now)
@@ -125,23 +155,30 @@ class Claims:
             self.suspects = bool(tasks)
             self.alone = tasks[0].id if tasks else None
         else:
-            self._after_claim(found=len(tasks), asked=asked)
+            self._after_claim(tasks, asked=asked, now=now)
         return tasks
 
-    def _after_claim(self, *, found: int, asked: int) -> None:
-        self._in_vain = not found
-        if found >= asked:
-            self._range = 0
+    def _after_claim(self, tasks: list[ClaimedTask], *, asked: int, now: float) -> None:
+        self._in_vain = not tasks
+        empty = self._low_end.found(tasks, asked=asked, now=now) if len(self.queues) == 1 else len(tasks) < asked
+        if not empty:
+            if len(tasks) >= asked:
+                self._go_to(0)
             self.attention.wake()  # there may be more
         elif self._range + 1 < len(self._ranges):
-            self._range += 1  # this band is empty: on to the next one
+            self._go_to(self._range + 1)  # this band is empty: on to the next one
         else:
             # Fewer than wanted: nothing more is ready. Look (and be marked as asleep) before sleeping.
-            self._range = 0
+            self._go_to(0)
             self.attention.claim = False
             self.attention.look_at = 0.0
             self.attention.next_due = None
             self.claimed_once = True
+
+    def _go_to(self, band: int) -> None:
+        if band != self._range:
+            self._range = band
+            self._low_end.forget()
 
     def child_ended(self, task: ClaimedTask) -> None:
         """Note that a task runs no more: after one that ran alone, others may come again."""
@@ -153,5 +190,6 @@ class Claims:
         """Begin anew, under a new lease."""
         self.alone = None
         self._range = 0
+        self._low_end.forget()
         self.attention.marked = False
         self.attention.wake()

@@ -8,7 +8,11 @@ import sys
 from collections.abc import Callable
 from typing import NoReturn
 
-_ALL_SIGNALS = set(signal.valid_signals()) - {signal.SIGKILL, signal.SIGSTOP}
+_HANDLED = frozenset(
+    (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGCHLD, signal.SIGUSR1, signal.SIGUSR2)
+)
+"""What a worker or keeper may have handlers for. Not all signals: Python turns each of a mask into an enum member and
+back, which would cost 60 µs a fork."""
 
 
 def fork(body: Callable[[], NoReturn]) -> int:
@@ -19,8 +23,11 @@ def fork(body: Callable[[], NoReturn]) -> int:
     """
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:
-            stream.flush()
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _ALL_SIGNALS)
+            try:
+                stream.flush()
+            except (OSError, ValueError):
+                continue  # nobody reads it any more, or it is closed: what it holds is lost, the work is not
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _HANDLED)
     try:
         pid = os.fork()
         if pid == 0:

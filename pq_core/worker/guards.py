@@ -69,6 +69,14 @@ def limit_memory(extra: int) -> None:
     resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
 
 
+def allow_descriptors(count: int) -> None:
+    """Raise this process's limit of open files to ``count``, as far as the system lets it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = count if hard == resource.RLIM_INFINITY else min(count, hard)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+
+
 def status_bytes(field: str, pid: int | str = "self") -> int | None:
     """Return a size from ``/proc/PID/status`` (VmRSS, VmData, VmHWM, …) in bytes, None where there is none."""
     try:

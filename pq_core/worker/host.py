@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from psycopg.pq.abc import PGconn
 
     from pq_core.client import PQ
+    from pq_core.schedule_operations import Synced
+    from pq_core.store import Request
     from pq_core.worker.keeper import Page
     from pq_core.worker.options import WorkerOptions
     from pq_core.worker.program import Program
@@ -57,6 +59,7 @@ class Host:
     known_dead: tuple[int, ...] = ()
     on_ready: Callable[[int], None] | None = None
     hostname: str = field(default_factory=socket.gethostname)
+    declared_schedules: Request[list[Synced]] | None = None
     image_rss: int = 0
     foreign_sockets: list[int] = field(default_factory=list)
 

@@ -115,20 +115,26 @@ class Keeper:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGCHLD, signal.SIGUSR1):
             signal.signal(number, self._note)
         signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
-        while True:
-            self._reap()
-            self._act_on_signals(hangup_stops)
-            self._retire_replaced()
-            self._watch()
-            self._restart()
-            if not any(place.pid or place.restart_at is not None for place in self._places):
-                return self._status
-            select.select([ours], [], [], self._timeout())
-            try:
-                while ours.recv(4096):
-                    pass
-            except BlockingIOError:
-                continue
+        try:
+            while True:
+                self._reap()
+                self._act_on_signals(hangup_stops)
+                self._retire_replaced()
+                self._watch()
+                self._restart()
+                if not any(place.pid or place.restart_at is not None for place in self._places):
+                    return self._status
+                select.select([ours], [], [], self._timeout())
+                try:
+                    while ours.recv(4096):
+                        pass
+                except BlockingIOError:
+                    continue
+        finally:
+            # First of all: a signal must not write to a number that is another file's by then.
+            signal.set_wakeup_fd(-1)
+            ours.close()
+            theirs.close()
 
     def _note(self, number: int, _: object) -> None:
         self._signals.append(number)
@@ -203,7 +209,11 @@ class Keeper:
             if not place.pid and place.restart_at is not None and now >= place.restart_at:
                 place.restart_at = None
                 place.started = now
-                self._fork(place)
+                try:
+                    self._fork(place)
+                except OSError as error:
+                    self._log(f"a worker can't be forked: {error}")
+                    place.restart_at = now + LONGEST_PAUSE / 10
 
     def _fork(self, place: _Place) -> None:
         place.page.write(0, 0.0, [])

@@ -7,7 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from time import monotonic
 
-from pq_core.worker.claiming import Statements, integer
+from pq_core.types import ClaimedTask, TaskStatus
+from pq_core.worker.book import DATA_ERRORS
+from pq_core.worker.claiming import Statements, claimed_task, integer
 from pq_core.worker.connection import Results, Row, StatementError
 from pq_core.worker.link import Link
 
@@ -31,10 +33,8 @@ class Beat:
 class Rescued:
     """A task taken back from a dead worker."""
 
-    id: int
-    fence: int
-    name: str
-    status: str
+    task: ClaimedTask
+    status: TaskStatus
     error: str
 
 
@@ -61,6 +61,7 @@ class Lease:
     _next_rescue: float | None = None
     _sent: float = 0.0
     _expired_others: bool = False
+    _plain: bool = False
 
     def begin(self, worker_id: int, sent: float) -> None:
         """Start a life that was registered by a statement sent at ``sent``."""
@@ -108,6 +109,9 @@ class Lease:
     def lose(self, why: str) -> None:
         """Give the lease up: another may have the tasks by now."""
         logger.error("worker %s lost its lease: %s; its children are ended", self.worker_id, why)
+        if self.worker_id is not None:
+            # No next life begins before the last child of this one is gone: then nobody has to wait for its lease.
+            self.known_dead.append(self.worker_id)
         self.worker_id = None
         self._next_rescue = None
         self.on_gone()
@@ -162,7 +166,7 @@ class Lease:
         self._next_rescue = None
         known = b"{" + b",".join(integer(one) for one in dead) + b"}"
         self.link.send(
-            [(self.statements["rescue"], [integer(worker_id), known])],
+            [(self.statements["rescue"], [integer(worker_id), known, b"t" if self._plain else b"f"])],
             lambda results, error: self._rescued(dead, results, error),
         )
 
@@ -171,9 +175,13 @@ class Lease:
             self.known_dead = dead + self.known_dead
             self._next_rescue = monotonic() + 1.0
             logger.warning("a rescue failed: %s", error)
+            if error is not None and error.sqlstate.startswith(DATA_ERRORS):
+                logger.error("the next rescue leaves on_failure out: one of them can't be enqueued")
+                self._plain = True
             return
+        self._plain = False
         rows = results[0]
-        found = [_rescued(row) for row in rows if row[1] is not None]
+        found = [_rescued(row) for row in rows if row[4] is not None]
         workers = int(rows[0][0] or 0) if rows else 0
         if workers or found:
             logger.warning("%d worker(s) died; %d task(s) were taken back", workers, len(found))
@@ -186,11 +194,9 @@ class Lease:
 
 
 def _rescued(row: Row) -> Rescued:
-    _, id_, fence, name, status, error = row[:6]
+    _, status, error, _ = row[:4]
     return Rescued(
-        id=int(id_ or 0),
-        fence=int(fence or 0),
-        name=(name or b"").decode("utf-8", "replace"),
-        status=(status or b"").decode(),
+        task=claimed_task(row[4:]),
+        status=TaskStatus((status or b"pending").decode()),
         error=(error or b"").decode("utf-8", "replace"),
     )

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import socket
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
 from pq_core import roles
+from pq_core.app import load_object
 from pq_core.errors import InvalidOption, WorkerStartError
+from pq_core.schedule_operations import declared_schedules
 from pq_core.types import AttemptOutcome, Role
 from pq_core.worker import guards
 from pq_core.worker.host import Host, other_threads
@@ -25,19 +29,32 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("pq.worker")
 
+SDKS = {
+    "Otel": "set OpenTelemetry's SDK up in pq_hooks.opentelemetry.OpenTelemetry(configure=…), not at import nor by "
+    "opentelemetry-instrument",
+    "sentry": "set Sentry's SDK up in pq_hooks.sentry.Sentry(init=…)",
+}
+"""By how their threads' names begin: where SDKs that report of tasks are to be set up instead."""
+
+
+FORK_SAFETY = {"sqlalchemy": "pq_adapters.sqlalchemy:SafeEngines"}
+"""Library in the image -> the plugin that makes what it holds open safe in children. Found by name: it is above us."""
+
 
 def run_worker(pq: PQ, **given: Any) -> None:
     """Run a worker in this process until it is asked to stop (SIGTERM, SIGINT), or as its options say.
 
-    Takes the fields of ``WorkerOptions``. There is no keeper: nobody restarts this worker or ends it when it hangs;
-    ``pq worker`` has one.
+    Takes the fields of ``WorkerOptions``, and python-pq's ``pre_execute(task)`` and ``post_execute(task, error)``, run
+    in the child. There is no keeper: nobody restarts this worker or ends it when it hangs; ``pq worker`` has one.
     """
-    supervise(pq, _options(given))
+    with _execute_hooks(pq, given):
+        supervise(pq, _options(given))
 
 
 def run_worker_once(pq: PQ, **given: Any) -> bool:
     """Run one due task, if there is one, and return whether there was."""
-    return bool(supervise(pq, _options({"concurrency": 1, **given, "once": True})))
+    with _execute_hooks(pq, given):
+        return bool(supervise(pq, _options({"concurrency": 1, **given, "once": True})))
 
 
 def supervise(
@@ -49,6 +66,7 @@ def supervise(
     on_ready: Callable[[int], None] | None = None,
 ) -> list[AttemptOutcome]:
     """Run one worker here. Returns what ended, with ``once``."""
+    _ = pq.dsn  # refused now where the PQ was sent into somebody's transaction
     before = roles.role()
     roles.set_role(Role.WORKER)
     install_tees()
@@ -58,6 +76,7 @@ def supervise(
             image = guards.status_bytes("VmRSS") or 0
             limit = automatic_memory_limit(guards.cgroup_memory_limit(), image, options.concurrency)
             options = replace(options, memory_limit=limit)
+        guards.allow_descriptors(3 * options.concurrency + 256)
         warn_of_threads(strict=options.strict)
         queues = options.queues or tuple(sorted(pq.registry.queues(pq.defaults)))
         host = Host(
@@ -67,8 +86,11 @@ def supervise(
             page=page,
             known_dead=known_dead,
             on_ready=on_ready,
+            declared_schedules=declared_schedules(pq),
         )
-        _ = host.plugins
+        for module, reference in FORK_SAFETY.items():
+            if module in sys.modules:
+                host.plugins.register(load_object(reference, what="plugin")())
         program = Program(
             registry=pq.registry,
             defaults=pq.defaults,
@@ -90,13 +112,34 @@ def warn_of_threads(*, strict: bool) -> None:
     threads = other_threads()
     if not threads:
         return
+    ways = [way for prefix, way in SDKS.items() if any(name.startswith(prefix) for name in threads)]
     words = (
         f"threads run before the fork: {', '.join(threads)}. The children don't have them, but may have their locks; "
-        "start them in a pq_in_child hook (plugins take configure= or init= for that)"
+        f"start them after it: {'; '.join(ways) or 'in a pq_in_child hook'}"
     )
     if strict:
         raise WorkerStartError(words)
     logger.warning(words)
+
+
+@contextlib.contextmanager
+def _execute_hooks(pq: PQ, given: dict[str, Any]) -> Iterator[None]:
+    """Take python-pq's two callables out of the options, and have them called while the worker runs."""
+    hooks = {name: given.pop(name, None) for name in ("pre_execute", "post_execute")}
+    for name, hook in hooks.items():
+        if hook is not None and not callable(hook):
+            raise InvalidOption(f"{name}={hook!r}: give a function")
+    if not any(hooks.values()):
+        yield
+        return
+    from pq_hooks.execute import ExecuteHooks
+
+    plugin = ExecuteHooks(**hooks)
+    pq.plugins.register(plugin)
+    try:
+        yield
+    finally:
+        pq.plugins.unregister(plugin)
 
 
 def _options(given: dict[str, Any]) -> WorkerOptions:

@@ -16,7 +16,6 @@ from pq_core.errors import DatabaseUnavailable
 from pq_core.schema import check_revision
 from pq_core.types import AttemptOutcome, ClaimedTask, Outcome, TaskStatus, WorkerInfo
 from pq_core.version import __version__
-from pq_core.worker import guards
 from pq_core.worker.attention import Attention
 from pq_core.worker.book import Book, Entry
 from pq_core.worker.child import Unroutable
@@ -25,12 +24,13 @@ from pq_core.worker.claiming import Statements, integer, number, text_array
 from pq_core.worker.claims import Claims
 from pq_core.worker.connection import Parameters, Query, Results, StatementError
 from pq_core.worker.ending import cost_of, entry_of, evidence_of
-from pq_core.worker.forking import reap
 from pq_core.worker.lease import Beat, Lease, Rescued
 from pq_core.worker.link import Link
+from pq_core.worker.obituaries import Obituaries
 from pq_core.worker.options import WorkerOptions
 from pq_core.worker.program import Program
 from pq_core.worker.shared import StopReason
+from pq_core.worker.ticking import Ticking
 from pq_core.worker.verdict import Verdict, judge
 
 if TYPE_CHECKING:
@@ -72,7 +72,19 @@ class Supervisor:
         self.selector = selectors.DefaultSelector()
         self.phase = Phase.RUNNING
         self.attention = Attention(poll=options.poll_interval)
-        self.claims = Claims(statements=self.statements, options=options, queues=queues, attention=self.attention)
+        self.ticking = Ticking(
+            statements=self.statements,
+            poll=options.poll_interval,
+            on_made=self.attention.wake,
+            declared=host.declared_schedules,
+        )
+        self.claims = Claims(
+            statements=self.statements,
+            options=options,
+            queues=queues,
+            attention=self.attention,
+            ticking=self.ticking,
+        )
         self.book = Book(statements=self.statements, settled=self._settled)
         self.children = Children(
             setup=host.child_setup(program, 0),
@@ -82,7 +94,10 @@ class Supervisor:
             tail=options.output_tail,
             inherited=self._inherited,
         )
-        setup = "SET client_encoding TO 'UTF8'; SET datestyle TO 'ISO'; SET timezone TO 'UTC'; SET jit TO off"
+        setup = (
+            "SET client_encoding TO 'UTF8'; SET datestyle TO 'ISO'; SET timezone TO 'UTC'; SET jit TO off; "
+            "SET default_transaction_isolation TO 'read committed'; SET lock_timeout TO '1s'"
+        )
         plans = "SET plan_cache_mode TO force_generic_plan; SET enable_seqscan TO off; SET enable_bitmapscan TO off"
         self.work = Link(
             host.connect_work,
@@ -119,10 +134,11 @@ class Supervisor:
         self._failures = 0
         self._drain_until: float | None = None
         self._registering = False
+        self._register_at = 0.0
         self._turn_under_way = False
         self._unknown: set[tuple[int, int]] = set()
         self._farewell: float | None = None
-        self._deaths: dict[int, float] = {}
+        self.obituaries = Obituaries(host=host, at_once=options.concurrency, inherited=self._inherited)
         self._fatal: Exception | None = None
         self.ended: list[AttemptOutcome] = []
 
@@ -159,7 +175,7 @@ class Supervisor:
             match key.data:
                 case Child() as child:
                     self.children.read(child)
-                    if child.progress is not None:
+                    if child.news:
                         self._note_progress(child)
                 case Link() as link:
                     link.pump()
@@ -169,13 +185,15 @@ class Supervisor:
         self.children.enforce(now)
         for done in self.children.reap():
             self._ended(done)
-        self._reap_deaths(now)
+        self.obituaries.advance(now)
         self.work.advance(now)
         self.watch.advance(now)
         self._check_first_contact(now)
         self._register(now)
         self.lease.advance(now)
         self._start_claimed()
+        if self._claiming:
+            self.ticking.advance(now, self.work)
         self._turn(now)
         self._advance_phase(now)
         self.host.publish(self.lease.worker_id, self.lease.expires, self.children.pids)
@@ -198,14 +216,16 @@ class Supervisor:
             self.lease.next_event(),
             self._drain_until if self.phase is Phase.DRAINING else None,
             self._farewell,
-            min(self._deaths.values(), default=None),
+            self.obituaries.next_event(),
+            self._register_at if self._register_at > now else None,
         ]
+        if self.work.idle and self._claiming:
+            events.append(self.ticking.next_event())
         if self.work.idle and self.lease.worker_id is not None:
             if self.book:
                 events.append(self._report_at)
-            if self.claims.free(self._busy) > 0 and self.phase is Phase.RUNNING:
-                look_at = now if self.attention.claim else self.attention.look_at or now
-                events.append(max(look_at, self._claim_at))
+            if self.phase is Phase.RUNNING and (at := self.claims.next_event(now, busy=self._busy)) is not None:
+                events.append(max(at, self._claim_at))
         due = min((at for at in events if at is not None), default=now + self.options.poll_interval)
         return max(0.0, due - now)
 
@@ -225,8 +245,8 @@ class Supervisor:
     def _register(self, now: float) -> None:
         if self.lease.worker_id is not None or self._registering or self.phase is not Phase.RUNNING:
             return
-        if not self.work.idle or self.children.pids:
-            return
+        if now < self._register_at or not self.work.idle or self.children.pids or self.book.entries:
+            return  # what the last life has to report goes first: the next one will take its tasks back
         self._registering = True
         host, options = self.host, self.options
         parameters: Parameters = [
@@ -248,9 +268,12 @@ class Supervisor:
             assert error is not None
             if error.sqlstate in ("42P01", "3F000", "42703", "42883"):
                 self._fail(self.host.not_migrated(error.message))
-            elif error.sqlstate:
-                logger.error("the worker can't register: %s", error)
+            elif error.sqlstate.startswith(("42", "28")):
                 self._fail(self.host.refused(error.message))
+            elif error.sqlstate:
+                # A standby, a timeout, a server that goes down: it may be otherwise in a moment.
+                logger.warning("the worker can't register yet: %s", error)
+                self._register_at = monotonic() + 1.0
             return
         id_, revision, oldest = results[0][0]
         try:
@@ -285,13 +308,20 @@ class Supervisor:
 
     def _lease_gone(self) -> None:
         self.children.kill_all(StopReason.LOST)
-        self._starting.clear()
+        self.book.progress.clear()
+        self._put_back_unstarted("its worker lost its lease")
         self.claims.forget()
 
     def _rescued(self, found: list[Rescued]) -> None:
         self.attention.wake()
-        for task in found:
-            logger.warning("task %s (%s): %s; now %s", task.id, task.name, task.error, task.status)
+        self.ticking.places_may_be_free()
+        for one in found:
+            logger.warning("task %s (%s): %s; now %s", one.task.id, one.task.name, one.error, one.status)
+            outcome = AttemptOutcome(
+                outcome=Outcome.LOST, status=one.status, final=one.status.finished, retry_in=0.0, error=one.error
+            )
+            self.plugins.post_task(one.task, outcome)
+            self.obituaries.add(one.task, outcome)
 
     def _beat(self, beat: Beat) -> None:
         self.host.beat()
@@ -308,7 +338,9 @@ class Supervisor:
         # Rows that nobody here remembers: a claim whose answer was lost. Only what two heartbeats in a row have seen,
         # with no turn under way: a claim may have been answered between the statement and this line.
         known = mine.keys() | {(task.id, task.fence) for task in self._starting} | self.book.reported_ids()
-        unknown = set() if self._turn_under_way else beat.running.keys() - known
+        unknown = beat.running.keys() - known
+        if self._turn_under_way:
+            unknown &= self._unknown  # what an earlier beat has seen already; anything else may be on its way
         for id_, fence in unknown & self._unknown:
             logger.warning("task %s is running for this worker, which does not know it; it is put back", id_)
             self._put_back(id_, fence)
@@ -321,6 +353,11 @@ class Supervisor:
             outcome=Outcome.INTERRUPTED, error="put back: the answer to its claim was lost", started=False
         )
         self._enter(task, verdict)
+
+    def _put_back_unstarted(self, why: str) -> None:
+        for task in self._starting:
+            self._enter(task, Verdict(outcome=Outcome.INTERRUPTED, error=f"put back: {why}", started=False))
+        self._starting.clear()
 
     # --- signals and phases -------------------------------------------------------------------------------------
 
@@ -348,6 +385,7 @@ class Supervisor:
             self.lease.draining = True
             for child in self.children:
                 self.children.stop(child, StopReason.INTERRUPT, grace=min(child.grace, 2.0))
+                self.children.hurry(child, 2.0)
 
     def _advance_phase(self, now: float) -> None:
         match self.phase:
@@ -359,7 +397,9 @@ class Supervisor:
             self._farewell_when_done(now)
 
     def _nothing_left(self) -> bool:
-        if self.children.running or self._starting or self.book or self._deaths or self._turn_under_way:
+        if self.children.running or self._starting or self.book or self.obituaries or self._turn_under_way:
+            return False
+        if self.ticking.busy(monotonic()):
             return False
         if self.options.once:
             return self.claims.claimed_once
@@ -374,19 +414,16 @@ class Supervisor:
 
     def _farewell_when_done(self, now: float) -> None:
         self.children.dismiss_idle()
-        if self.children.pids or self._deaths:
+        if self.children.pids or self.obituaries:
             return
-        for task in self._starting:
-            verdict = Verdict(outcome=Outcome.INTERRUPTED, error="put back: its worker stopped", started=False)
-            self._enter(task, verdict)
-        self._starting.clear()
+        self._put_back_unstarted("its worker stopped")
         if self._farewell is None:
             self._farewell = now + FAREWELL
         if now >= self._farewell:
             logger.warning("the database did not answer the farewell; the lease will end by itself")
             self._stopped()
             return
-        if self.book or self._turn_under_way or not self.work.idle:
+        if self.book or self._turn_under_way or not self.work.idle or now < self._register_at:
             return
         if self.lease.worker_id is None:
             self._stopped()
@@ -394,10 +431,14 @@ class Supervisor:
         worker_id = self.lease.worker_id
         self._turn_under_way = True
         goodbye = (self.statements["deregister"], [integer(worker_id)])
-        self.work.send([goodbye], lambda results, error: self._deregistered(worker_id))
+        self.work.send([goodbye], lambda results, error: self._deregistered(worker_id, error))
 
-    def _deregistered(self, worker_id: int) -> None:
+    def _deregistered(self, worker_id: int, error: StatementError | None) -> None:
         self._turn_under_way = False
+        if error is not None:
+            logger.warning("the farewell failed: %s", error)
+            self._register_at = monotonic() + 0.2
+            return
         self.plugins.worker_stop(self._info(worker_id))
         logger.info("worker %s stopped", worker_id)
         self.lease.worker_id = None
@@ -409,6 +450,11 @@ class Supervisor:
     # --- claims and reports -------------------------------------------------------------------------------------
 
     @property
+    def _claiming(self) -> bool:
+        """True while it may take something on: it has a lease and is not about to stop."""
+        return self.lease.worker_id is not None and self.phase is Phase.RUNNING and self.lease.held
+
+    @property
     def _busy(self) -> int:
         return len(self.children) + len(self._starting)
 
@@ -416,6 +462,8 @@ class Supervisor:
         if payload.startswith("!cancel "):
             if payload[8:] == str(self.lease.worker_id):
                 self.lease.beat_soon()
+        elif payload == "!tick":
+            self.ticking.told()
         elif payload in self.queues:
             self.attention.wake()
 
@@ -428,7 +476,9 @@ class Supervisor:
             sending = self.book.statements_to_send(worker_id)
         reporting = self.book.reporting
         claiming: list[tuple[Query, Parameters]] = []
-        if worker_id is not None and self.phase is Phase.RUNNING and self.lease.held and now >= self._claim_at:
+        # Who runs but one task runs the one that a schedule is about to make.
+        waits = self.options.once and not self.ticking.started
+        if worker_id is not None and self._claiming and now >= self._claim_at and not waits:
             claiming = self.claims.statements_to_send(now, worker_id, busy=self._busy, reporting=bool(sending))
         if not sending and not claiming:
             return
@@ -436,10 +486,20 @@ class Supervisor:
         kind = claiming[-1][0].name if claiming else ""
         sending += claiming
         self._turn_under_way = True
-        self.work.send(sending, lambda r, e: self._turned(r, e, reporting=reporting, kind=kind, asked=asked))
+        self.work.send(
+            sending,
+            lambda r, e: self._turned(r, e, worker_id=worker_id, reporting=reporting, kind=kind, asked=asked),
+        )
 
     def _turned(
-        self, results: Results | None, error: StatementError | None, *, reporting: bool, kind: str, asked: int
+        self,
+        results: Results | None,
+        error: StatementError | None,
+        *,
+        worker_id: int | None,
+        reporting: bool,
+        kind: str,
+        asked: int,
     ) -> None:
         self._turn_under_way = False
         now = monotonic()
@@ -464,6 +524,9 @@ class Supervisor:
                 self.attention.wake()  # a parked version took its place, or on_failure enqueued something
         if kind:
             self._starting += self.claims.take(kind, results[-1], asked=asked, now=now)
+            if worker_id != self.lease.worker_id:
+                # Claimed by a life that is over: they are still its tasks, and go back before the next one begins.
+                self._put_back_unstarted("its worker lost its lease")
 
     # --- children -----------------------------------------------------------------------------------------------
 
@@ -498,8 +561,9 @@ class Supervisor:
                 self._claim_at = monotonic() + FORK_PAUSE
 
     def _note_progress(self, child: Child) -> None:
-        self.book.progress[child.task.id] = {"fence": child.task.fence, **(child.progress or {})}
-        child.progress = None
+        child.news = False
+        if self.lease.worker_id is not None and child.reason is not StopReason.LOST:
+            self.book.progress[child.task.id] = {"fence": child.task.fence, **(child.progress or {})}
 
     def _ended(self, done: Ended) -> None:
         child = done.child
@@ -542,18 +606,11 @@ class Supervisor:
             outcome.outcome,
             outcome.status,
         )
+        if entry.task.schedule_id is not None:
+            self.ticking.run_ended(entry.task.schedule_id)
         self.plugins.post_task(entry.task, outcome)
-        if entry.died and outcome.outcome is not Outcome.SUCCEEDED and self.plugins.has_task_died:
-            pid = self.host.fork_death_report(entry.task, outcome, drop=[*self._inherited()])
-            self._deaths[pid] = monotonic() + 10.0
-
-    def _reap_deaths(self, now: float) -> None:
-        for pid, until in list(self._deaths.items()):
-            if reap(pid) is not None:
-                del self._deaths[pid]
-            elif now >= until:
-                guards.kill_group(pid, signal.SIGKILL)
-                self._deaths[pid] = now + 1.0
+        if entry.died and outcome.outcome is not Outcome.SUCCEEDED:
+            self.obituaries.add(entry.task, outcome)
 
     def _reap_all(self) -> None:
         until = monotonic() + 5.0

@@ -66,7 +66,7 @@ def judge(task: ClaimedTask, evidence: Evidence) -> Verdict:
     one that raised anything after it was asked has stopped. Without a last word the exit status decides.
     """
     end = evidence.end
-    if not evidence.begun and end is None and evidence.reason is StopReason.NONE:
+    if not evidence.begun and evidence.reason is StopReason.NONE:
         return Verdict(outcome=Outcome.INTERRUPTED, error="put back: the child it was handed to died before it began")
     if end is None or evidence.broken:
         return _without_word(task, evidence)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import json
+import math
 import struct
 from dataclasses import fields
 from datetime import datetime
@@ -100,9 +101,16 @@ def _refuse(constant: str) -> Any:
     raise ValueError(f"{constant} is not JSON")
 
 
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text[:20]} is too large a number")  # and no report could hold it
+    return value
+
+
 def _body(encoded: bytes) -> dict[str, Any]:
     try:
-        body = json.loads(encoded, parse_constant=_refuse)
+        body = json.loads(encoded, parse_constant=_refuse, parse_float=_finite)
     except (ValueError, RecursionError) as error:
         raise BrokenFrame(f"a frame that is not JSON: {error}") from error
     if not isinstance(body, dict):

@@ -261,6 +261,27 @@ def test_migrate_follows_the_applications_schema(pq: Run, folder: Path, empty_da
     assert printed(pq("stats", "--json", PQ_APP="elsewhere:pq", PQ_DATABASE_URL=None))["workers"] == 0
 
 
+def test_migrate_goes_past_the_applications_pooler(pq: Run, folder: Path, empty_database: str) -> None:
+    (folder / "pooled.py").write_text(
+        f"from pq_core import PQ\npq = PQ('host=127.0.0.1 port=1', listen_dsn={empty_database!r})\n"
+    )
+
+    assert "from no tables" in pq("migrate", "pooled:pq", PQ_DATABASE_URL=None).stdout
+
+
+def test_path_in_place_of_a_module_is_told(pq: Run) -> None:
+    for words in (("worker", "./shop.py:pq"), ("check", ".shop:pq")):
+        said = pq(*words, status=2).stderr
+        assert "not a path" in said
+        assert "Traceback" not in said
+
+
+def test_unknown_state_to_prune_is_told(pq: Run) -> None:
+    said = pq("prune", "--older-than", "1d", "--status", "done", status=2).stderr
+    assert "give one of pending" in said
+    assert "Traceback" not in said
+
+
 def test_migration_as_sql_touches_no_database(pq: Run) -> None:
     script = pq("migrate", "--sql", "--schema", "jobs", PQ_DATABASE_URL=None).stdout
 

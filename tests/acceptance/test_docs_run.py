@@ -10,7 +10,13 @@ import pytest
 from tests.acceptance.pages import ROOT, Session, run_console, run_snippets, write_files
 
 CONSOLES = ["README.md", "docs/quickstart.md"]
-SNIPPETS = {"docs/tasks.md": "app:pq", "docs/payloads.md": "app:pq", "docs/database.md": None, "docs/deploys.md": None}
+SNIPPETS = {
+    "docs/tasks.md": "app:pq",
+    "docs/payloads.md": "app:pq",
+    "docs/database.md": None,
+    "docs/deploys.md": None,
+    "docs/schedules.md": None,
+}
 """Pages with snippets, and what a worker serves meanwhile."""
 
 

@@ -238,6 +238,7 @@ def test_nothing_is_lost_when_workers_are_killed_again_and_again(pq: PQ, databas
     assert set(path.read_text().split()) == {str(number) for number in range(300)}
 
 
+@pytest.mark.long
 def test_task_that_kills_its_worker_fails_as_suspect(pq: PQ, database: str, tmp_path: Path) -> None:
     task_id = pq.enqueue(tasks.kills_its_worker.call())
     beside = [pq.enqueue(tasks.nap.call(0.3)) for _ in range(3)]
@@ -383,7 +384,7 @@ def test_idle_worker_asks_once_per_poll_interval(database: str, tmp_path: Path, 
             return int(row[0])
 
         before, start = count(), time.monotonic()
-        time.sleep(8)
+        time.sleep(6)
         asked = count() - before - 2  # ours
         elapsed = time.monotonic() - start
 

@@ -7,7 +7,6 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import psycopg
 import pytest
 
 from pq_core import PQ, DuplicateClientId, NotMigrated, TaskGroup, TransactionRequired
@@ -105,6 +104,56 @@ def test_schema_may_have_any_name(database: str, voice: connections.Voice) -> No
         assert len(pq.list_pending()) == 3
 
 
+def test_rolling_back_to_a_savepoint_takes_what_came_after_it(pq: PQ, voice: connections.Voice) -> None:
+    kept = voice.call(pq, "enqueue", echo.call("before"))
+    roll_back = voice.savepoint()
+    lost = voice.call(pq, "enqueue_many", [echo.call(i) for i in range(3)])
+    roll_back()
+    after = voice.call(pq, "enqueue", echo.call("after"))
+    voice.commit()
+
+    assert [task.id for task in pq.list_tasks()] == [after, kept]
+    assert [pq.get_task(task_id) for task_id in lost] == [None] * 3
+
+
+def test_error_after_a_savepoint_costs_no_more_than_that(pq: PQ, voice: connections.Voice) -> None:
+    kept = voice.call(pq, "enqueue", echo.call("before"))
+    roll_back = voice.savepoint()
+    with pytest.raises(NotMigrated):
+        voice.call(PQ(schema="nowhere"), "stats")
+    roll_back()
+    voice.commit()
+
+    assert [task.id for task in pq.list_tasks()] == [kept]
+
+
+def test_upsert_and_cancel_wait_for_the_commit(pq: PQ, voice: connections.Voice) -> None:
+    upserted, cancelled = pq.enqueue_many([echo.options(client_id="a").call("old"), echo.call(2)])
+
+    assert voice.call(pq, "upsert", echo.options(client_id="a").call("new")) == upserted
+    assert voice.call(pq, "cancel", cancelled)
+    before = [(task.payload["args"], task.status) for task in pq.list_tasks()]
+    voice.commit()
+
+    assert before == [([2], "pending"), (["old"], "pending")]
+    assert [(task.payload["args"], task.status) for task in pq.list_tasks()] == [
+        ([2], "cancelled"),
+        (["new"], "pending"),
+    ]
+
+
+def test_schedule_waits_for_the_commit(pq: PQ, voice: connections.Voice) -> None:
+    schedule_id = voice.call(pq, "schedule", echo.call(1), cron="0 9 * * 1", timezone="Europe/Berlin", key="weekly")
+    before = pq.periodic_count()
+    voice.commit()
+
+    assert before == 0
+    assert [(found.id, found.key) for found in pq.list_schedules()] == [(schedule_id, "weekly")]
+    assert voice.call(pq, "unschedule", "echo", key="weekly")
+    voice.rollback()
+    assert pq.periodic_count() == 1
+
+
 def test_ten_thousand_in_one_statement_keep_their_order(pq: PQ, voice: connections.Voice) -> None:
     ids = voice.call(pq, "enqueue_many", (echo.call(i) for i in range(10_000)))
     voice.commit()
@@ -139,4 +188,5 @@ def test_failed_transaction_stays_the_drivers_error(pq: PQ, voice: connections.V
         voice.call(pq, "stats")
     assert not isinstance(caught.value, NotMigrated)
     causes = [caught.value, caught.value.__cause__, getattr(caught.value, "orig", None)]
-    assert any(isinstance(cause, psycopg.errors.InFailedSqlTransaction) for cause in causes)
+    states = [getattr(cause, name, None) for cause in causes for name in ("sqlstate", "pgcode")]
+    assert "25P02" in states, "in_failed_sql_transaction"

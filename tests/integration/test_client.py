@@ -7,8 +7,8 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 import psycopg
@@ -25,6 +25,7 @@ from pq_core import (
     InvalidTask,
     Outcome,
     Priority,
+    SchemaIncompatible,
     TaskGroup,
     TaskNotAllowed,
     TaskOptions,
@@ -303,6 +304,26 @@ def test_every_method_has_a_twin() -> None:
     assert {f"a{name}" for name in plain} == {name for name in vars(AsyncMethods) if not name.startswith("_")}
 
 
+def test_tables_are_made_and_dropped_past_the_pooler(empty_database: str) -> None:
+    pooled = PQ("host=127.0.0.1 port=1", listen_dsn=empty_database)
+    direct = PQ(empty_database)
+
+    pooled.run_db_migrations()
+    assert direct.stats().due == 0
+    pooled.drop_tables()
+
+    async def twins() -> None:
+        await pooled.arun_db_migrations()
+        assert (await direct.astats()).due == 0
+        await pooled.adrop_tables()
+        await pooled.acreate_tables()
+        assert (await direct.astats()).due == 0
+        await direct.aclose()
+
+    asyncio.run(twins())
+    direct.close()
+
+
 def test_async_methods_work(database: str, pq: PQ) -> None:
     async def use() -> list[Any]:
         async with PQ(database) as own:
@@ -570,8 +591,9 @@ def test_prune_deletes_what_ended_long_ago_in_batches(pq: PQ, connection: psycop
     assert pq.prune(timedelta(days=4), statuses=["completed"], batch=2) == 1
     assert sorted(task.id for task in pq.list_tasks()) == [*ids[:3], ids[9]]
     assert pq.prune(timedelta(0)) == 4
-    for bad in ({"older_than": timedelta(-1)}, {"older_than": timedelta(0), "statuses": ["running"]},
-                {"older_than": timedelta(0), "batch": 0}):  # fmt: skip
+    now = timedelta(0)
+    for bad in ({"older_than": timedelta(-1)}, {"older_than": now, "statuses": ["running"]},
+                {"older_than": now, "statuses": ["done"]}, {"older_than": now, "batch": 0}):  # fmt: skip
         with pytest.raises(InvalidOption):
             pq.prune(**bad)  # type: ignore[arg-type]
 
@@ -602,6 +624,39 @@ def test_complete_gives_way_to_a_parked_version_and_keeps_the_history(pq: PQ, co
     assert (row.status, row.payload["args"], row.result, row.attempts) == ("pending", [2], None, 0)
     [attempt] = pq.attempts(task_id)
     assert (attempt.fence, attempt.outcome) == (4, Outcome.SUCCEEDED)
+
+
+@pytest.mark.parametrize(
+    ("method", "args", "options", "message"),
+    [
+        ("get_task", ("7",), {}, "task_id='7'"),
+        ("attempts", ("x",), {}, "task_id='x'"),
+        ("progress", (None,), {}, "task_id=None"),
+        ("get_task_by_client_id", (7,), {}, "client_id=7"),
+        ("retry_many", (), {"ids": 7}, "ids=7"),
+        ("retry_many", (), {"ids": ["7"]}, "ids='7'"),
+        ("cancel_many", (), {"queue": 7}, "queue=7"),
+        ("cancel_many", (), {"nme": "add"}, r"cancel_many\(\): .*'nme'; did you mean 'name'"),
+        ("clear_failed", ("yesterday",), {}, "before='yesterday'"),
+        ("clear_failed", (datetime.min.replace(tzinfo=timezone(timedelta(hours=1))),), {}, "years 1 to 9999"),
+        ("list_tasks", (), {"nme": "add"}, r"list_tasks\(\): .*'nme'; did you mean 'name'"),
+        ("list_tasks", (), {"before_id": 1.5}, "before_id=1.5"),
+        ("counts", (), {"status": 7}, "status=7: give one of"),
+    ],
+)
+def test_arguments_that_make_no_sense_are_told(
+    pq: PQ, method: str, args: tuple[Any, ...], options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InvalidOption, match=message):
+        getattr(pq, method)(*args, **options)
+
+
+def test_one_state_alone_may_be_pruned(pq: PQ, connection: psycopg.Connection) -> None:
+    for status in ("failed", "completed"):
+        set_state(connection, pq.enqueue(add, 1), status, completed_at=datetime.now(UTC) - timedelta(days=1))
+
+    assert pq.prune(timedelta(0), statuses="failed") == 1
+    assert [task.status for task in pq.list_tasks(status=iter(["failed", "completed"]))] == ["completed"]
 
 
 # Configuration, processes, threads
@@ -646,6 +701,47 @@ def test_unreachable_database_is_said_in_one_line() -> None:
         PQ("host=127.0.0.1 port=1 password=secret").stats()
     assert "secret" not in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_schema_that_is_too_new_is_named(database: str, pq: PQ, connection: psycopg.Connection) -> None:
+    asked: list[int] = []
+
+    def say(revision: int, oldest_code: int) -> None:
+        connection.execute("UPDATE pq_schema SET revision = %s, oldest_code = %s", (revision, oldest_code))
+
+    async def asynchronous() -> None:
+        say(2, 1)
+        asked.append((await pq.astats()).due)
+        say(2, 2)
+        async with PQ(database) as late:
+            with pytest.raises(SchemaIncompatible, match="needs code of revision 2"):
+                await late.astats()
+        # A connection from before goes on until a statement does not fit any more.
+        asked.append((await pq.astats()).due)
+        connection.execute("ALTER TABLE pq_tasks RENAME TO pq_tasks_of_2")
+        with pytest.raises(SchemaIncompatible, match="needs code of revision 2"):
+            await pq.alist_tasks()
+
+    say(2, 1)
+    asked.append(pq.stats().due)
+    asyncio.run(asynchronous())
+    with PQ(database) as late, pytest.raises(SchemaIncompatible, match="needs code of revision 2"):
+        late.stats()
+    with pytest.raises(SchemaIncompatible, match="needs code of revision 2"):
+        pq.list_tasks()
+    assert asked == [0, 0, 0]
+
+
+def test_role_that_may_only_enqueue_needs_no_right_to_the_schemas_revision(
+    database: str, connection: psycopg.Connection
+) -> None:
+    from pq_core.compatibility import examine
+
+    connection.execute("UPDATE pq_schema SET oldest_code = 2")
+    connection.execute("SET ROLE pg_monitor")
+
+    examine(connection, "public")
+    examine(connection, 'no "such" schema')
 
 
 def test_connection_that_the_server_ended_is_replaced(database: str, pq: PQ, connection: psycopg.Connection) -> None:
@@ -697,6 +793,42 @@ def test_forked_processes_go_on_without_disturbing_the_parent(pq: PQ) -> None:
             assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
         assert connection.execute("SELECT 1").fetchone() == (1,)
     assert pq.pending_count() == 4
+
+
+@pytest.mark.parametrize("used", [False, True])
+@pytest.mark.parametrize("kind", ["sync", "async"])
+def test_child_that_leaves_a_session_of_its_parent_does_not_end_it(pq: PQ, kind: str, used: bool) -> None:
+    """The child leaves the block as any program does, by SystemExit; nothing it does may reach the server."""
+    pq.enqueue(add, 0)
+
+    def fork(done: Callable[[], None]) -> None:
+        if (pid := os.fork()) == 0:
+            if used:
+                done()
+            sys.exit(0)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+    def plain() -> None:
+        with pq.session() as connection:
+            pq.using(connection).enqueue(add, 1)
+            fork(lambda: str(pq.enqueue(add, 2)))
+
+    async def asynchronous() -> None:
+        async with pq.asession() as connection:
+            await pq.using(connection).aenqueue(add, 1)
+            fork(lambda: str(pq.enqueue(add, 2)))
+
+    parent = os.getpid()
+    try:
+        if kind == "sync":
+            plain()
+        else:
+            asyncio.run(asynchronous())
+    except BaseException as error:
+        if os.getpid() != parent:
+            os._exit(0 if isinstance(error, SystemExit) else 1)
+        raise
+    assert pq.pending_count() == (3 if used else 2)
 
 
 def test_import_of_the_package_is_light() -> None:

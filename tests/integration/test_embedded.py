@@ -19,8 +19,9 @@ import pytest
 
 from pq_core import embedded
 from pq_core.database import connect, find_dsn
-from pq_core.embedded import binaries
-from pq_core.embedded.plan import AsRoot
+from pq_core.embedded import binaries, leftovers
+from pq_core.embedded.plan import AsRoot, HolderError, Plan
+from pq_core.embedded.server import Server
 from pq_core.errors import EmbeddedServerError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -155,6 +156,7 @@ def test_starts_fast_keeps_its_data_and_ends(source: binaries.Source, empty: Pat
         later.append(time.monotonic() - began)
 
     assert execute(dsn, "SELECT n FROM kept") == 7
+    assert (empty / ".gitignore").read_text() == "*\n"
     assert execute(dsn, "SHOW fsync") == "on"
     assert execute(dsn, "SELECT current_database() || current_setting('listen_addresses')") == "pq"
     # On an idle machine 0.8 and 0.13 seconds; the bounds leave room for a busy one.
@@ -232,7 +234,6 @@ def test_default_place_is_dot_pq_below_the_working_directory(folder: Path, monke
         (folder / ".pq" / "data").rename(folder / "data")
 
     assert dsn == f"postgresql://postgres@/pq?host={folder}/.pq"
-    assert (folder / ".pq" / ".gitignore").read_text() == "*\n"
 
 
 @pytest.mark.parametrize(
@@ -440,6 +441,89 @@ def test_killed_in_the_middle_of_the_first_start(empty: Path) -> None:
         os.kill(pid, signal.SIGKILL)
 
     assert execute(embedded.start(empty, durable=False), "SELECT 1") == 1
+
+
+# Files of others -------------------------------------------------------------------------------------------------
+
+
+def test_files_of_the_user_s_are_refused_and_stay(empty: Path) -> None:
+    (empty / "data" / "base" / "1").mkdir(parents=True)
+    version = f"{binaries.find_binaries().major}\n"
+    files = {empty / "README": "mine", empty / "data" / "PG_VERSION": version, empty / "data" / "base" / "1" / "1": "x"}
+    for path, text in files.items():
+        path.write_text(text)
+        os.chown(path, NOBODY if os.geteuid() == 0 else -1, -1)
+    owners = {path: path.stat().st_uid for path in empty.rglob("*")}
+
+    with pytest.raises(EmbeddedServerError, match=r"data holds files that pq did not make .*: choose another path"):
+        embedded.start(empty)
+
+    assert {path: path.read_text() for path in files} == files
+    assert {path: path.stat().st_uid for path in owners} == owners
+    assert sorted(path.name for path in empty.iterdir()) == ["README", "data", "lock"]
+
+
+def test_file_put_into_an_unfinished_data_folder_is_refused_and_stays(empty: Path) -> None:
+    (empty / "data" / "base").mkdir(parents=True)
+    (empty / "data" / "precious.csv").write_text("1")
+    (empty / "initdb_begun").touch()
+
+    with pytest.raises(EmbeddedServerError, match=r"did not make \(precious.csv\)"):
+        embedded.start(empty)
+
+    assert sorted(path.name for path in (empty / "data").iterdir()) == ["base", "precious.csv"]
+
+
+def test_unfinished_data_folder_is_begun_anew(empty: Path) -> None:
+    (empty / "data" / "pg_wal").mkdir(parents=True)
+    (empty / "data" / "PG_VERSION").touch()
+    (empty / "initdb_begun").touch()
+
+    assert execute(embedded.start(empty, durable=False), "SELECT 1") == 1
+    assert not (empty / "initdb_begun").exists()
+
+
+def test_failed_first_start_leaves_nothing_that_a_later_one_would_delete(tmp_path: Path, empty: Path) -> None:
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    install(broken, "19devel")
+    (broken / "initdb").write_text(
+        '#!/bin/sh\nfor word; do data="${word#--pgdata=}"; done\nmkdir -p "$data/base"; exit 1\n'
+    )
+    empty.mkdir()
+    plan = Plan(folder=empty, sockets=empty, binaries=broken, settings={}, linger=1, as_root="user")
+
+    with pytest.raises(HolderError, match="initdb failed"):
+        Server(plan).create_cluster()
+
+    assert [path.name for path in empty.rglob("*")] == ["data"]
+
+
+def test_server_of_another_s_data_folder_is_left_alone(folder: Path, client: Callable[..., Client]) -> None:
+    client().wait_for_dsn()
+    holder, running = pids(folder)
+    (folder / "data" / "pq_complete").rename(folder / "data" / "hidden")
+    os.kill(holder, signal.SIGSTOP)
+    try:
+        assert not leftovers.end_leftovers(folder / "data")
+        assert lives(running)
+    finally:
+        (folder / "data" / "hidden").rename(folder / "data" / "pq_complete")
+        os.kill(holder, signal.SIGCONT)
+
+
+@pytest.mark.parametrize("again", [embedded.start, embedded.stop])
+def test_descriptor_that_became_another_file_s_is_not_closed(again: Callable[[Path], object], folder: Path) -> None:
+    embedded.start(folder, durable=False)
+    descriptor = embedded.client._memberships[folder].descriptor
+    with open(folder.with_name("users_file"), "w") as opened:
+        os.dup2(opened.fileno(), descriptor)
+    try:
+        again(folder)
+        assert os.write(descriptor, b"kept") == 4
+    finally:
+        os.close(descriptor)
+    assert folder.with_name("users_file").read_text() == "kept"
 
 
 # Users -----------------------------------------------------------------------------------------------------------

@@ -97,6 +97,16 @@ def test_every_option_reaches_its_column(connection: psycopg.Connection) -> None
     )  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    "moment",
+    ["2031-01-02T03:04Z", "2031-01-02 03:04:05.678+00", "2031-01-02T03:04:05-03:30", "2031-01-02T03:04:05+0100"],
+)
+def test_points_in_time_as_postgres_and_python_write_them(connection: psycopg.Connection, moment: str) -> None:
+    enqueue(connection, {"name": "a", "run_at": moment})
+
+    assert count(connection, f"run_at = '{moment}'") == 1
+
+
 def test_null_is_unsaid(connection: psycopg.Connection) -> None:
     names = ("args", "kwargs", "queue", "priority", "run_at", "run_in", "client_id", "unique", "max_attempts",
              "timeout", "memory_limit", "backoff", "on_failure", "headers", "version", "schedule_id", "tick_at",
@@ -121,6 +131,23 @@ def test_null_is_unsaid(connection: psycopg.Connection) -> None:
         ({"name": "a", "on_lost": "x"}, '"on_lost" must be retry or fail'),
         ({"name": "a", "on_duplicate": "x"}, '"on_duplicate" must be return, replace or raise'),
         ({"name": "a", "on_duplicate": "replace"}, 'on_duplicate = replace needs a "client_id"'),
+        ({"name": ["a"]}, '"name" must be text'),
+        ({"name": "a", "queue": ""}, '"queue" must be text that is not empty'),
+        ({"name": "a", "queue": 7}, '"queue" must be text that is not empty'),
+        ({"name": "a", "client_id": {"a": 1}}, '"client_id" must be text that is not empty'),
+        ({"name": "a", "max_attempts": 0}, '"max_attempts" must be at least 1'),
+        ({"name": "a", "timeout": -5}, '"timeout" must be above 0'),
+        ({"name": "a", "max_runtime_seconds": 0}, '"max_runtime_seconds" must be above 0'),
+        ({"name": "a", "memory_limit": 0}, '"memory_limit" must be above 0'),
+        ({"name": "a", "grace": -1}, '"grace" must not be negative'),
+        ({"name": "a", "result_limit": -1}, '"result_limit" must not be negative'),
+        *[
+            (
+                {"name": "a", "run_at": at},
+                '"run_at" must be a date and a time with an offset, like 2030-01-31T08:00:00+01:00',
+            )
+            for at in ("tomorrow", "2031-01-02", "2031-01-02T03:04:05", "infinity")
+        ],
         ({"name": "a", "colour": 1}, 'unknown option "colour"'),
         ({"name": "a", "on_failure": {"args": []}}, 'on_failure: a task needs a "name"'),
         ({"name": "a", "on_failure": {"name": "b", "on_failure": {"nam": 1}}}, 'on_failure: a task needs a "name"'),

@@ -219,6 +219,8 @@ def test_memory_limit_counts_what_the_task_adds(bench: Bench) -> None:
 
 
 def test_nothing_that_a_task_changes_reaches_the_next(bench: Bench) -> None:
+    if bench.reuses:
+        pytest.skip("tasks that share a process share its state")
     before = bench.run(tasks.where_am_i.call()).result
     assert bench.run(tasks.change_everything.call()).outcome is Outcome.SUCCEEDED
     after = bench.run(tasks.where_am_i.call()).result
@@ -411,6 +413,8 @@ def test_garbage_from_a_child_hurts_that_child_alone(bench: Bench, kind: str, ou
     beside = bench.pq.enqueue(tasks.nap.call(0.2))
     record = bench.run(tasks.writes_garbage.call(kind))
 
+    if kind == "odd types" and bench.reuses:
+        outcome = Outcome.RAISED  # a whole end is taken at once, and the next task offered
     assert record.outcome is outcome, record.error
     assert bench.ended(beside).result == "rested"
 
@@ -450,7 +454,9 @@ def test_retry_counts_and_succeeds(bench: Bench) -> None:
     record = bench.run(tasks.retries.call(2))
 
     assert (record.status, record.result, record.attempts) == (COMPLETED, 3, 3)
-    assert [(a.number, a.outcome) for a in bench.attempts(record)] == [
+    # In a reused process a task may be put back before it began, when the process turns out to be dead.
+    attempts = [attempt for attempt in bench.attempts(record) if attempt.outcome is not Outcome.INTERRUPTED]
+    assert [(a.number, a.outcome) for a in attempts] == [
         (1, Outcome.RAISED),
         (2, Outcome.RAISED),
         (3, Outcome.SUCCEEDED),
@@ -550,7 +556,7 @@ def test_running_task_is_cancelled(bench: Bench, call: Call[Any]) -> None:
 
 def test_cancelled_task_that_does_not_stop_is_killed(bench: Bench) -> None:
     task_id = bench.pq.enqueue(tasks.ignores_signals.options(timeout=60).call())
-    bench.started(task_id)
+    eventually(lambda: (record := bench.pq.get_task(task_id)) is not None and record.progress_message == "deaf")
     bench.pq.cancel(task_id)
 
     record = bench.ended(task_id)

@@ -13,6 +13,8 @@ from typing import Any
 
 import psycopg
 import pytest
+from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict
 
 from pq_core import PQ, TaskFailed, TaskGroup, TaskNotFound, UnsupportedConnection, WaitTimeout
 from pq_core.payload import encode_result
@@ -153,6 +155,56 @@ def test_many_wait_at_once_and_leave_clean_connections(database: str, pq: PQ) ->
     assert sorted(results) == ids
     with pq.session() as connection:
         assert connection.execute("SELECT pg_listening_channels()").fetchall() == []
+
+
+def test_who_waits_needs_one_connection(database: str, pq: PQ, connection: psycopg.Connection) -> None:
+    ids = pq.enqueue_many(price.call() for _ in range(8))
+    threads = [threading.Thread(target=pq.wait, args=(i, 20), kwargs={"poll": 0.01}) for i in ids]
+    for thread in threads:
+        thread.start()
+    counts: list[int] = []
+    until = time.monotonic() + 1
+    while time.monotonic() < until:
+        [row] = connection.execute(
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'pq'"
+        ).fetchall()
+        counts.append(row[0])
+    for task_id in ids:
+        finish(database, task_id, "completed", 1)
+    for thread in threads:
+        thread.join(20)
+
+    assert 1 < max(counts) <= 8
+
+
+@pytest.mark.parametrize("kind", ["sync", "async"])
+def test_database_that_goes_away_is_waited_for(server: str, database: str, pq: PQ, kind: str) -> None:
+    task_id = pq.enqueue(price)
+    name = sql.Identifier(conninfo_to_dict(database)["dbname"])
+    went: list[bool] = []
+
+    def restart() -> None:
+        with psycopg.connect(server, autocommit=True) as admin:
+            admin.execute(sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS false").format(name))
+            ended = admin.execute(
+                "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = %s",
+                (conninfo_to_dict(database)["dbname"],),
+            ).fetchall()
+            went.extend(row[0] for row in ended)
+            time.sleep(0.5)
+            admin.execute(sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS true").format(name))
+        finish(database, task_id, "completed", 1)
+
+    timer = threading.Timer(0.3, restart)
+    timer.start()
+    try:
+        if kind == "sync":
+            assert pq.wait(task_id, timeout=20) == 1
+        else:
+            assert asyncio.run(pq.await_(task_id, timeout=20)) == 1
+    finally:
+        timer.join()
+    assert any(went)
 
 
 def test_async_wait(database: str, pq: PQ) -> None:

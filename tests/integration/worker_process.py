@@ -45,6 +45,13 @@ def alive(pid: int) -> bool:
     return state not in "ZX"
 
 
+def _leads_group(pid: int) -> bool:
+    try:
+        return os.getpgid(pid) == pid
+    except ProcessLookupError:
+        return False
+
+
 def children_of(pid: int) -> list[int]:
     """Return the pids of the processes that ``pid`` is the parent of."""
     try:
@@ -119,7 +126,8 @@ class WorkerProcess:
         """The pids of the worker processes."""
         found = children_of(self.keeper)
         self._seen.update(found)
-        return found
+        # Workers lead a process group; orphans that the keeper adopted do not, and are about to be reaped.
+        return [pid for pid in found if alive(pid) and _leads_group(pid)]
 
     def started(self, count: int = 1) -> list[int]:
         """Wait until ``count`` workers have a lease, and return the pids of the worker processes."""

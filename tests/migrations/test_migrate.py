@@ -28,6 +28,7 @@ ODD_SCHEMAS = [
     "x;--",
     "SELECT",
     "new\nline",
+    "a$pq$; SELECT $pq_$b",
     "x" * 63,
 ]
 

@@ -20,6 +20,7 @@ from pq_core import (
     Cancel,
     Priority,
     Retry,
+    ScheduleRecord,
     Snooze,
     TaskGroup,
     TaskId,
@@ -182,3 +183,26 @@ def in_your_transaction(connection: psycopg.Connection[Any], other: psycopg.Asyn
 
 async def in_your_async_transaction(connection: psycopg.AsyncConnection[Any]) -> None:
     assert_type(await pq.using(connection).aenqueue(send_receipt.call(7)), TaskId[str])
+
+
+@jobs.periodic(run_every=timedelta(minutes=5), catch_up="skip")
+@jobs.task
+def refresh(depth: int = 1) -> int:
+    return depth
+
+
+@jobs.periodic(cron="0 9 * * 1", timezone="Europe/Berlin", key="weekly", kwargs={"depth": 2})
+def undeclared(depth: int) -> int:
+    return depth
+
+
+async def schedules(connection: psycopg.AsyncConnection[Any]) -> None:
+    assert_type(refresh.enqueue(3), TaskId[int])
+    assert_type(undeclared.call(3), Call[int])
+    assert_type(pq.schedule(refresh.call(2), cron="@daily", timezone="UTC", queue="slow", timeout=3), int)
+    assert_type(pq.schedule(refresh, 2, run_every=timedelta(hours=1), key="k", active=False, priority=3), int)
+    assert_type(pq.schedule(plain, 7, cron="@daily", max_concurrent=None), int)
+    assert_type(await pq.using(connection).aschedule(refresh.call(), run_every=timedelta(hours=1)), int)
+    assert_type(pq.list_schedules(active=True), list[ScheduleRecord])
+    assert_type(pq.pause_schedule(refresh, key="k"), bool)
+    pq.schedule(refresh.call(), crn="@daily")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]

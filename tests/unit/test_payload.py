@@ -27,6 +27,7 @@ from hypothesis import strategies as st
 
 from pq_core import payload
 from pq_core.errors import PayloadDecodeError, PayloadError, PayloadTooLarge
+from pq_core.types import TaskId
 
 if TYPE_CHECKING:
     from decimal import Decimal as Unknown
@@ -209,6 +210,7 @@ hashables = (
     | st.booleans()
     | st.integers()
     | st.integers(-(2**5000), 2**5000)
+    | st.integers(-(2**5000), 2**5000).map(TaskId)
     | st.floats(allow_nan=False)
     | texts
     | st.binary(max_size=20)
@@ -299,6 +301,7 @@ ANNOTATIONS: list[Any] = [
     *(list[datetime], tuple[int, ...], tuple[date, str], set[str], frozenset[uuid.UUID], dict[str, Decimal]),
     *(dict[int, str], dict[uuid.UUID, Color], datetime | None, str | datetime, list[str] | None, int | list[date]),
     *(Point, Pair, Item, Order, Node, Account, Numbers, Options, Annotated[datetime, "when"]),
+    *(TaskId, TaskId[str], TaskId[int] | None),
 ]
 
 
@@ -541,6 +544,7 @@ BRANCHES: list[tuple[Any, Any, Any]] = [
     (Decimal, 1.1, Decimal("1.1")),
     (Decimal, "1.10", Decimal("1.10")),
     (Decimal, 7, Decimal(7)),
+    (TaskId[str], 7, TaskId(7)),
     (bytes, "\\x00ff", b"\x00\xff"),
     (pathlib.Path, "/tmp/a", pathlib.Path("/tmp/a")),
     (Color, "green", Color.GREEN),
@@ -598,6 +602,7 @@ def test_plain_json_of_others_is_refined_by_the_signature(annotation: Any, value
         (date | uuid.UUID, "x", "argument is 'x', which is no date"),
         (Account, {"id": "x"}, "argument is no valid Account"),
         (bytes, "x", "argument is 'x', which is no bytes"),
+        (TaskId, "7", "argument is '7', which is no TaskId"),
         (dict[int, str], {"x": "a"}, "'x', which is no int"),
     ],
     ids=str,

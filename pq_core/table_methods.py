@@ -1,0 +1,47 @@
+"""The methods that create, upgrade and drop pq's tables."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pq_core.types import DSN
+
+
+class TableMethods:
+    """What a ``PQ`` can do with its tables: by ``listen_dsn``, since the lock of a migration is a session's."""
+
+    schema: str
+
+    @property
+    def listen_dsn(self) -> DSN | None:
+        raise NotImplementedError
+
+    def run_db_migrations(self) -> None:
+        """Bring the schema's tables to this version of pq: create them or upgrade them."""
+        from pq_core.schema import migrate
+
+        migrate(self.listen_dsn, self.schema)
+
+    async def arun_db_migrations(self) -> None:
+        """Do what ``run_db_migrations`` does, in a thread."""
+        await asyncio.to_thread(self.run_db_migrations)
+
+    def create_tables(self) -> None:
+        """Do what ``run_db_migrations`` does; python-pq's name."""
+        self.run_db_migrations()
+
+    async def acreate_tables(self) -> None:
+        """Do what ``create_tables`` does, in a thread."""
+        await asyncio.to_thread(self.create_tables)
+
+    def drop_tables(self) -> None:
+        """Drop pq's tables and everything in them."""
+        from pq_core.schema import drop
+
+        drop(self.listen_dsn, self.schema)
+
+    async def adrop_tables(self) -> None:
+        """Do what ``drop_tables`` does, in a thread."""
+        await asyncio.to_thread(self.drop_tables)

@@ -1,0 +1,212 @@
+"""A worker's right to its tasks: lost, taken over, compared with the database; and reports that meet obstacles."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from pq_core import PQ, Outcome, TaskRecord, TaskStatus, WorkerStartError
+from tests.integration import worker_tasks as tasks
+from tests.integration.worker_process import PATIENCE, alive, eventually, running, until_empty
+
+PENDING, RUNNING, COMPLETED = TaskStatus.PENDING, TaskStatus.RUNNING, TaskStatus.COMPLETED
+
+
+@pytest.fixture
+def pq(database: str) -> Iterator[PQ]:
+    with PQ(database, tasks=[tasks.__name__]) as pq:
+        yield pq
+
+
+def record_of(pq: PQ, task_id: int) -> TaskRecord:
+    record = pq.get_task(task_id)
+    assert record is not None
+    return record
+
+
+def wait_for(pq: PQ, task_id: int, status: TaskStatus) -> TaskRecord:
+    eventually(lambda: record_of(pq, task_id).status is status, what=f"task {task_id} {status}")
+    return record_of(pq, task_id)
+
+
+def dead_worker(connection: psycopg.Connection) -> int:
+    """Leave the lease of a worker that is long dead."""
+    row = connection.execute(
+        "INSERT INTO pq_workers (expires_at, continuous_since, lease, pid, concurrency, name, host, pq_version, queues)"
+        " VALUES (now() - interval '1 hour', now(), '1 s', 1, 1, 'dead', 'gone', '0', '{default}') RETURNING id"
+    ).fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+def left_running(connection: psycopg.Connection, task_id: int, worker: int) -> None:
+    connection.execute(
+        "UPDATE pq_tasks SET status = 'running', worker_id = %s, fence = fence + 1, attempts = attempts + 1,"
+        " started_at = now() WHERE id = %s",
+        (worker, task_id),
+    )
+
+
+def test_tasks_of_a_dead_worker_are_taken_over(
+    pq: PQ, database: str, tmp_path: Path, connection: psycopg.Connection
+) -> None:
+    worker = dead_worker(connection)
+    retried = pq.enqueue(tasks.add.call(1, 1))
+    failed = pq.enqueue(tasks.add.call(1), on_lost="fail", on_failure=tasks.reports_failure.call("lost"))
+    cancelled = pq.enqueue(tasks.add.call(1))
+    replaced = pq.enqueue(tasks.nap.call(60), client_id="replaced")
+    for task_id in (retried, failed, cancelled, replaced):
+        left_running(connection, task_id, worker)
+    connection.execute("UPDATE pq_tasks SET cancel_requested_at = now() WHERE id = %s", (cancelled,))
+    pq.upsert(tasks.add.call(2, 2), client_id="replaced")
+
+    with running(database, tmp_path, lease=3):
+        assert pq.wait(retried, timeout=PATIENCE) == 2
+        assert pq.wait(replaced, timeout=PATIENCE) == 4
+        eventually(lambda: f"lost: {failed}" in [record.result for record in pq.list_completed()])
+        assert worker not in [record.id for record in pq.workers()]
+
+    assert (record_of(pq, retried).attempts, record_of(pq, retried).losses) == (1, 1)
+    assert (record_of(pq, failed).status, record_of(pq, failed).outcome) == (TaskStatus.FAILED, Outcome.LOST)
+    assert "on_lost" in (record_of(pq, failed).error or "")
+    assert record_of(pq, cancelled).status is TaskStatus.CANCELLED
+    assert record_of(pq, replaced).losses == 0, "the version that was parked has lost nothing yet"
+
+
+def test_worker_that_lost_its_lease_ends_its_children_and_begins_anew(
+    pq: PQ, database: str, tmp_path: Path, connection: psycopg.Connection
+) -> None:
+    path = tmp_path / "pids"
+    with running(database, tmp_path, lease=3) as worker:
+        task_id = pq.enqueue(tasks.nap.call(9, str(path)))
+        pid = int(eventually(lambda: path.exists() and path.read_text()))
+        before = worker.workers
+        connection.execute("DELETE FROM pq_workers")
+
+        eventually(lambda: not alive(pid))
+        worker.started(2)
+        assert worker.workers == before, "the process goes on under a new lease"
+        eventually(lambda: len(path.read_text().split()) == 2)
+        assert record_of(pq, task_id).losses == 1
+
+
+def test_claim_whose_answer_was_lost_is_put_back(
+    pq: PQ, database: str, tmp_path: Path, connection: psycopg.Connection
+) -> None:
+    with running(database, tmp_path, lease=3):
+        (worker,) = pq.workers()
+        task_id = pq.enqueue(tasks.add.options(run_in=timedelta(hours=1), on_lost="fail").call(1, 1))
+        left_running(connection, task_id, worker.id)
+
+        # It never started: so not even on_lost="fail" keeps it from running.
+        record = wait_for(pq, task_id, COMPLETED)
+    assert [attempt.outcome for attempt in pq.attempts(task_id)] == [Outcome.INTERRUPTED, Outcome.SUCCEEDED]
+    assert record.attempts == 1
+
+
+def test_end_whose_row_is_locked_is_recorded_later(
+    pq: PQ, database: str, tmp_path: Path, connection: psycopg.Connection
+) -> None:
+    with running(database, tmp_path):
+        locked = pq.enqueue(tasks.nap.call(0.5))
+        wait_for(pq, locked, RUNNING)
+        with psycopg.connect(database) as holder:
+            holder.execute("SELECT FROM pq_tasks WHERE id = %s FOR UPDATE", (locked,))
+            time.sleep(1)
+            # The others do not wait behind it.
+            for _ in range(3):
+                assert pq.wait(pq.enqueue(tasks.add.call(1, 1)), timeout=PATIENCE) == 2
+            assert record_of(pq, locked).status is RUNNING
+        assert pq.wait(locked, timeout=PATIENCE) == "rested"
+
+
+def test_end_that_the_database_refuses_is_recorded_without_its_data(
+    pq: PQ, database: str, tmp_path: Path, connection: psycopg.Connection
+) -> None:
+    connection.execute(
+        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS "
+        "$$ BEGIN IF NEW.result = '13' THEN RAISE 'no such number'; END IF; RETURN NEW; END $$;"
+        "CREATE TRIGGER refuse BEFORE UPDATE ON pq_tasks FOR EACH ROW EXECUTE FUNCTION refuse()"
+    )
+    refused, *others = pq.enqueue_many([tasks.add.call(number, 0) for number in (13, 1, 2, 3)])
+
+    until_empty(database, tmp_path)
+
+    assert record_of(pq, refused).status is TaskStatus.FAILED
+    assert "no such number" in (record_of(pq, refused).error or "")
+    assert [record_of(pq, task_id).result for task_id in others] == [1, 2, 3]
+
+
+def test_turn_that_fails_again_and_again_is_not_repeated_without_a_pause(
+    pq: PQ, database: str, tmp_path: Path, connection: psycopg.Connection
+) -> None:
+    with running(database, tmp_path, poll_interval=0.2) as worker:
+        connection.execute("ALTER TABLE pq_tasks RENAME TO hidden")
+        time.sleep(3)
+        connection.execute("ALTER TABLE hidden RENAME TO pq_tasks")
+
+        assert 1 <= worker.text.count("a turn failed") < 20
+        assert pq.wait(pq.enqueue(tasks.add.call(1, 1)), timeout=PATIENCE) == 2
+
+
+def test_database_can_ask_a_worker_to_drain(
+    pq: PQ, database: str, tmp_path: Path, connection: psycopg.Connection
+) -> None:
+    with running(database, tmp_path, lease=3) as worker:
+        task_id = pq.enqueue(tasks.nap.call(2))
+        wait_for(pq, task_id, RUNNING)
+        connection.execute("UPDATE pq_workers SET drain_requested = true")
+
+        assert worker.wait() == 0
+    assert record_of(pq, task_id).status is COMPLETED
+
+
+def test_worker_outside_the_main_thread_is_refused(pq: PQ) -> None:
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            pq.run_worker(until_empty=True)
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+
+    (error,) = errors
+    assert isinstance(error, WorkerStartError)
+    assert "main thread" in str(error)
+
+
+def test_worker_in_this_process_is_stopped_by_a_second_signal(pq: PQ, database: str, tmp_path: Path) -> None:
+    import subprocess
+    import sys
+
+    from tests.integration.worker_process import ROOT
+
+    program = (
+        "from tests.integration import worker_tasks as t; from pq_core import PQ\n"
+        f"PQ({database!r}, tasks=[t.__name__]).run_worker(concurrency=2, drain_timeout=600)\n"
+    )
+    task_id = pq.enqueue(tasks.nap.call(600))
+    process = subprocess.Popen([sys.executable, "-c", program], cwd=ROOT)
+    try:
+        wait_for(pq, task_id, RUNNING)
+        process.send_signal(signal.SIGTERM)
+        eventually(lambda: pq.workers() and not pq.list_tasks(status="pending"))
+        time.sleep(0.5)
+        assert process.poll() is None
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(PATIENCE) == 0
+    finally:
+        process.kill()
+        process.wait()
+    assert record_of(pq, task_id).status is PENDING
