@@ -5,14 +5,15 @@ SHELL := /bin/bash
 .PHONY: help venv demo test test-long check fix bench docs clean
 
 # Processes that share the tests of one run: most tests wait for other processes. TESTS: what to run. ARGS: more for pytest.
-JOBS ?= 3
+# COVER=1: report branch coverage, on the newest Python; the tests then take about a third longer.
+JOBS ?= 4
 TESTS ?=
 ARGS ?=
 PYTEST = -m pytest -n $(JOBS) --dist worksteal $(ARGS)
 
 help:
 	@echo "make demo       the main job, on real input, with a Postgres of its own if there is none"
-	@echo "make test       the tests, on the oldest and the newest Python found (TESTS=path JOBS=$(JOBS) ARGS=)"
+	@echo "make test       the tests, on the oldest and the newest Python found (TESTS=path JOBS=$(JOBS) ARGS= COVER=1)"
 	@echo "make test-long  the tests that take minutes"
 	@echo "make check      ruff, mypy --strict, layers of imports"
 	@echo "make fix        what ruff can repair and format by itself"
@@ -28,7 +29,7 @@ demo:
 test:
 	@venvs="$$(scripts/venv oldest newest)"; newest="$${venvs##*$$'\n'}"; \
 	for venv in $$venvs; do \
-	    cover=; if [ "$$venv" = "$$newest" ]; then cover="--cov --cov-report=term"; fi; \
+	    cover=; if [ -n "$(COVER)" ] && [ "$$venv" = "$$newest" ]; then cover="--cov --cov-report=term"; fi; \
 	    echo "== $$("$$venv/bin/python" -V)"; \
 	    "$$venv/bin/python" $(PYTEST) $$cover $(TESTS); \
 	done

@@ -383,13 +383,15 @@ def test_idle_worker_asks_once_per_poll_interval(database: str, tmp_path: Path, 
             assert row is not None
             return int(row[0])
 
-        before, start = count(), time.monotonic()
-        time.sleep(6)
-        asked = count() - before - 2  # ours
-        elapsed = time.monotonic() - start
+        def excess() -> float:
+            before, start = count(), time.monotonic()
+            time.sleep(6)
+            asked = count() - before - 2  # ours
+            # One a second, a heartbeat (two statements, one transaction) every ten, what the counters bring in late.
+            return asked - (time.monotonic() - start + 2 + 3)
 
-    # One a second, a heartbeat (two statements, one transaction) every ten, and what the counters bring in late.
-    assert asked <= elapsed + 2 + 3
+        # The counters are the database's: a visit of autovacuum, one a minute at most, counts for some forty.
+        assert any(excess() <= 0 for _ in range(3))
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc")
