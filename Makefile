@@ -5,6 +5,7 @@ SHELL := /bin/bash
 .PHONY: help venv demo test test-long check fix bench docs clean
 
 # Processes that share the tests of one run: most tests wait for other processes. TESTS: what to run. ARGS: more for pytest.
+# RETRY=1: run what failed once more, alone: on a busy machine another process may have come too late for a test.
 # COVER=1: report branch coverage, on the newest Python; the tests then take about a third longer.
 JOBS ?= 4
 TESTS ?=
@@ -31,7 +32,11 @@ test:
 	for venv in $$venvs; do \
 	    cover=; if [ -n "$(COVER)" ] && [ "$$venv" = "$$newest" ]; then cover="--cov --cov-report=term"; fi; \
 	    echo "== $$("$$venv/bin/python" -V)"; \
-	    "$$venv/bin/python" $(PYTEST) $$cover $(TESTS); \
+	    "$$venv/bin/python" $(PYTEST) $$cover $(TESTS) || { \
+	        [ $$? = 1 ] && [ -n "$(RETRY)" ] || exit 1; \
+	        echo "== once more, one at a time: what failed"; \
+	        "$$venv/bin/python" -m pytest -p no:xdist --last-failed --last-failed-no-failures none $(TESTS); \
+	    }; \
 	done
 
 test-long:
