@@ -76,14 +76,14 @@ class Channel:
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
-        self._identity = _identity(fd)
+        self._identity = guards.identity(fd)
         self._decoder = wire.Decoder(wire.TASK_LIMIT)
         self._lock = _thread.allocate_lock()
         self._over = False
 
     def next_task(self) -> ClaimedTask | None:
         """Wait for another task; None when the worker has none for this child any more."""
-        while _identity(self._fd) == self._identity:
+        while guards.identity(self._fd) == self._identity:
             data = os.read(self._fd, 65536)
             if not data:
                 return None
@@ -98,7 +98,7 @@ class Channel:
         """
         view = memoryview(wire.pack(kind, body))
         with self._lock:
-            if _identity(self._fd) != self._identity or (self._over and kind is not wire.Kind.STARTED):
+            if guards.identity(self._fd) != self._identity or (self._over and kind is not wire.Kind.STARTED):
                 return False
             self._over = kind is wire.Kind.END
             try:
@@ -107,14 +107,6 @@ class Channel:
             except OSError:
                 return False
         return True
-
-
-def _identity(fd: int) -> tuple[int, int] | None:
-    try:
-        status = os.fstat(fd)
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino
 
 
 class _Stopper:

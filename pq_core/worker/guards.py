@@ -69,6 +69,18 @@ def limit_memory(extra: int) -> None:
     resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
 
 
+def identity(fd: int) -> tuple[int, int] | None:
+    """Return what tells the open file behind ``fd`` from others (device, inode), None where there is none.
+
+    A descriptor's number says nothing of that: who closes it may get it again for something else.
+    """
+    try:
+        status = os.fstat(fd)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
 def allow_descriptors(count: int) -> None:
     """Raise this process's limit of open files to ``count``, as far as the system lets it."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -25,6 +25,7 @@ from pq_core.executor import find_executor
 from pq_core.types import AttemptOutcome, ClaimedTask
 from pq_core.worker import guards, image
 from pq_core.worker.child import ChildSetup
+from pq_core.worker.claiming import LAST
 from pq_core.worker.forking import fork, reap
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ class Host:
     hostname: str = field(default_factory=socket.gethostname)
     declared_schedules: Request[list[Synced]] | None = None
     image_rss: int = 0
-    foreign_sockets: list[int] = field(default_factory=list)
+    _foreign: dict[int, tuple[int, int] | None] = field(default_factory=dict)
 
     @property
     def schema(self) -> str:
@@ -115,7 +116,11 @@ class Host:
         """Make the image cheap to fork, and note what every child must put out of use."""
         image.settle()
         self.image_rss = _rss_after_fork()
-        self.foreign_sockets = foreign_sockets()
+        self._foreign = {fd: guards.identity(fd) for fd in foreign_sockets()}
+
+    def foreign_sockets(self) -> list[int]:
+        """Return the application's sockets that a child must put out of use, those that are still what they were."""
+        return [fd for fd, known in self._foreign.items() if guards.identity(fd) == known]
 
     def child_setup(self, program: Program, worker_id: int) -> ChildSetup:
         """Return what every child of one life starts from."""
@@ -143,7 +148,10 @@ class Host:
 
     def placeholder(self, id_: int, fence: int) -> ClaimedTask:
         """Return a stand-in for a task of which only id and fence are known."""
-        return _placeholder(id_, fence)
+        return ClaimedTask(
+            id=id_, name="", queue="", priority=0, fence=fence, number=1, max_attempts=1, payload="{}", headers={},
+            version=1, run_at=LAST, created_at=LAST, started_at=LAST,
+        )  # fmt: skip
 
     def fork_death_report(self, task: ClaimedTask, outcome: AttemptOutcome, *, drop: list[int]) -> int:
         """Fork a process that tells the plugins of a child that could not do so itself; return its pid."""
@@ -235,15 +243,6 @@ def _rss_after_fork() -> int:
 
     ended = reap(fork(body), block=True)
     return ended.max_rss if ended is not None else 0
-
-
-def _placeholder(id_: int, fence: int) -> ClaimedTask:
-    from pq_core.worker.claiming import LAST
-
-    return ClaimedTask(
-        id=id_, name="", queue="", priority=0, fence=fence, number=1, max_attempts=1, payload="{}", headers={},
-        version=1, run_at=LAST, created_at=LAST, started_at=LAST,
-    )  # fmt: skip
 
 
 def foreign_sockets() -> list[int]:

@@ -536,7 +536,7 @@ class Supervisor:
         if poller is not None:
             own.append(poller())
         links = [fd for link in (self.work, self.watch) if (fd := link.fileno) is not None]
-        return [*own, *links, *self.host.foreign_sockets]
+        return [*own, *links, *self.host.foreign_sockets()]
 
     def _start_claimed(self) -> None:
         while self._starting and self.phase is not Phase.KILLING and self.lease.held:

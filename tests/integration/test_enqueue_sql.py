@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import random
 import shutil
+import string
 import subprocess
 import threading
 from collections.abc import Callable
@@ -147,6 +149,10 @@ def test_null_is_unsaid(connection: psycopg.Connection) -> None:
                 '"run_at" must be a date and a time with an offset, like 2030-01-31T08:00:00+01:00',
             )
             for at in ("tomorrow", "2031-01-02", "2031-01-02T03:04:05", "infinity")
+        ],
+        *[
+            ({"name": "a", **long}, '"name", "queue" and "client_id" have 255 characters at most')
+            for long in ({"name": "x" * 256}, {"queue": "x" * 256}, {"client_id": "x" * 256})
         ],
         ({"name": "a", "colour": 1}, 'unknown option "colour"'),
         ({"name": "a", "on_failure": {"args": []}}, 'on_failure: a task needs a "name"'),
@@ -341,3 +347,22 @@ def test_only_sleeping_workers_are_woken(database: str, connection: psycopg.Conn
 
         heard = [notify.payload for notify in listener.notifies(timeout=0.5)]
     assert heard == ["asleep", "asleep"]
+
+
+def test_on_failure_that_could_not_be_enqueued_then_is_refused_now(connection: psycopg.Connection) -> None:
+    with pytest.raises(psycopg.errors.DatetimeFieldOverflow):
+        enqueue(connection, {"name": "a", "on_failure": {"name": "b", "run_in": 1e18}})
+
+
+def test_version_that_could_not_end_a_run_is_not_parked(connection: psycopg.Connection) -> None:
+    enqueue(connection, {"name": "a", "client_id": "c"})
+    connection.execute("UPDATE pq_tasks SET status = 'running', worker_id = 1")
+    # Random text, since an index entry is compressed: 300 characters of it fit, thousands don't.
+    long = "".join(random.Random(7).choices(string.ascii_letters, k=5000))
+
+    for bad in ({"queue": long}, {"priority": 40_000}, {"run_in": 1e18}, {"version": 2**31}):
+        with pytest.raises(psycopg.DataError):
+            enqueue(connection, {"name": "a", "client_id": "c", "on_duplicate": "replace", **bad})
+
+    connection.execute("UPDATE pq_tasks SET status = 'completed'")
+    assert connection.execute("SELECT status, parked FROM pq_tasks").fetchall() == [("completed", None)]

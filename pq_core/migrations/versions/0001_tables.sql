@@ -269,6 +269,10 @@ CREATE FUNCTION {schema}.pq_enqueue_problem(item jsonb) RETURNS text LANGUAGE sq
             '"on_duplicate" must be return, replace or raise'
         WHEN item ->> 'on_duplicate' = 'replace' AND item ->> 'client_id' IS NULL THEN
             'on_duplicate = replace needs a "client_id"'
+        -- As the client's limit. Longer ones would not fit into an index: a version parked on a running task with such a
+        -- queue would be stored and then keep that run from ever ending.
+        WHEN greatest(length(item ->> 'name'), length(item ->> 'queue'), length(item ->> 'client_id')) > 255 THEN
+            '"name", "queue" and "client_id" have 255 characters at most'
         -- What could be stored and never be run as it says, at the price of one look for all of it: in a path, only
         -- numbers compare with numbers, and what is missing or null fulfils no condition.
         WHEN item @? '$ ? (@.name.type() != "string" || @.queue == "" || @.max_attempts < 1 || @.timeout <= 0
@@ -392,7 +396,8 @@ BEGIN
         INTO problem, deeper
         FROM (SELECT e, {schema}.pq_enqueue_problem(e) AS problem FROM jsonb_array_elements(failures) e) c;
         IF problem IS NULL THEN
-            PERFORM count(*) FROM {schema}.pq_enqueue_rows(failures, moment);
+            -- Every value is worked out here as it would be then, times included: a count of rows would pass them over.
+            PERFORM count(r) FROM {schema}.pq_enqueue_rows(failures, moment) r;
             failures := deeper;
         END IF;
     END LOOP;
