@@ -25,13 +25,23 @@ if TYPE_CHECKING:
 
     from pq_core.types import DSN
 
-CODE_REVISION = 1
+CODE_REVISION = 2
 """The revision of the schema that this code was written for: the number of the latest migration."""
 
 VERSION_TABLE = "pq_alembic_version"
 """Alembic's table, with one row: the latest revision applied."""
 
-TABLES = ("pq_tasks", "pq_periodic", "pq_workers", "pq_queues", "pq_attempts", "pq_statistics", "pq_schema")
+TABLES = (
+    "pq_tasks",
+    "pq_periodic",
+    "pq_workers",
+    "pq_queues",
+    "pq_attempts",
+    "pq_statistics",
+    "pq_schema",
+    "pq_keys",
+    "pq_audit",
+)
 """Every table that the migrations create, besides Alembic's."""
 
 _MIGRATION_WAIT = 600.0

@@ -13,7 +13,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from pq_core.schema import migrate
+from pq_core.schema import CODE_REVISION, migrate
 from tests.adapters import django_processes
 from tests.adapters.django_processes import PATIENCE, PROJECT, Project
 
@@ -205,11 +205,11 @@ def test_migrations_bring_the_tables_and_agree_with_pq_migrate(empty_database: s
     assert not migrate(empty_database, "my jobs").changed
     assert "already" in project.manage("pq_migrate", **variables).stdout
     assert tables > [(7,)]
-    assert version == [("0001",)]
+    assert version == [(f"{CODE_REVISION:04}",)]
 
     project.manage("migrate", "pq", "zero", **variables)
     assert rows(project, "SELECT count(*) FROM pg_tables WHERE schemaname = 'my jobs'") == [(0,)]
-    assert project.manage("pq_migrate", **variables).stdout == "schema my jobs: to revision 0001\n"
+    assert project.manage("pq_migrate", **variables).stdout == f"schema my jobs: to revision {CODE_REVISION:04}\n"
     project.manage("migrate", **variables)
     assert rows(project, 'SELECT version_num FROM "my jobs".pq_alembic_version') == version
 
