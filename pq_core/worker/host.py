@@ -25,8 +25,9 @@ from pq_core.executor import find_executor
 from pq_core.types import AttemptOutcome, ClaimedTask
 from pq_core.worker import guards, image
 from pq_core.worker.child import ChildSetup
-from pq_core.worker.claiming import LAST
 from pq_core.worker.forking import fork, reap
+from pq_core.worker.rows import LAST
+from pq_core.worker.runs import Claimed
 
 if TYPE_CHECKING:
     from psycopg.pq.abc import PGconn
@@ -43,6 +44,8 @@ logger = logging.getLogger("pq.worker")
 
 _PASSING = ("starting up", "shutting down", "recovery", "too many", "connection slots", "not accepting", "standby")
 """Parts of what a server says to a connection that it will take later."""
+RESET = (signal.SIGINT, signal.SIGHUP, signal.SIGCHLD, signal.SIGUSR1, signal.SIGUSR2, signal.SIGQUIT)
+"""Signals that get their ordinary meaning back in a child; SIGTERM is taken by what stops its task."""
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGCHLD)
 
 
@@ -137,14 +140,15 @@ class Host:
             result_limit=self.options.result_limit,
             default_timeout=self.options.max_runtime,
             tasks_per_child=self.options.tasks_per_child,
+            handled=tuple(number for number in RESET if signal.getsignal(number) is not signal.SIG_DFL),
         )
 
-    def prepared(self, task: ClaimedTask) -> ClaimedTask:
+    def prepared(self, claimed: Claimed) -> Claimed:
         """Return the task with the worker's defaults for what it leaves unsaid."""
-        limit = self.options.memory_limit
+        limit, task = self.options.memory_limit, claimed.task
         if not isinstance(limit, int) or task.options.get("memory_limit"):
-            return task
-        return replace(task, options={**task.options, "memory_limit": limit})
+            return claimed
+        return replace(claimed, task=replace(task, options={**task.options, "memory_limit": limit}))
 
     def placeholder(self, id_: int, fence: int) -> ClaimedTask:
         """Return a stand-in for a task of which only id and fence are known."""

@@ -9,9 +9,10 @@ from time import monotonic
 
 from pq_core.types import ClaimedTask, TaskStatus
 from pq_core.worker.book import DATA_ERRORS
-from pq_core.worker.claiming import Statements, claimed_task, integer
-from pq_core.worker.connection import Results, Row, StatementError
+from pq_core.worker.claiming import Statements, integer
+from pq_core.worker.connection import Results, StatementError
 from pq_core.worker.link import Link
+from pq_core.worker.rows import Row, claimed_task
 
 logger = logging.getLogger("pq.worker")
 

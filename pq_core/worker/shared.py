@@ -19,6 +19,8 @@ from typing import Any, TextIO
 _STOP = struct.Struct("=qqq")
 _WRITTEN = struct.Struct("=Q")
 _WRITTEN_AT = _STOP.size
+_RUN = struct.Struct("=qqd")
+_RUN_AT = 32
 _RING_AT = 64
 STACK_LIMIT = 64 * 1024
 
@@ -61,6 +63,22 @@ class Place:
         """Return why the run is to stop; NONE if the note is for another run."""
         noted_id, noted_fence, reason = _STOP.unpack_from(self._map)
         return StopReason(reason) if (noted_id, noted_fence) == (task_id, fence) else StopReason.NONE
+
+    def begin(self, task_id: int, fence: int, moment: float) -> None:
+        """Note in a reused child which run begins; ``moment``: of the monotonic clock, which all processes share."""
+        _RUN.pack_into(self._map, _RUN_AT, task_id, fence, moment)
+
+    def begun(self, task_id: int, fence: int) -> float | None:
+        """Return when this run began; None if it has not, or was not noted."""
+        noted_id, noted_fence, moment = _RUN.unpack_from(self._map, _RUN_AT)
+        return float(moment) if (noted_id, noted_fence) == (task_id, fence) and moment == moment else None
+
+    def take_output(self) -> str | None:
+        """Return the tail of the output and begin anew, for the next run in the same process."""
+        output = self.output()
+        if output is not None:
+            _WRITTEN.pack_into(self._map, _WRITTEN_AT, 0)
+        return output
 
     def append(self, data: bytes) -> None:
         """Add to the ring of output; the oldest bytes make room."""

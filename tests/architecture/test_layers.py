@@ -39,6 +39,8 @@ LEAVES = {
     "pq_core.worker",
     "pq_core.worker.child",
     "pq_core.worker.guards",
+    "pq_core.worker.inbox",
+    "pq_core.worker.rows",
     "pq_core.worker.shared",
     "pq_core.worker.wire",
     "pq_hooks",

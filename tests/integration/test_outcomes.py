@@ -403,6 +403,8 @@ def test_result_that_cannot_be_stored_fails_the_task(bench: Bench, kind: str) ->
         ("json", Outcome.CRASHED),
         ("list", Outcome.CRASHED),
         ("task", Outcome.CRASHED),
+        ("short end", Outcome.CRASHED),
+        ("end of another", Outcome.CRASHED),
         ("nan", Outcome.CRASHED),
         ("nan progress", Outcome.CRASHED),
         ("odd progress", Outcome.SUCCEEDED),

@@ -393,6 +393,8 @@ def writes_garbage(kind: str, leave: bool = False) -> str:
         "json": b"\x00\x00\x00\x02\x04{{",
         "list": b"\x00\x00\x00\x02\x04[]",
         "task": b"\x00\x00\x00\x02\x01{}",
+        "short end": b"\x00\x00\x00\x02\x05{}",
+        "end of another": b'\x00\x00\x00\x2d\x04{"how":"succeeded","id":1234567890,"fence":1}',
         "nan": _frame(4, b'{"how":"succeeded","result":NaN}'),
         "huge delay": _frame(4, b'{"how":"snoozed","after":1e308}'),
         "long number": _frame(4, b'{"how":"snoozed","after":1' + b"0" * 400 + b"}"),
@@ -413,6 +415,8 @@ def writes_garbage(kind: str, leave: bool = False) -> str:
 
 
 def _frame(kind: int, body: bytes) -> bytes:
+    attempt = current_attempt()
+    body = b'{"id":%d,"fence":%d,' % (attempt.id, attempt.fence) + body[1:]
     return len(body).to_bytes(4, "big") + bytes([kind]) + body
 
 

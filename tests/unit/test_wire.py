@@ -20,7 +20,10 @@ bodies = st.dictionaries(
 )
 
 
-@given(st.lists(st.tuples(st.sampled_from(Kind), bodies), max_size=5), st.integers(1, 50))
+@given(
+    st.lists(st.tuples(st.sampled_from(JSON_KINDS), bodies), max_size=5),
+    st.integers(1, 50),
+)
 def test_frames_arrive_as_they_were_however_they_are_cut(frames: list[tuple[Kind, dict[str, Any]]], size: int) -> None:
     data = b"".join(pack(kind, body) for kind, body in frames)
     decoder = Decoder(1 << 20)
