@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
+from math import inf
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -461,14 +462,13 @@ class Children:
 
     def next_event(self, now: float) -> float | None:
         """Return when there is something to do, if nothing else happens."""
-        soonest = min((child.next_event for child in self._all.values()), default=None)
+        events = [at for child in self._all.values() if (at := child.next_event) < inf]
         if any(child.silent for child in self._all.values()):
             shortest = min(child.load for child in self._all.values() if child.silent)
-            look = now + min(max(shortest / 4, LOOK), HORIZON)
-            soonest = look if soonest is None else min(soonest, look)
+            events.append(now + min(max(shortest / 4, LOOK), HORIZON))
         if self._finished or self._look_for_ended:
             return now
-        return soonest
+        return min(events, default=None)
 
     def child_ended(self) -> None:
         """Note that a signal told of the end of some child."""

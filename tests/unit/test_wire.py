@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from pq_core.worker.wire import HEADER, BrokenFrame, Decoder, Kind, pack
 
+JSON_KINDS = [Kind.PROGRESS, Kind.COMPLETED, Kind.END]
 texts = st.text(st.characters())
 bodies = st.dictionaries(
     texts,
