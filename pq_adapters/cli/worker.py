@@ -56,6 +56,9 @@ MOST_PROCESSES = 1000
 @click.option("--health-file", type=click.Path(dir_okay=False), metavar="F", help="Touched while all is well.")
 @click.option("--strict", is_flag=True, help="Refuse to start when the application has started threads.")
 @click.option("--log-format", type=click.Choice(["text", "json"]), default="text", help="Format of pq's own log.")
+@click.option(
+    "--huge-pages/--no-huge-pages", default=True, help="Keep the image in huge pages, which makes forks cheap (Linux)."
+)
 @click.option("--check", is_flag=True, help="Only report threads, sockets, memory, and the cost of one fork.")
 def worker(app: str, **given: Any) -> None:
     """Run the tasks of APP, each in a process of its own, until it is told to stop.

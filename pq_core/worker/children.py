@@ -46,7 +46,7 @@ class Children:
 
     ``inherited``: descriptors that a child must put out of use, beside its siblings' sockets. ``before``: gets each
     task before it is handed to a process. ``stock``: claimed tasks
-    that no child has yet, in order.
+    that no child has yet, in order. ``forks``: how many children there have been.
     """
 
     setup: ChildSetup
@@ -58,6 +58,7 @@ class Children:
     before: Callable[[ClaimedTask], None]
     stock: deque[Claimed] = field(default_factory=deque)
     pace: Pace = field(default_factory=Pace)
+    forks: int = 0
     _all: dict[int, Child] = field(default_factory=dict)
     _finished: list[Ended] = field(default_factory=list)
     _look_for_ended: bool = True
@@ -224,6 +225,7 @@ class Children:
                 run_child(setup, task, shared, fd, inbox_fd=inbox_fd, drop=drop, null_fd=null_fd)
 
             pid = fork(body)
+            self.forks += 1
         except OSError:
             ours.close()
             if box is not None:

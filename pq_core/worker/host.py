@@ -65,6 +65,7 @@ class Host:
     hostname: str = field(default_factory=socket.gethostname)
     declared_schedules: Request[list[Synced]] | None = None
     image_rss: int = 0
+    huge: image.HugePages = field(default_factory=image.HugePages)
     _foreign: dict[int, tuple[int, int] | None] = field(default_factory=dict)
 
     @property
@@ -118,6 +119,8 @@ class Host:
     def freeze(self) -> None:
         """Make the image cheap to fork, and note what every child must put out of use."""
         image.settle()
+        self.huge.enabled = self.options.huge_pages
+        self.huge.collapse()
         self.image_rss = _rss_after_fork()
         self._foreign = {fd: guards.identity(fd) for fd in foreign_sockets()}
 

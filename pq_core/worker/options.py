@@ -35,7 +35,8 @@ class WorkerOptions:
     worker is asked to stop. ``memory_limit``: bytes a task may add where it says nothing itself;
     ``"auto"``: the cgroup's limit less the image, shared among the children. ``strict``:
     refuse to start with threads. ``output_tail``: bytes of output kept per attempt. ``result_limit``: bytes of
-    an encoded result. ``unroutable_after``: seconds after which a task that no worker can run has failed.
+    an encoded result. ``huge_pages``: keep the image in huge pages where the system has them, which makes forks of
+    large images cheap. ``unroutable_after``: seconds after which a task that no worker can run has failed.
     """
 
     queues: tuple[str, ...] | None = None
@@ -54,6 +55,7 @@ class WorkerOptions:
     health_file: str | None = None
     output_tail: int = 16 * 1024
     result_limit: int = 1024 * 1024
+    huge_pages: bool = True
     unroutable_after: float = 3600.0
     release_delay: float = 15.0
 

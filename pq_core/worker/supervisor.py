@@ -138,6 +138,7 @@ class Supervisor:
         self._report_at = 0.0
         self._first_end: float | None = None
         self._taken_at = 0.0
+        self._image_at: float | None = None
         self._began = monotonic()
         self._claim_at = 0.0
         self._failures = 0
@@ -206,6 +207,7 @@ class Supervisor:
             self.ticking.advance(now, self.work)
         self._turn(now)
         self._advance_phase(now)
+        self._image_at = now if self.host.huge.tend(forks=self.children.forks, idle=not self.children.pids) else None
         self.host.publish(self.lease.worker_id, self.lease.expires, self.children.pids)
 
     def _drain_wakeup(self, wakeup: socket.socket) -> None:
@@ -229,6 +231,7 @@ class Supervisor:
             self.lease.next_event(),
             self._drain_until if self.phase is Phase.DRAINING else None,
             self._farewell,
+            self._image_at,
             self.obituaries.next_event(),
             self._register_at if self._register_at > now else None,
         ]
