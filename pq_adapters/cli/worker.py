@@ -32,6 +32,14 @@ MOST_PROCESSES = 1000
 @click.option("--processes", type=click.IntRange(1, MOST_PROCESSES), default=1, metavar="N", help="Worker processes.")
 @click.option("--tasks-per-child", type=int, default=1, metavar="N", help="Tasks that one child runs.")
 @click.option(
+    "--async-concurrency",
+    type=int,
+    default=1,
+    metavar="N",
+    help="Async tasks at once in one more child, which they share. [default: 1, a process each]",
+    show_default=False,
+)
+@click.option(
     "--lease",
     type=duration,
     envvar=["PQ_WORKER_LEASE", "PQ_LEASE"],

@@ -177,11 +177,12 @@ def run_child(
     inbox_fd: int | None,
     drop: Iterable[int],
     null_fd: int,
+    crowd: Callable[[ChildSetup, ClaimedTask, Channel, int], int] | None = None,
 ) -> NoReturn:
     """Run ``task`` in this new process, and those that come through its inbox; then end it.
 
-    ``drop``: inherited descriptors to put out of use. Signals are blocked when it is called; it unblocks them once its
-    own handlers stand.
+    ``drop``: inherited descriptors to put out of use. ``crowd``: runs many coroutines at the same time.
+    Signals are blocked when it is called; it unblocks them once its own handlers stand.
     """
     status = CANNOT_REPORT
     try:
@@ -189,6 +190,9 @@ def run_child(
         channel = Channel(fd)
         if inbox_fd is None:
             status = _run_one(setup, task, channel, stopper)
+        elif crowd is not None:
+            Tee.place = None  # whose output it is can't be told
+            status = crowd(setup, task, channel, inbox_fd)
         else:
             status = _run_many(setup, task, channel, stopper, _Tasks(inbox_fd, setup.tasks_per_child))
     except BaseException:
@@ -247,7 +251,7 @@ def _run_guarded(setup: ChildSetup, task: ClaimedTask, channel: Channel, stopper
     try:
         end = _run(setup, task, channel, stopper)
     except (TaskTimeout, TaskCancelled) as error:
-        end = _raised(error, retryable=True)  # it came before the function, or while its end was put into words
+        end = stopped_early(error)  # it came before the function, or while its end was put into words
     stopper.armed = False
     return end
 
@@ -288,8 +292,8 @@ def _run(setup: ChildSetup, task: ClaimedTask, channel: Channel, stopper: _Stopp
     current = attempt_of(
         setup,
         task,
-        progress=lambda share, text: _tell(channel, wire.Kind.PROGRESS, task, share=share, message=text),
-        completed=lambda: _tell(channel, wire.Kind.COMPLETED, task),
+        progress=lambda share, text: tell(channel, wire.Kind.PROGRESS, task, share=share, message=text),
+        completed=lambda: tell(channel, wire.Kind.COMPLETED, task),
     )
     attempts.set_current_attempt(current)
     stopper.arm(task)
@@ -311,6 +315,11 @@ def _run(setup: ChildSetup, task: ClaimedTask, channel: Channel, stopper: _Stopp
         stopper.armed = False
         return failure(setup, task, error)
     return success(setup, task, value)
+
+
+def stopped_early(error: BaseException) -> dict[str, Any]:
+    """Return the last word on a run that was asked to stop."""
+    return _raised(error, retryable=True)
 
 
 def attempt_of(
@@ -374,7 +383,7 @@ async def _awaited(value: Any) -> Any:
     return await value
 
 
-def _tell(channel: Channel, kind: wire.Kind, task: ClaimedTask, **body: Any) -> None:
+def tell(channel: Channel, kind: wire.Kind, task: ClaimedTask, **body: Any) -> None:
     """Tell the worker; one that is gone can't be told, and this process dies with it."""
     channel.send(wire.pack(kind, {"id": task.id, "fence": task.fence, **body}))
 

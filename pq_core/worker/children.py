@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from pq_core.types import ClaimedTask
 from pq_core.worker import guards, inbox, wire
-from pq_core.worker.child import ChildSetup, run_child
+from pq_core.worker.child import Channel, ChildSetup, run_child
+from pq_core.worker.crowd import Crowd
 from pq_core.worker.forking import RSS_UNIT, Exit, ended, fork, reap
 from pq_core.worker.inbox import Inbox
 from pq_core.worker.pace import HORIZON, Pace
@@ -36,8 +37,13 @@ IN_FLIGHT = 800
 """Tasks that one worker fetches ahead at most. With 2,000 the database was slower than with 600 to 800."""
 LOOK = 0.002
 """Seconds between two readings of such children, at least."""
+CROWD_TASKS = 1000
+"""Coroutines after which their child is replaced where ``tasks_per_child`` says nothing of reuse."""
 SWEEP = 1.0
 """Seconds after which the worker looks for ended children even if no signal came."""
+
+
+CrowdRunner = Callable[[ChildSetup, ClaimedTask, Channel, int], int]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -47,6 +53,8 @@ class Children:
     ``inherited``: descriptors that a child must put out of use, beside its siblings' sockets. ``before``: gets each
     task before it is handed to a process. ``stock``: claimed tasks
     that no child has yet, in order. ``forks``: how many children there have been.
+    ``news``: runs that told of progress. ``run_crowd``: runs coroutines together in a child, up to
+    ``async_concurrency`` of what ``is_async`` says are such.
     """
 
     setup: ChildSetup
@@ -58,8 +66,13 @@ class Children:
     before: Callable[[ClaimedTask], None]
     stock: deque[Claimed] = field(default_factory=deque)
     pace: Pace = field(default_factory=Pace)
+    async_concurrency: int = 1
+    is_async: Callable[[ClaimedTask], bool] = lambda task: False
+    run_crowd: CrowdRunner | None = None
+    crowd: Crowd = field(init=False)
     forks: int = 0
     _all: dict[int, Child] = field(default_factory=dict)
+    news: list[Run] = field(default_factory=list)
     _finished: list[Ended] = field(default_factory=list)
     _look_for_ended: bool = True
     _sweep_at: float = 0.0
@@ -67,9 +80,22 @@ class Children:
     _places: list[Place] = field(default_factory=list)
     _null_fd: int = field(default_factory=lambda: os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC))
 
+    def __post_init__(self) -> None:
+        lifetime = self.setup.tasks_per_child
+        self.crowd = Crowd(
+            size=self.async_concurrency if self.run_crowd is not None else 1,
+            lifetime=lifetime if lifetime > 1 else CROWD_TASKS,
+            wanted=lambda claimed: self.is_async(claimed.task),
+            fork=self._fork_crowd,
+            run=lambda claimed, now: self._new_run(claimed, now, begun=True),
+        )
+
     def __iter__(self) -> Iterator[tuple[Child, Run]]:
         """Go through all runs, each with its child."""
-        return iter([(child, run) for child in self._all.values() for run in child.runs])
+        runs = [(child, run) for child in self._all.values() for run in child.runs]
+        if self.crowd.child is not None:
+            runs += [(self.crowd.child, run) for run in self.crowd]
+        return iter(runs)
 
     @property
     def pids(self) -> list[int]:
@@ -78,7 +104,11 @@ class Children:
 
     @property
     def busy(self) -> int:
-        """How many children have something to do."""
+        """How many runs are under way."""
+        return self._working + len(self.crowd)
+
+    @property
+    def _working(self) -> int:
         return sum(1 for child in self._all.values() if child.runs)
 
     # --- what may be taken on -----------------------------------------------------------------------------------
@@ -94,7 +124,8 @@ class Children:
                 if now - child.since <= HORIZON and not child.leaving:
                     quick += 1
                 ahead += len(child.runs) - 1
-        return max(0, free) + (quick + max(0, free)) * self._most - ahead - len(self.stock)
+        free = max(0, free)
+        return free + (quick + free) * self._most - ahead - len(self.stock) + self.crowd.room
 
     @property
     def _most(self) -> int:
@@ -104,11 +135,15 @@ class Children:
     @property
     def hungry(self) -> bool:
         """True when little is left to hand out: the next round trip to the database should not wait."""
+        if self.crowd.hungry:
+            return True
         at_hand = len(self.stock) + sum(len(child.runs) for child in self._all.values())
         return at_hand <= self.concurrency * (1 + self._most // 2)
 
     def add(self, found: list[Claimed]) -> None:
         """Put claimed tasks into the stock: the most urgent first, whenever they were claimed."""
+        if self.crowd.size > 1:
+            self.crowd.learn(len(found), sum(1 for one in found if self.crowd.takes(one)))
         self.stock = deque(sorted((*self.stock, *found), key=_urgency))
 
     @property
@@ -116,16 +151,17 @@ class Children:
         """The task to start next, None when none could be: no process is free, or there is no task."""
         if not self.stock:
             return None
-        free = sum(1 for child in self._all.values() if child.runs) < self.concurrency
-        return self.stock[0] if free else None
+        return self.stock[0] if self._working < self.concurrency or self.crowd.takes(self.stock[0]) else None
 
-    def start(self) -> Child | None:
+    def start(self) -> None:
         """Run the first task of the stock in an idle child, or fork one.
 
         Raises OSError when the system has no process or socket left; the task is out of the stock then, too.
         """
         claimed = self.stock.popleft()
         self.before(claimed.task)
+        if self.crowd.takes(claimed) and self.crowd.start(claimed):
+            return
         alone = self.setup.tasks_per_child == 1 or claimed.task.options.get("memory_limit")
         message = None if alone else inbox.pack(claimed.row)
         if message is not None and len(message) > inbox.TASK_LIMIT:
@@ -134,10 +170,17 @@ class Children:
         if message is not None:
             for child in idle:
                 if self._hand_over(child, claimed, message):
-                    return child
+                    return
         elif idle and len(self._all) >= self.concurrency:
             self._let_go(idle[0])  # so that no more processes live than agreed
-        return self._fork(claimed, reused=message is not None)
+        child = self._fork(claimed, reused=message is not None)
+        now = monotonic()
+        child.push(self._new_run(claimed, now, begun=True), now)
+
+    def _fork_crowd(self, claimed: Claimed, run: Run) -> Child:
+        child = self._fork(claimed, reused=True, crowd=self.run_crowd)
+        child.crowd = True
+        return child
 
     def top_up(self) -> None:
         """Let short tasks wait with the children, so that none of these waits for the worker."""
@@ -208,7 +251,7 @@ class Children:
     def _frame_limit(self, task: ClaimedTask) -> int:
         return int(task.options.get("result_limit") or self.setup.result_limit) + wire.OVERHEAD
 
-    def _fork(self, claimed: Claimed, *, reused: bool) -> Child:
+    def _fork(self, claimed: Claimed, *, reused: bool, crowd: CrowdRunner | None = None) -> Child:
         task, setup, null_fd = claimed.task, self.setup, self._null_fd
         ours, theirs = socket.socketpair()
         place = box = None
@@ -222,7 +265,7 @@ class Children:
             shared: Place = place
 
             def body() -> NoReturn:
-                run_child(setup, task, shared, fd, inbox_fd=inbox_fd, drop=drop, null_fd=null_fd)
+                run_child(setup, task, shared, fd, inbox_fd=inbox_fd, drop=drop, null_fd=null_fd, crowd=crowd)
 
             pid = fork(body)
             self.forks += 1
@@ -235,7 +278,6 @@ class Children:
             raise
         finally:
             theirs.close()
-        now = monotonic()
         ours.setblocking(False)
         child = Child(
             pid=pid,
@@ -245,7 +287,6 @@ class Children:
             inbox=box,
             left=setup.tasks_per_child - 1 if reused else 0,
         )
-        child.push(self._new_run(claimed, now, begun=True), now)
         self._all[pid] = child
         self.selector.register(ours, selectors.EVENT_READ, child)
         return child
@@ -273,15 +314,11 @@ class Children:
             else:
                 self.selector.register(child.socket, selectors.EVENT_READ, child)
 
-    def read_silent(self) -> list[Child]:
-        """Read the children that the selector does not report; return those with news."""
-        news = []
+    def read_silent(self) -> None:
+        """Read the children that the selector does not report."""
         for child in list(self._all.values()):
             if child.silent:
                 self.read(child)
-                if child.runs and child.runs[0].news:
-                    news.append(child)
-        return news
 
     def read(self, child: Child) -> None:
         """Take in what the child has sent."""
@@ -319,6 +356,10 @@ class Children:
                 return
 
     def _note(self, child: Child, kind: wire.Kind, body: dict[str, Any]) -> None:
+        if child.crowd:
+            if (told := self.crowd.note(child, kind, body)) is not None:
+                self.news.append(told)
+            return
         run = child.head
         mine = run is not None and (body.get("id"), body.get("fence")) == run.key
         if kind in (wire.Kind.END, wire.Kind.DONE):
@@ -331,7 +372,7 @@ class Children:
         elif kind is wire.Kind.PROGRESS:
             run.begun = True
             run.progress = progress_of(body)
-            run.news = True
+            self.news.append(run)
         elif kind is wire.Kind.COMPLETED:
             run.begun = True
             run.completed_itself = True
@@ -376,6 +417,8 @@ class Children:
         for child in list(self._all.values()):
             if child.idle:
                 self._let_go(child)
+        if not self.crowd:
+            self.crowd.let_go()
 
     # --- ending them --------------------------------------------------------------------------------------------
 
@@ -411,9 +454,22 @@ class Children:
         else:
             child.kill_at = None
 
+    def stop_run(self, child: Child, run: Run, reason: StopReason) -> None:
+        """Stop one run. One that waits behind another is taken back into the stock."""
+        grace = 0.0 if reason is StopReason.LOST else None
+        if child.crowd:
+            self.crowd.stop(run, reason, run.grace if grace is None else grace)
+            return
+        if child.head is not run:
+            self.take_back(child)
+        if child.head is run:
+            self.stop(child, reason, grace=grace)
+
     def interrupt_all(self, most: float) -> None:
         """Ask every run to stop and come back, within ``most`` seconds."""
         until = monotonic() + most
+        for run in self.crowd:
+            self.crowd.stop(run, StopReason.INTERRUPT, min(run.grace, most))
         for child in list(self._all.values()):
             if child.runs:
                 self.stop(child, StopReason.INTERRUPT, grace=min(child.runs[0].grace, most))
@@ -441,7 +497,10 @@ class Children:
                 if now >= child.kill_at:
                     self._kill(child)
             elif now >= child.look_at:
-                self._check_time(child, now)
+                if not child.crowd:
+                    self._check_time(child, now)
+                elif self.crowd.enforce(child, now):
+                    self._kill(child)
 
     def _check_time(self, child: Child, now: float) -> None:
         run = child.head
@@ -468,7 +527,7 @@ class Children:
         if any(child.silent for child in self._all.values()):
             shortest = min(child.load for child in self._all.values() if child.silent)
             events.append(now + min(max(shortest / 4, LOOK), HORIZON))
-        if self._finished or self._look_for_ended:
+        if self._finished or self.crowd.has_finished or self._look_for_ended:
             return now
         return min(events, default=None)
 
@@ -478,7 +537,7 @@ class Children:
 
     def reap(self, now: float) -> list[Ended]:
         """Collect every run that has ended, and every child with what is left of its process group."""
-        done, self._finished = self._finished, []
+        done, self._finished = [*self._finished, *self.crowd.take_finished()], []
         if self._look_for_ended or now >= self._sweep_at:
             self._look_for_ended = False
             self._sweep_at = now + SWEEP
@@ -521,6 +580,8 @@ class Children:
                 )
             )
         child.runs.clear()
+        if child.crowd:
+            done += self.crowd.reaped(child, exit_, now, child.place.stacks())
         if child.inbox is not None:
             child.inbox.close()
         self._places.append(child.place)

@@ -68,6 +68,7 @@ def evidence_of(done: Ended, cost: AttemptCost) -> Evidence:
         peak=cost.peak_memory,
         timeout=run.timeout,
         begun=run.begun,
+        neighbour=run.neighbour,
     )
 
 

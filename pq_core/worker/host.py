@@ -24,7 +24,7 @@ from pq_core.errors import NotMigrated, PQError, TaskCancelled, TaskTimeout, Wor
 from pq_core.executor import find_executor
 from pq_core.types import AttemptOutcome, ClaimedTask
 from pq_core.worker import guards, image
-from pq_core.worker.child import ChildSetup
+from pq_core.worker.child import Channel, ChildSetup
 from pq_core.worker.forking import fork, reap
 from pq_core.worker.rows import LAST
 from pq_core.worker.runs import Claimed
@@ -127,6 +127,14 @@ class Host:
     def foreign_sockets(self) -> list[int]:
         """Return the application's sockets that a child must put out of use, those that are still what they were."""
         return [fd for fd, known in self._foreign.items() if guards.identity(fd) == known]
+
+    def crowd_runner(self) -> Callable[[ChildSetup, ClaimedTask, Channel, int], int] | None:
+        """Return what runs coroutines together in one child, where the worker is to have such a child."""
+        if self.options.async_concurrency == 1:
+            return None
+        from pq_core.worker.crowd_child import run_crowd  # brings asyncio, which costs 3 MB
+
+        return run_crowd
 
     def child_setup(self, program: Program, worker_id: int) -> ChildSetup:
         """Return what every child of one life starts from."""

@@ -60,6 +60,8 @@ class Inbox:
                 return taken
             if not message:
                 return taken
+            if unpack_stop(message) is not None:
+                continue  # for a run that is taken back with it, or is being stopped in other ways
             row = unpack(message)
             taken.append((int(row[0] or 0), int(row[4] or 0)))
 
@@ -86,6 +88,17 @@ def unpack(message: bytes) -> Row:
     """Return what ``pack`` was given."""
     row: Row = marshal.loads(message)
     return row
+
+
+def pack_stop(id_: int, fence: int, reason: int) -> bytes:
+    """Return the message that asks a child of many coroutines to stop one of them."""
+    return marshal.dumps((id_, fence, int(reason)))
+
+
+def unpack_stop(message: bytes) -> tuple[int, int, int] | None:
+    """Return what ``pack_stop`` was given, None for a task."""
+    found = marshal.loads(message)
+    return found if len(found) == 3 else None
 
 
 def receive(descriptor: int) -> Row | None:

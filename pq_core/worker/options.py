@@ -28,7 +28,8 @@ class WorkerOptions:
 
     ``queues``: the lanes it serves; None: those that its tasks declare, and ``default``. ``priorities``: names of
     bands (critical, high, normal, low, batch); None: all. ``concurrency``: children at once, default one per
-    core. ``tasks_per_child``: tasks that one child runs before it is replaced. ``lease``: seconds after which
+    core. ``tasks_per_child``: tasks that one child runs before it is replaced. ``async_concurrency``: async
+    tasks at once in one more child that they share; 1: each task has a process. ``lease``: seconds after which
     a silent worker counts as dead (3 to 3600). ``until_empty``: stop when nothing is due. ``poll_interval``:
     seconds between looks when nothing wakes it. ``max_runtime``: timeout in seconds of tasks that have none.
     ``grace``: seconds between SIGTERM and SIGKILL. ``drain_timeout``: seconds that running tasks get when the
@@ -43,6 +44,7 @@ class WorkerOptions:
     priorities: tuple[str, ...] | None = None
     concurrency: int = 0
     tasks_per_child: int = 1
+    async_concurrency: int = 1
     lease: float = 30.0
     until_empty: bool = False
     once: bool = False
@@ -70,6 +72,7 @@ class WorkerOptions:
                 object.__setattr__(self, name, _names(name, value))
         _whole("concurrency", self.concurrency, 1, 1000)
         _whole("tasks_per_child", self.tasks_per_child, 1, 10_000_000)
+        _whole("async_concurrency", self.async_concurrency, 1, 100_000)
         _whole("output_tail", self.output_tail, 0, 16 * 2**20)
         _whole("result_limit", self.result_limit, 1024, 256 * 2**20)
         _seconds("lease", self.lease, SHORTEST_LEASE, LONGEST_LEASE)

@@ -53,6 +53,10 @@ class Program:
             raise Unroutable(f"{task.name}: version {task.version} is newer than this code's {found.version}")
         return found
 
+    def is_async(self, task: ClaimedTask) -> bool:
+        """Say whether the task's function is a coroutine function."""
+        return self.find(task).is_async
+
     def prepare(self) -> None:
         """Import now what the children would otherwise each import anew."""
         if any(task.is_async for task in self.registry.tasks()):

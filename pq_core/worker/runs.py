@@ -31,8 +31,9 @@ class Run:
     """One attempt, handed to a process at ``handed`` (of the monotonic clock).
 
     ``begun``: false while it may still wait in its child's inbox. ``progress``: the latest; it goes into the report
-    too, for on its way to the row alone it may have met a lock. ``news``: it was not sent yet. ``expected``: seconds
-    that it was thought to take.
+    too, for on its way to the row alone it may have met a lock. ``expected``: seconds
+    that it was thought to take. ``kill_at``: when its process is killed if it has not stopped. ``neighbour``: its
+    process ended over another run in it.
     """
 
     claimed: Claimed
@@ -43,9 +44,10 @@ class Run:
     begun: bool = True
     end: dict[str, Any] | None = None
     progress: dict[str, Any] | None = None
-    news: bool = False
     completed_itself: bool = False
     reason: StopReason = StopReason.NONE
+    kill_at: float | None = None
+    neighbour: bool = False
 
     @property
     def task(self) -> ClaimedTask:
@@ -64,7 +66,8 @@ class Child:
 
     ``left``: tasks that it may still be handed. ``leaving``: it gets no more. ``look_at``: when the worker has to look
     whether the first run is over its time. ``silent``: the selector does not report it; it is read at every turn.
-    ``since``: since when the first run is the first. ``stopping``: why it was last asked to stop.
+    ``since``: since when the first run is the first. ``crowd``: it runs many coroutines, and ``runs`` is
+    empty. ``stopping``: why it was last asked to stop.
     ``cpu_user``, ``cpu_system``: seconds that the runs which it has ended used.
     """
 
@@ -84,6 +87,7 @@ class Child:
     cpu_system: float = 0.0
     leaving: bool = False
     silent: bool = False
+    crowd: bool = False
     eof: bool = False
     killed: bool = False
     oom_killed: bool = False
@@ -97,7 +101,7 @@ class Child:
     @property
     def idle(self) -> bool:
         """True for a reused child without work that may get some."""
-        return not self.runs and not self.leaving
+        return not self.runs and not self.leaving and not self.crowd
 
     @property
     def next_event(self) -> float:

@@ -29,7 +29,7 @@ from pq_core.worker.link import Link
 from pq_core.worker.obituaries import Obituaries
 from pq_core.worker.options import WorkerOptions
 from pq_core.worker.program import Program
-from pq_core.worker.runs import Child, Claimed, Ended, Run
+from pq_core.worker.runs import Child, Claimed, Ended
 from pq_core.worker.shared import StopReason
 from pq_core.worker.ticking import Ticking
 from pq_core.worker.verdict import Verdict, judge
@@ -101,6 +101,9 @@ class Supervisor:
             tail=options.output_tail,
             inherited=self._inherited,
             before=self.plugins.pre_fork,
+            async_concurrency=options.async_concurrency,
+            is_async=program.is_async,
+            run_crowd=host.crowd_runner(),
         )
         setup = (
             "SET client_encoding TO 'UTF8'; SET datestyle TO 'ISO'; SET timezone TO 'UTC'; SET jit TO off; "
@@ -185,13 +188,12 @@ class Supervisor:
             match key.data:
                 case Child() as child:
                     self.children.read(child)
-                    self._note_progress(child)
                 case Link() as link:
                     link.pump()
                 case None:
                     self._drain_wakeup(wakeup)
-        for child in self.children.read_silent():
-            self._note_progress(child)
+        self.children.read_silent()
+        self._note_progress()
         now = monotonic()
         self.children.enforce(now)
         for done in self.children.reap(now):
@@ -350,10 +352,10 @@ class Supervisor:
         mine = {run.key: (child, run) for child, run in self.children}
         for key, (child, run) in mine.items():
             if beat.running.get(key):
-                self._stop(child, run, StopReason.CANCEL)
+                self.children.stop_run(child, run, StopReason.CANCEL)
             elif key not in beat.running and run.handed < beat.sent and not run.end and not run.completed_itself:
                 logger.warning("task %s was taken away from this worker; its child is ended", run.task.id)
-                self._stop(child, run, StopReason.LOST)
+                self.children.stop_run(child, run, StopReason.LOST)
         self._forget_of_stock(beat)
         # Rows that nobody here remembers: a claim whose answer was lost. Only what two heartbeats in a row have seen,
         # with no turn under way: a claim may have been answered between the statement and this line.
@@ -366,13 +368,6 @@ class Supervisor:
             logger.warning("task %s is running for this worker, which does not know it; it is put back", id_)
             self._put_back(id_, fence)
         self._unknown = unknown
-
-    def _stop(self, child: Child, run: Run, reason: StopReason) -> None:
-        """Stop a run that has begun; one that waits behind another is taken back into the stock."""
-        if child.head is not run:
-            self.children.take_back(child)
-        if child.head is run:
-            self.children.stop(child, reason, grace=0.0 if reason is StopReason.LOST else None)
 
     def _forget_of_stock(self, beat: Beat) -> None:
         """Let go of tasks not begun that were cancelled or taken away."""
@@ -640,13 +635,11 @@ class Supervisor:
             return False
         return True
 
-    def _note_progress(self, child: Child) -> None:
-        run = child.head
-        if run is None or not run.news:
-            return
-        run.news = False
-        if self.lease.worker_id is not None and run.reason is not StopReason.LOST:
-            self.book.progress[run.task.id] = {"fence": run.task.fence, **(run.progress or {})}
+    def _note_progress(self) -> None:
+        for run in self.children.news:
+            if self.lease.worker_id is not None and run.reason is not StopReason.LOST:
+                self.book.progress[run.task.id] = {"fence": run.task.fence, **(run.progress or {})}
+        self.children.news.clear()
 
     def _ended(self, done: Ended) -> None:
         run = done.run
