@@ -33,7 +33,7 @@ class Child:
 
     ``progress``: the latest; it goes into the report too, for on its way to the row alone it may have met a lock.
     ``news``: it was not sent yet. ``begun``: false from the moment a task is handed to a reused child until it says
-    that it runs. ``left``: tasks that the process may run after this one.
+    that it runs. ``left``: tasks that the process may run after this one. ``words``: of whoever cancelled it.
     """
 
     pid: int
@@ -52,6 +52,7 @@ class Child:
     completed_itself: bool = False
     broken: str | None = None
     reason: StopReason = StopReason.NONE
+    words: str = ""
     kill_at: float | None = None
     killed: bool = False
     eof: bool = False
@@ -270,13 +271,17 @@ class Children:
             case wire.Kind.TASK:
                 raise wire.BrokenFrame("a child can't hand out tasks")
 
-    def stop(self, child: Child, reason: StopReason, *, grace: float | None = None) -> None:
-        """Ask the child to stop, and have it killed if it has not in ``grace`` seconds. The first reason stands."""
+    def stop(self, child: Child, reason: StopReason, *, grace: float | None = None, words: str = "") -> None:
+        """Ask the child to stop, and have it killed if it has not in ``grace`` seconds. The first reason stands.
+
+        ``words``: of whoever cancelled it.
+        """
         if child.reason is not StopReason.NONE or child.end is not None:
             return
         child.reason = reason
+        child.words = words
         child.deadline = None
-        child.place.stop(child.task.id, child.task.fence, reason)
+        child.place.stop(child.task.id, child.task.fence, reason, words)
         child.kill_at = monotonic() + (child.grace if grace is None else grace)
         try:
             os.kill(child.pid, signal.SIGTERM)

@@ -62,6 +62,7 @@ def evidence_of(done: Ended, cost: AttemptCost) -> Evidence:
         end=child.end,
         status=done.exit.status,
         reason=child.reason,
+        words=child.words,
         killed=child.killed,
         oom_killed=child.oom_killed,
         broken=child.broken,

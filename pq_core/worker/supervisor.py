@@ -330,8 +330,8 @@ class Supervisor:
             self.drain()
         mine = {(child.task.id, child.task.fence): child for child in self.children}
         for key, child in mine.items():
-            if beat.running.get(key):
-                self.children.stop(child, StopReason.CANCEL)
+            if (words := beat.running.get(key)) is not None:
+                self.children.stop(child, StopReason.CANCEL, words=words)
             elif key not in beat.running and child.started < beat.sent and not child.end and not child.completed_itself:
                 logger.warning("task %s was taken away from this worker; its child is ended", child.task.id)
                 self.children.stop(child, StopReason.LOST, grace=0.0)
