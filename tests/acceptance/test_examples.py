@@ -10,7 +10,12 @@ import pytest
 from tests.acceptance.pages import ROOT, Session, run_console
 from tests.extras import needs
 
-NEEDS = {"django": ["django"], "fastapi": ["fastapi", "uvicorn", "asyncpg"], "plugins": ["opentelemetry"]}
+NEEDS = {
+    "django": ["django"],
+    "fastapi": ["fastapi", "uvicorn", "asyncpg"],
+    "plugins": ["opentelemetry"],
+    "sqlalchemy": ["asyncpg", "greenlet"],
+}
 """Optional modules that an example is about."""
 EXAMPLES = [
     pytest.param(path.parent, id=path.parent.name, marks=needs(*NEEDS.get(path.parent.name, [])))

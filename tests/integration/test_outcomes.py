@@ -558,7 +558,7 @@ def test_running_task_is_cancelled(bench: Bench, call: Call[Any]) -> None:
 @pytest.mark.parametrize("reason", [None, "no need: ü 漢 \n'" + "x" * 2000], ids=["none", "long"])
 def test_cancelled_task_knows_the_reason(bench: Bench, tmp_path: Path, reason: str | None) -> None:
     task_id = bench.pq.enqueue(tasks.notes_why.call(str(tmp_path / "why")))
-    bench.started(task_id)
+    eventually(lambda: bench.pq.progress(task_id)[1] == "asleep")
 
     bench.pq.cancel(task_id, reason=reason)
 

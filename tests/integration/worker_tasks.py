@@ -64,6 +64,7 @@ def nap(seconds: float, path: str = "") -> str:
 @jobs.task
 def notes_why(path: str) -> None:
     try:
+        current_attempt().progress(0, "asleep")
         time.sleep(60)
     except TaskCancelled as error:
         Path(path).write_text(repr(error.reason))
