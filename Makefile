@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-long check fix bench docs clean
+.PHONY: help venv demo test test-core test-lowest test-long check fix bench docs clean
 
 # Processes that share the tests of one run: most tests wait for other processes. TESTS: what to run. ARGS: more for pytest.
 # RETRY=1: run what failed once more, alone: on a busy machine another process may have come too late for a test.
@@ -15,6 +15,8 @@ PYTEST = -m pytest -n $(JOBS) --dist worksteal $(ARGS)
 help:
 	@echo "make demo       the main job, on real input, with a Postgres of its own if there is none"
 	@echo "make test       the tests, on the oldest and the newest Python found (TESTS=path JOBS=$(JOBS) ARGS= COVER=1)"
+	@echo "make test-core  the core's tests without any optional package, on the newest Python"
+	@echo "make test-lowest  the same with each dependency at its lowest version, on the oldest Python"
 	@echo "make test-long  the tests that take minutes"
 	@echo "make check      ruff, mypy --strict, layers of imports"
 	@echo "make fix        what ruff can repair and format by itself"
@@ -38,6 +40,16 @@ test:
 	        "$$venv/bin/python" -m pytest -p no:xdist --last-failed --last-failed-no-failures none $(TESTS); \
 	    }; \
 	done
+
+# Tests of adapters and plugins stand apart; others say which optional package they need.
+CORE = tests/unit tests/integration tests/contract tests/migrations tests/acceptance tests/architecture
+
+test-core:
+	@venv="$$(scripts/venv core newest)"; PQ_TEST_ENVIRONMENT=core "$$venv/bin/python" $(PYTEST) $(or $(TESTS),$(CORE))
+
+test-lowest:
+	@venv="$$(scripts/venv lowest oldest)"; \
+	PQ_TEST_ENVIRONMENT=lowest "$$venv/bin/python" $(PYTEST) $(or $(TESTS),tests/unit tests/integration tests/migrations)
 
 test-long:
 	@venv="$$(scripts/venv newest)"; "$$venv/bin/python" -m pytest -n 2 -m long --timeout 1800 $(ARGS) $(TESTS)

@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from typing import Any, ParamSpec, TypeVar, Unpack, overload
 
 from pq_core.filters import FINISHED, Filter
-from pq_core.operations import FilterFields, Operations
+from pq_core.operations import FilterFields, Operations, Planned
 from pq_core.options import CallFields
 from pq_core.rows import Stats
 from pq_core.schedule_methods import AsyncScheduleMethods
@@ -37,6 +37,12 @@ class AsyncMethods(AsyncScheduleMethods):
 
     async def _arun(self, request: Request[T]) -> T:
         raise NotImplementedError
+
+    async def _asend(self, planned: Planned[T]) -> T:
+        if planned.around is None:
+            return await self._arun(planned)
+        with planned.around:
+            return await self._arun(planned)
 
     @overload
     async def aenqueue(self, call: Call[R], /, **options: Unpack[CallFields]) -> TaskId[R]: ...
@@ -96,7 +102,7 @@ class AsyncMethods(AsyncScheduleMethods):
         Raises DuplicateClientId if the ``client_id`` is taken (the transaction stays usable), TaskNotAllowed,
         PayloadError, TransactionRequired.
         """
-        return await self._arun(self._operations.enqueue(self._operations.call("aenqueue", target, args, kwargs)))
+        return await self._asend(self._operations.enqueue(self._operations.call("aenqueue", target, args, kwargs)))
 
     async def aenqueue_many(
         self, calls: Iterable[Call[R]], *, on_duplicate: OnDuplicate | None = None
@@ -107,7 +113,7 @@ class AsyncMethods(AsyncScheduleMethods):
         otherwise the first one raises DuplicateClientId and nothing of the batch is stored.
         """
         planned = self._operations.enqueue_many(calls, on_duplicate=on_duplicate)
-        return [] if planned is None else await self._arun(planned)
+        return [] if planned is None else await self._asend(planned)
 
     @overload
     async def aupsert(self, call: Call[R], /, **options: Unpack[CallFields]) -> TaskId[R]: ...
@@ -155,7 +161,7 @@ class AsyncMethods(AsyncScheduleMethods):
         Waiting, finished or absent: it is put in place at once. Running: it runs after that run has ended,
         however it ends (or with the commit of its ``complete()``); never beside it. Of several the last one counts.
         """
-        return await self._arun(self._operations.upsert(self._operations.call("aupsert", target, args, kwargs)))
+        return await self._asend(self._operations.upsert(self._operations.call("aupsert", target, args, kwargs)))
 
     async def acancel(self, task_id: int, *, reason: str | None = None) -> bool:
         """Cancel a task; its row stays. True when it is cancelled, or will be: a running one is told to stop.

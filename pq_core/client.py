@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Sequence
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar, cast, overload
 
@@ -110,6 +110,7 @@ class PQ(Methods, AsyncMethods, TableMethods):
             defaults=self.defaults,
             payload_limit=payload_limit,
             before_enqueue=self._before_enqueue,
+            around_enqueue=self._around_enqueue,
             app=app,
         )
         self._made: dict[str, Any] = {}
@@ -365,6 +366,9 @@ class PQ(Methods, AsyncMethods, TableMethods):
     def _before_enqueue(self, call: Call[Any], headers: dict[str, str]) -> None:
         if self._has_plugins():
             self.plugins.before_enqueue(call, headers)
+
+    def _around_enqueue(self, calls: Sequence[Call[Any]]) -> contextlib.AbstractContextManager[None] | None:
+        return self.plugins.enqueuing(calls) if self._has_plugins() else None
 
 
 def _dsn_of(override: Override) -> DSN | None:

@@ -6,6 +6,7 @@ Sync and async, on our connection or on the user's: all run the requests that ar
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
@@ -28,6 +29,9 @@ T = TypeVar("T")
 LARGEST_BATCH = 240 * 2**20
 """Bytes of JSON in one statement: Postgres takes no array of more than 256 MiB as jsonb."""
 
+Around = Callable[[Sequence[Call[Any]]], AbstractContextManager[None] | None]
+"""Returns what the hooks put around the statement that enqueues these calls; None if nobody cares."""
+
 BeforeEnqueue = Callable[[Call[Any], dict[str, str]], None]
 """Lets the hooks add to the headers of a call."""
 
@@ -47,9 +51,13 @@ class FilterFields(TypedDict, total=False):
 
 @dataclass(frozen=True, slots=True)
 class Planned(Request[T]):
-    """A request and what its connection must be. ``needs_transaction``: who insists on an open one, if any."""
+    """A request and what its connection must be. ``needs_transaction``: who insists on an open one, if any.
+
+    ``around``: what the hooks put around its statement, if any.
+    """
 
     needs_transaction: str | None = None
+    around: AbstractContextManager[None] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +69,7 @@ class Operations:
     defaults: TaskOptions
     payload_limit: int
     before_enqueue: BeforeEnqueue
+    around_enqueue: Around
     app: str = ""
 
     def call(self, method: str, target: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Call[Any]:
@@ -93,7 +102,7 @@ class Operations:
             return TaskId(task_id)
 
         enqueued = self.store.enqueue(payload.dumps(spec))
-        return Planned(enqueued.statement, enqueued.parameters, parse, _insists([call]))
+        return self._plan(enqueued, parse, [call])
 
     def enqueue_many(
         self, calls: Iterable[Call[Any]], *, on_duplicate: OnDuplicate | None
@@ -133,7 +142,7 @@ class Operations:
             return [TaskId(_known(i)) for i in done.ids]
 
         enqueued = self.store.enqueue_many(text)
-        return Planned(enqueued.statement, enqueued.parameters, parse, _insists(called))
+        return self._plan(enqueued, parse, called)
 
     def upsert(self, call: Call[Any]) -> Planned[TaskId[Any]]:
         """Plan the replacement of the task with this ``client_id``, or a new one."""
@@ -147,7 +156,7 @@ class Operations:
         def parse(rows: list[str]) -> TaskId[Any]:
             return TaskId(enqueued.parse(rows)[0])
 
-        return Planned(enqueued.statement, enqueued.parameters, parse, _insists([call]))
+        return self._plan(enqueued, parse, [call])
 
     def cancel(self, task_id: int, *, reason: str | None) -> Request[bool]:
         """Plan the end of one task; True when it is cancelled or will be."""
@@ -204,6 +213,10 @@ class Operations:
         if isinstance(batch, bool) or not isinstance(batch, int) or batch < 1:
             raise InvalidOption(f"batch={batch!r}: give an integer of at least 1")
         return self.store.prune(status=status, older_than=older_than, limit=batch)
+
+    def _plan(self, request: Request[Any], parse: Callable[[list[str]], T], called: list[Call[Any]]) -> Planned[T]:
+        around = self.around_enqueue(called)
+        return Planned(request.statement, request.parameters, parse, _insists(called), around)
 
     def _spec(self, call: Call[Any]) -> dict[str, Any]:
         spec = call.spec(self.defaults, self.registry, payload_limit=self.payload_limit)

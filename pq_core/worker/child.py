@@ -162,7 +162,8 @@ class _Stopper:
                 raise TaskTimeout("the task's timeout is over")
             case StopReason.CANCEL:
                 self.armed = False
-                raise TaskCancelled("the task was cancelled")
+                words = self.place.stop_words()
+                raise TaskCancelled(f"the task was cancelled{': ' if words else ''}{words or ''}", reason=words)
             case StopReason.INTERRUPT | StopReason.LOST:
                 self.armed = False
                 raise TaskCancelled("the worker stops")

@@ -422,10 +422,10 @@ class Children:
 
     # --- ending them --------------------------------------------------------------------------------------------
 
-    def stop(self, child: Child, reason: StopReason, *, grace: float | None = None) -> None:
+    def stop(self, child: Child, reason: StopReason, *, grace: float | None = None, words: str = "") -> None:
         """Ask the child's run to stop, and have the process killed if it has not in ``grace`` seconds.
 
-        The first reason stands. What waits behind the run goes back to the stock.
+        The first reason stands. ``words``: of whoever cancelled it. What waits behind the run goes back to the stock.
         """
         self.take_back(child)
         self.read(child)  # what it was in may be over
@@ -435,12 +435,13 @@ class Children:
         child.leaving = True
         child.stopping = reason
         child.kill_at = monotonic() + (run.grace if grace is None else grace)
+        run.words = words
         self._signal(child, run, reason)
         self._listen(child)
 
     def _signal(self, child: Child, run: Run, reason: StopReason) -> None:
         run.reason = reason
-        child.place.stop(run.task.id, run.task.fence, reason)
+        child.place.stop(run.task.id, run.task.fence, reason, run.words)
         try:
             os.kill(child.pid, signal.SIGTERM)
         except ProcessLookupError:
@@ -454,16 +455,16 @@ class Children:
         else:
             child.kill_at = None
 
-    def stop_run(self, child: Child, run: Run, reason: StopReason) -> None:
+    def stop_run(self, child: Child, run: Run, reason: StopReason, words: str = "") -> None:
         """Stop one run. One that waits behind another is taken back into the stock."""
         grace = 0.0 if reason is StopReason.LOST else None
         if child.crowd:
-            self.crowd.stop(run, reason, run.grace if grace is None else grace)
+            self.crowd.stop(run, reason, run.grace if grace is None else grace, words)
             return
         if child.head is not run:
             self.take_back(child)
         if child.head is run:
-            self.stop(child, reason, grace=grace)
+            self.stop(child, reason, grace=grace, words=words)
 
     def interrupt_all(self, most: float) -> None:
         """Ask every run to stop and come back, within ``most`` seconds."""

@@ -133,12 +133,13 @@ class Crowd:
 
     # --- ending -------------------------------------------------------------------------------------------------
 
-    def stop(self, run: Run, reason: StopReason, grace: float) -> None:
+    def stop(self, run: Run, reason: StopReason, grace: float, words: str = "") -> None:
         """Ask one coroutine to stop; the first reason stands. The whole child is killed if it has not in time."""
         child = self.child
         if child is None or run.reason is not StopReason.NONE:
             return
         run.reason = reason
+        run.words = words
         run.kill_at = monotonic() + grace
         child.look_at = min(child.look_at, run.kill_at)
         if child.inbox is not None:

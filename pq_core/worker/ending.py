@@ -61,6 +61,7 @@ def evidence_of(done: Ended, cost: AttemptCost) -> Evidence:
         end=run.end,
         status=done.exit.status,
         reason=run.reason,
+        words=run.words,
         killed=child.killed,
         oom_killed=child.oom_killed,
         broken=child.broken,

@@ -32,7 +32,8 @@ class Run:
 
     ``begun``: false while it may still wait in its child's inbox. ``progress``: the latest; it goes into the report
     too, for on its way to the row alone it may have met a lock. ``expected``: seconds
-    that it was thought to take. ``kill_at``: when its process is killed if it has not stopped. ``neighbour``: its
+    that it was thought to take. ``words``: of whoever cancelled it.
+    ``kill_at``: when its process is killed if it has not stopped. ``neighbour``: its
     process ended over another run in it.
     """
 
@@ -46,6 +47,7 @@ class Run:
     progress: dict[str, Any] | None = None
     completed_itself: bool = False
     reason: StopReason = StopReason.NONE
+    words: str = ""
     kill_at: float | None = None
     neighbour: bool = False
 

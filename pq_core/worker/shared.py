@@ -21,7 +21,9 @@ _WRITTEN = struct.Struct("=Q")
 _WRITTEN_AT = _STOP.size
 _RUN = struct.Struct("=qqd")
 _RUN_AT = 32
-_RING_AT = 64
+_WORDS = struct.Struct("=H")
+_WORDS_AT = _RUN_AT + _RUN.size
+_RING_AT = 1024
 STACK_LIMIT = 64 * 1024
 
 
@@ -55,9 +57,21 @@ class Place:
             os.ftruncate(self.stack_fd, 0)
             os.lseek(self.stack_fd, 0, os.SEEK_SET)
 
-    def stop(self, task_id: int, fence: int, reason: StopReason) -> None:
-        """Tell the child that runs this task under ``fence`` why the signal comes that follows."""
+    def stop(self, task_id: int, fence: int, reason: StopReason, words: str = "") -> None:
+        """Tell the child that runs this task under ``fence`` why the signal comes that follows.
+
+        ``words``: of whoever cancelled it; what does not fit is cut off.
+        """
+        told = words.encode("utf-8", "replace")[: _RING_AT - _WORDS_AT - _WORDS.size]
+        self._map[_WORDS_AT : _WORDS_AT + _WORDS.size + len(told)] = _WORDS.pack(len(told)) + told
+        # Last: a child that reads the reason finds the words complete.
         self._map[: _STOP.size] = _STOP.pack(task_id, fence, reason)
+
+    def stop_words(self) -> str | None:
+        """Return what was said of the stop, None if nothing was."""
+        (length,) = _WORDS.unpack_from(self._map, _WORDS_AT)
+        told = self._map[_WORDS_AT + _WORDS.size : _WORDS_AT + _WORDS.size + length]
+        return told.decode("utf-8", "ignore") or None
 
     def stop_reason(self, task_id: int, fence: int) -> StopReason:
         """Return why the run is to stop; NONE if the note is for another run."""

@@ -351,8 +351,8 @@ class Supervisor:
             self.drain()
         mine = {run.key: (child, run) for child, run in self.children}
         for key, (child, run) in mine.items():
-            if beat.running.get(key):
-                self.children.stop_run(child, run, StopReason.CANCEL)
+            if (words := beat.running.get(key)) is not None:
+                self.children.stop_run(child, run, StopReason.CANCEL, words)
             elif key not in beat.running and run.handed < beat.sent and not run.end and not run.completed_itself:
                 logger.warning("task %s was taken away from this worker; its child is ended", run.task.id)
                 self.children.stop_run(child, run, StopReason.LOST)
@@ -373,11 +373,10 @@ class Supervisor:
         """Let go of tasks not begun that were cancelled or taken away."""
         for one in list(self.children.stock):
             key = (one.task.id, one.task.fence)
-            if beat.running.get(key):
+            if (words := beat.running.get(key)) is not None:
                 self.children.stock.remove(one)
-                self._enter(
-                    one.task, Verdict(outcome=Outcome.CANCELLED, error="cancelled before it began", started=False)
-                )
+                error = f"cancelled before it began: {words}" if words else "cancelled before it began"
+                self._enter(one.task, Verdict(outcome=Outcome.CANCELLED, error=error, started=False))
             elif key not in beat.running and one.at < beat.sent:
                 logger.warning("task %s was taken away from this worker before it began", one.task.id)
                 self.children.stock.remove(one)

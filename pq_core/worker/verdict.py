@@ -20,6 +20,7 @@ class Evidence:
     """What the worker knows of an ended child.
 
     ``end``: its last word, None if it had none. ``status``: wait status. ``reason``: why the worker stopped it.
+    ``words``: of whoever cancelled it.
     ``killed``: the worker sent SIGKILL. ``oom_killed``: the kernel killed for lack of memory meanwhile.
     ``broken``: why its frames could not be read. ``stacks``: what faulthandler wrote.
     ``peak``: bytes above the image. ``begun``: false for a task handed to a reused child that never ran it.
@@ -37,6 +38,7 @@ class Evidence:
     timeout: float | None
     begun: bool = True
     neighbour: bool = False
+    words: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,7 +115,7 @@ def _stopped(evidence: Evidence, told: str) -> Verdict:
     outcome = _STOPPED[evidence.reason]
     words = {
         StopReason.TIMEOUT: describe_timeout(evidence.timeout or 0.0),
-        StopReason.CANCEL: "cancelled while running",
+        StopReason.CANCEL: "cancelled while running" + (f": {evidence.words}" if evidence.words else ""),
         StopReason.INTERRUPT: "interrupted: its worker stopped",
         StopReason.LOST: "stopped: its worker lost its lease",
     }[evidence.reason]

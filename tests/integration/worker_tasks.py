@@ -19,7 +19,7 @@ from typing import Any
 
 import psycopg
 
-from pq_core import PQ, Backoff, Cancel, Retry, Snooze, TaskGroup, TaskTimeout, current_attempt, role
+from pq_core import PQ, Backoff, Cancel, Retry, Snooze, TaskCancelled, TaskGroup, TaskTimeout, current_attempt, role
 
 jobs = TaskGroup(prefix="w")
 
@@ -59,6 +59,16 @@ def nap(seconds: float, path: str = "") -> str:
             file.write(f"{os.getpid()}\n")
     time.sleep(seconds)
     return "rested"
+
+
+@jobs.task
+def notes_why(path: str) -> None:
+    try:
+        current_attempt().progress(0, "asleep")
+        time.sleep(60)
+    except TaskCancelled as error:
+        Path(path).write_text(repr(error.reason))
+        raise
 
 
 @jobs.task

@@ -26,4 +26,28 @@ CREATE TABLE {schema}.pq_audit (
 );
 CREATE INDEX pq_audit_at ON {schema}.pq_audit (at);
 
+-- The task of one tick, as an object for pq_enqueue. New in this revision: its headers say which rhythm made it
+-- (pq-schedule-cron or pq-schedule-every in seconds, -timezone, -key), for plugins. The schedule's own headers can't
+-- say otherwise: these names are ours.
+CREATE OR REPLACE FUNCTION {schema}.pq_schedule_task(schedule jsonb, tick timestamptz) RETURNS jsonb
+LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp AS $pq$
+    SELECT coalesce(nullif(schedule -> 'options', 'null'), '{{}}') || jsonb_strip_nulls(jsonb_build_object(
+            'name', schedule -> 'name', 'queue', schedule -> 'queue', 'priority', schedule -> 'priority',
+            'max_attempts', schedule -> 'max_attempts', 'timeout', schedule -> 'max_runtime_seconds',
+            'version', schedule -> 'version', 'schedule_id', schedule -> 'id',
+            'headers', CASE WHEN coalesce(jsonb_typeof(schedule -> 'headers'), 'null') NOT IN ('object', 'null')
+                THEN schedule -> 'headers'  -- somebody's hand: pq_enqueue says what is wrong with it
+                ELSE coalesce(nullif(schedule -> 'headers', 'null'), '{{}}')
+                    - ARRAY['pq-schedule-cron', 'pq-schedule-every', 'pq-schedule-timezone', 'pq-schedule-key']
+                    || jsonb_build_object('pq-schedule-cron', schedule -> 'cron',
+                        'pq-schedule-every', CAST(trim_scale(extract(epoch FROM
+                            CAST(schedule ->> 'run_every' AS interval))) AS text),
+                        'pq-schedule-timezone', schedule -> 'timezone',
+                        'pq-schedule-key', nullif(schedule ->> 'key', ''))
+                END))
+        || jsonb_build_object('args', schedule -> 'payload' -> 'args', 'kwargs', schedule -> 'payload' -> 'kwargs',
+            'tick_at', tick,
+            'run_at', tick + coalesce(random() * (schedule ->> 'jitter')::interval, interval '0'))
+$pq$;
+
 UPDATE {schema}.pq_schema SET revision = 2;
