@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 from typing import Any, ParamSpec, TypeVar, Unpack, overload
 
 from pq_core.filters import FINISHED, Filter
+from pq_core.operating_methods import AsyncOperatingMethods
 from pq_core.operations import FilterFields, Operations, Planned
 from pq_core.options import CallFields
 from pq_core.rows import Stats
@@ -30,7 +31,7 @@ R = TypeVar("R")
 T = TypeVar("T")
 
 
-class AsyncMethods(AsyncScheduleMethods):
+class AsyncMethods(AsyncScheduleMethods, AsyncOperatingMethods):
     """Every method of the client that runs one request, awaited."""
 
     _operations: Operations
@@ -248,6 +249,18 @@ class AsyncMethods(AsyncScheduleMethods):
     async def aworkers(self) -> list[WorkerRecord]:
         """Return the workers that hold or held a lease and were not yet cleared away."""
         return await self._arun(self._operations.store.workers())
+
+    async def acount(self, *, most: int = 10_000, **chosen: Unpack[FilterFields]) -> int:
+        """``count`` for asynchronous callers."""
+        return await self._arun(self._operations.count(chosen, most=most))
+
+    async def adelete(self, task_id: int) -> bool:
+        """``delete`` for asynchronous callers."""
+        return await self._arun(self._operations.delete(task_id))
+
+    async def adelete_many(self, **chosen: Unpack[FilterFields]) -> int:
+        """``delete_many`` for asynchronous callers."""
+        return await self._arun(self._operations.delete_many(chosen))
 
     async def aclear_failed(self, before: datetime | None = None) -> int:
         """Delete failed tasks, or those that failed before a time; return how many."""

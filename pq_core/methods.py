@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 from typing import Any, ParamSpec, TypeVar, Unpack, overload
 
 from pq_core.filters import FINISHED, Filter
+from pq_core.operating_methods import OperatingMethods
 from pq_core.operations import FilterFields, Operations, Planned
 from pq_core.options import CallFields
 from pq_core.rows import Stats
@@ -30,7 +31,7 @@ R = TypeVar("R")
 T = TypeVar("T")
 
 
-class Methods(ScheduleMethods):
+class Methods(ScheduleMethods, OperatingMethods):
     """Every method of the client that runs one request."""
 
     _operations: Operations
@@ -244,6 +245,18 @@ class Methods(ScheduleMethods):
     def workers(self) -> list[WorkerRecord]:
         """Return the workers that hold or held a lease and were not yet cleared away."""
         return self._run(self._operations.store.workers())
+
+    def count(self, *, most: int = 10_000, **chosen: Unpack[FilterFields]) -> int:
+        """Return how many tasks match, at most ``most``: what is beyond is not looked at."""
+        return self._run(self._operations.count(chosen, most=most))
+
+    def delete(self, task_id: int) -> bool:
+        """Delete a task with its history. False when it is running or not there: cancel it first."""
+        return self._run(self._operations.delete(task_id))
+
+    def delete_many(self, **chosen: Unpack[FilterFields]) -> int:
+        """Delete the tasks that match and don't run; return how many. At least one condition is needed."""
+        return self._run(self._operations.delete_many(chosen))
 
     def clear_failed(self, before: datetime | None = None) -> int:
         """Delete failed tasks, or those that failed before a time; return how many."""

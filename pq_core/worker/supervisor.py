@@ -31,6 +31,7 @@ from pq_core.worker.options import WorkerOptions
 from pq_core.worker.program import Program
 from pq_core.worker.runs import Child, Claimed, Ended
 from pq_core.worker.shared import StopReason
+from pq_core.worker.statistics import Statistics
 from pq_core.worker.ticking import Ticking
 from pq_core.worker.verdict import Verdict, judge
 
@@ -93,6 +94,7 @@ class Supervisor:
             ticking=self.ticking,
         )
         self.book = Book(statements=self.statements, settled=self._settled)
+        self.statistics = Statistics(statements=self.statements)
         self.children = Children(
             setup=host.child_setup(program, 0),
             selector=self.selector,
@@ -207,6 +209,7 @@ class Supervisor:
         self._start_claimed(now)
         if self._claiming:
             self.ticking.advance(now, self.work)
+        self.statistics.advance(now, self.work, self.lease.worker_id)
         self._turn(now)
         self._advance_phase(now)
         self._image_at = now if self.host.huge.tend(forks=self.children.forks, idle=not self.children.pids) else None
@@ -240,6 +243,7 @@ class Supervisor:
         if self.work.idle and self._claiming:
             events.append(self.ticking.next_event())
         if self.work.idle and self.lease.worker_id is not None:
+            events.append(self.statistics.next_event())
             if self.book:
                 events.append(self._report_due(now))
             room = self.children.room(now) if self._wants_more(now) else 0
@@ -341,6 +345,7 @@ class Supervisor:
             outcome = AttemptOutcome(
                 outcome=Outcome.LOST, status=one.status, final=one.status.finished, retry_in=0.0, error=one.error
             )
+            self.statistics.note(one.task, outcome)
             self.plugins.post_task(one.task, outcome)
             self.obituaries.add(one.task, outcome)
 
@@ -465,6 +470,8 @@ class Supervisor:
             self._stopped()
             return
         worker_id = self.lease.worker_id
+        if self.statistics.say_farewell(now, self.work, worker_id):
+            return
         self._turn_under_way = True
         goodbye = (self.statements["deregister"], [integer(worker_id)])
         self.work.send([goodbye], lambda results, error: self._deregistered(worker_id, error))
@@ -683,6 +690,7 @@ class Supervisor:
         )
         if entry.task.schedule_id is not None:
             self.ticking.run_ended(entry.task.schedule_id)
+        self.statistics.note(entry.task, outcome)
         self.plugins.post_task(entry.task, outcome)
         if entry.died and outcome.outcome is not Outcome.SUCCEEDED:
             self.obituaries.add(entry.task, outcome)
