@@ -7,10 +7,11 @@ results together, or the first error. Built on libpq's own asynchronous calls.
 from __future__ import annotations
 
 import enum
+import hashlib
 import selectors
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from psycopg import OperationalError, pq
@@ -24,10 +25,16 @@ Parameters = Sequence[bytes | None]
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """One statement of a turn: ``name`` is what it is prepared under; placeholders are ``$1`` and on."""
+    """One statement of a turn; placeholders are ``$1`` and on. ``prepared``: what it is prepared under."""
 
     name: str
     text: str
+    prepared: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        # Behind a pooler the session may be one on which another schema's or another version's worker has prepared.
+        digest = hashlib.blake2b(self.text.encode(), digest_size=6).hexdigest()
+        object.__setattr__(self, "prepared", f"{self.name}_{digest}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +132,7 @@ class Connection:
             pgconn.send_query_params(query.text.encode(), parameters)
             self._sent.append((query.name, True))
             return
-        name = query.name.encode()
+        name = query.prepared.encode()
         if query.name not in self._prepared:
             pgconn.send_prepare(name, query.text.encode())
             self._prepared.add(query.name)

@@ -94,7 +94,7 @@ def once(key: str, pause: float = 0.0) -> None:
         watch.note("end")
 
 
-@jobs.task(max_attempts=1000, backoff=SOON)
+@jobs.task(max_attempts=1000, backoff=SOON, timeout=15)
 def effect(key: str, pause: float = 0.0) -> None:
     """Write into the database and complete in the same transaction: exactly once."""
     with watched(key) as watch:

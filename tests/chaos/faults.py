@@ -236,7 +236,7 @@ def pair(stage: Stage) -> Iterator[tuple[Server, Server]]:
         primary.execute("ALTER SYSTEM SET synchronous_standby_names = 'standby'")
         primary.execute("SELECT pg_reload_conf()")
         until = time.monotonic() + 20
-        while not primary.execute("SELECT FROM pg_stat_replication WHERE sync_state = 'sync'"):
+        while not primary.execute("SELECT 1 FROM pg_stat_replication WHERE sync_state = 'sync'"):
             if time.monotonic() > until:
                 raise RuntimeError("the standby does not follow")
             time.sleep(0.1)

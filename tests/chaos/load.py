@@ -29,7 +29,9 @@ DEBOUNCED = 8
 """Client ids that versions are upserted under, for each enqueuer."""
 LONG = 2.5
 
-OUTAGE = (psycopg.Error, DatabaseUnavailable)
+PATIENCE = 5.0
+"""Seconds after which an enqueuer gives up on a server that says nothing."""
+OUTAGE = (psycopg.Error, DatabaseUnavailable, TimeoutError)
 
 _stopping = False
 
@@ -37,6 +39,7 @@ _stopping = False
 def main(name: str, rate: float, seed: int) -> None:
     """Enqueue ``rate`` times a second until SIGTERM."""
     signal.signal(signal.SIGTERM, _stop)
+    signal.signal(signal.SIGALRM, _give_up)
     # Whoever started this one may be killed: nobody would tell it to end.
     parent = os.getppid()
     chance = random.Random(seed)
@@ -48,6 +51,7 @@ def main(name: str, rate: float, seed: int) -> None:
             count += 1
             key = f"{name}-{count}"
             kind = chance.choices(list(KINDS), KINDS.values())[0]
+            signal.setitimer(signal.ITIMER_REAL, PATIENCE)
             try:
                 if connection is None or connection.closed:
                     connection = psycopg.connect(
@@ -62,6 +66,7 @@ def main(name: str, rate: float, seed: int) -> None:
                         connection.close()
                 connection = None
                 time.sleep(0.1)
+            signal.setitimer(signal.ITIMER_REAL, 0)
             record.append(record.ORDERS, known, key)
             time.sleep(max(0.0, 1 / rate - (time.monotonic() - started)))
 
@@ -115,6 +120,10 @@ def _call(kind: str, key: str, chance: random.Random) -> Call[object]:
 def _stop(number: int, frame: FrameType | None) -> None:
     global _stopping
     _stopping = True
+
+
+def _give_up(number: int, frame: FrameType | None) -> None:
+    raise TimeoutError
 
 
 if __name__ == "__main__":

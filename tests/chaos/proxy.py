@@ -26,7 +26,7 @@ class Proxy:
 
     PASS; DELAY: every piece comes ``delay`` seconds later; CUT: connections are reset, new ones too; HALF_OPEN: they
     stay, and nothing arrives any more, new ones are accepted and not answered; SWALLOW: what clients say arrives, the
-    answers don't.
+    answers don't. ``trigger``: a connection whose client says this gets no answer from then on, in any mode.
     """
 
     def __init__(self, target: int, *, delay: float = 0.2) -> None:
@@ -34,6 +34,8 @@ class Proxy:
         self.target = target
         self.delay = delay
         self.mode = Mode.PASS
+        self.trigger: bytes | None = None
+        self._deaf: set[asyncio.StreamWriter] = set()
         self._loop = asyncio.new_event_loop()
         self._open: set[asyncio.StreamWriter] = set()
         self._swallowed = 0
@@ -78,6 +80,7 @@ class Proxy:
         for writer in list(self._open):
             writer.transport.abort()
         self._open.clear()
+        self._deaf.clear()
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
@@ -103,8 +106,8 @@ class Proxy:
             writer.transport.abort()
             return
         self._open.add(up)
-        there = asyncio.ensure_future(self._forward(reader, up, answers=False))
-        back = asyncio.ensure_future(self._forward(upstream, writer, answers=True))
+        there = asyncio.ensure_future(self._forward(reader, up, writer, answers=False))
+        back = asyncio.ensure_future(self._forward(upstream, writer, writer, answers=True))
         await asyncio.wait({there, back}, return_when=asyncio.FIRST_COMPLETED)
         # Half-open: the end of one side is one more thing that the other does not hear of.
         while self.mode is Mode.HALF_OPEN and writer in self._open:
@@ -115,9 +118,16 @@ class Proxy:
             self._open.discard(one)
             one.transport.abort()
 
-    async def _forward(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, *, answers: bool) -> None:
+    async def _forward(
+        self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, client: asyncio.StreamWriter, *, answers: bool
+    ) -> None:
         with contextlib.suppress(OSError):
             while data := await source.read(65536):
+                if not answers and self.trigger is not None and self.trigger in data:
+                    self._deaf.add(client)
+                if answers and client in self._deaf:
+                    self._swallowed += 1
+                    continue
                 match self.mode:
                     case Mode.DELAY:
                         await asyncio.sleep(self.delay)

@@ -129,7 +129,8 @@ class Stage:
         order = (
             "WITH booked AS (INSERT INTO chaos_orders (key, kind) SELECT 'endless-' || n, 'plain'"
             " FROM generate_series(1, %s) n RETURNING key)"
-            " SELECT e.id FROM booked, LATERAL pq_enqueue(jsonb_build_object('name', 'chaos.plain', 'priority', 100, 'max_attempts', 50,"
+            " SELECT e.id FROM booked, LATERAL pq_enqueue(jsonb_build_object("
+            "'name', 'chaos.plain', 'priority', 100, 'max_attempts', 50,"
             " 'args', jsonb_build_array(key, %s::float8))) e"
         )
         running = "SELECT count(*) FROM pq_tasks WHERE payload -> 'args' ->> 0 LIKE 'endless-%' AND status = 'running'"
