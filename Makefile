@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-long check fix bench docs clean
+.PHONY: help venv demo test test-long chaos check fix bench docs clean
 
 # Processes that share the tests of one run: most tests wait for other processes. TESTS: what to run. ARGS: more for pytest.
 # RETRY=1: run what failed once more, alone: on a busy machine another process may have come too late for a test.
@@ -16,6 +16,7 @@ help:
 	@echo "make demo       the main job, on real input, with a Postgres of its own if there is none"
 	@echo "make test       the tests, on the oldest and the newest Python found (TESTS=path JOBS=$(JOBS) ARGS= COVER=1)"
 	@echo "make test-long  the tests that take minutes"
+	@echo "make chaos      faults of every kind, a checker, a table (ARGS='--kills 1000' the long form)"
 	@echo "make check      ruff, mypy --strict, layers of imports"
 	@echo "make fix        what ruff can repair and format by itself"
 	@echo "make bench      the benchmarks"
@@ -41,6 +42,9 @@ test:
 
 test-long:
 	@venv="$$(scripts/venv newest)"; "$$venv/bin/python" -m pytest -n 2 -m long --timeout 1800 $(ARGS) $(TESTS)
+
+chaos:
+	@venv="$$(scripts/venv newest)"; "$$venv/bin/python" -m tests.chaos $(ARGS)
 
 check:
 	@venv="$$(scripts/venv newest)"; export PATH="$$PWD/$$venv/bin:$$PATH"; \

@@ -88,6 +88,7 @@ class Connection:
         self._results: Results = []
         self._error: StatementError | None = None
         self._callback: Callback | None = None
+        self._statements: Sequence[tuple[Query, Parameters]] = ()
         self._wants_write = False
         self._became_ready = False
         self._notes: deque[tuple[str, str]] = deque()
@@ -116,6 +117,7 @@ class Connection:
             raise RuntimeError(f"the connection is {self.state.value}")
         self.state = State.BUSY
         self._callback = callback
+        self._statements = statements
         self._results = []
         self._error = None
         pgconn = self._pgconn
@@ -230,9 +232,12 @@ class Connection:
         self._callback = None
         self._sent.clear()
         self.state = State.IDLE
-        if error is not None and error.sqlstate in ("26000", "42P05"):
-            # A pooler gave this transaction another server session than the one that prepared.
+        if callback is not None and error is not None and error.sqlstate in ("26000", "42P05") and self._can_prepare:
+            # A pooler gave this transaction another server session than the one that prepared, or one on which
+            # somebody else has. Nothing of it was done: once more, without.
             self._can_prepare = False
+            self.send(self._statements, callback)
+            return
         if callback is not None:
             self._done = (callback, None if error else self._results, error)
 

@@ -13,6 +13,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import psycopg
+
 from tests.chaos import report
 from tests.chaos.faults import Fault, KillWorker, Storm, all_faults
 from tests.chaos.server import Server
@@ -115,10 +117,13 @@ def main(arguments: list[str] | None = None) -> int:
             missing = fault.missing()
             result = None
             if missing is None:
-                seconds = options.seconds or (25.0 if options.short else size.seconds)
-                result = run(fault, server, folder / fault.name, size, keep=options.keep, seconds=seconds)
-                if result.problems:
+                seconds = options.seconds or (10.0 if options.short else size.seconds)
+                try:
+                    result = run(fault, server, folder / fault.name, size, keep=options.keep, seconds=seconds)
                     problems[fault.name] = result.problems
+                except (RuntimeError, OSError, psycopg.Error) as error:
+                    missing = "the suite itself failed"
+                    problems[fault.name] = [f"{missing}: {error!r}"]
             rows.append(report.Row(fault.title, fault.promise, result, missing or ""))
             print(report.plain(rows[-1]), flush=True)
     finally:
@@ -127,6 +132,7 @@ def main(arguments: list[str] | None = None) -> int:
             shutil.rmtree(folder, ignore_errors=True)
     kills = sum(row.result.kills for row in rows if row.result)
     print(f"{kills} workers killed in {(time.monotonic() - began) / 60:.1f} minutes; seed {options.seed}")
+    problems = {name: found for name, found in problems.items() if found}
     for name, found in problems.items():
         print(f"\n{name}: {len(found)} problem(s)", *found[:20], sep="\n  ")
     if options.write_docs:
