@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-core test-lowest test-long check fix bench docs clean
+.PHONY: help venv demo test test-core test-lowest test-long chaos check fix bench docs clean
 
 # Processes that share the tests of one run: most tests wait for other processes. TESTS: what to run. ARGS: more for pytest.
 # RETRY=1: run what failed once more, alone: on a busy machine another process may have come too late for a test.
@@ -19,6 +19,7 @@ help:
 	@echo "make test-core  the core's tests without any optional package, on the newest Python"
 	@echo "make test-lowest  the same with each dependency at its lowest version, on the oldest Python"
 	@echo "make test-long  the tests that take minutes"
+	@echo "make chaos      faults of every kind, a checker, a table (ARGS='--kills 1000' the long form)"
 	@echo "make check      ruff, mypy --strict, layers of imports"
 	@echo "make fix        what ruff can repair and format by itself"
 	@echo "make bench      the benchmarks"
@@ -54,6 +55,9 @@ test-lowest:
 
 test-long:
 	@venv="$$(scripts/venv newest)"; "$$venv/bin/python" -m pytest -n 2 -m long --timeout 1800 $(ARGS) $(TESTS)
+
+chaos:
+	@venv="$$(scripts/venv newest)"; "$$venv/bin/python" -m tests.chaos $(ARGS)
 
 check:
 	@venv="$$(scripts/venv newest)"; export PATH="$$PWD/$$venv/bin:$$PATH"; \

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from pq_core import payload
 from pq_core.database import start_connection
-from pq_core.dsn import find_dsn
+from pq_core.dsn import find_dsn, rotated
 from pq_core.errors import NotMigrated, PQError, TaskCancelled, TaskTimeout, WorkerStartError
 from pq_core.executor import find_executor
 from pq_core.types import AttemptOutcome, ClaimedTask
@@ -66,6 +66,7 @@ class Host:
     declared_schedules: Request[list[Synced]] | None = None
     image_rss: int = 0
     huge: image.HugePages = field(default_factory=image.HugePages)
+    _turns: dict[str, int] = field(default_factory=dict)
     _foreign: dict[int, tuple[int, int] | None] = field(default_factory=dict)
 
     @property
@@ -102,19 +103,27 @@ class Host:
     def connect_work(self) -> PGconn:
         """Begin to open the connection for claims and reports."""
         # The direct way where there is one: what the session sets would leak through a pooler.
-        return start_connection(find_dsn(self.pq.listen_dsn), application_name=f"pq worker {self.name}"[:63])
+        return start_connection(self._address("work"), application_name=f"pq worker {self.name}"[:63])
 
     def connect_watch(self) -> PGconn:
         """Begin to open the connection for LISTEN and heartbeats, with keepalives that find a dead peer in seconds."""
         lease = max(1, int(self.options.lease / 6))
         return start_connection(
-            find_dsn(self.pq.listen_dsn),
+            self._address("watch"),
             application_name=f"pq watch {self.name}"[:63],
             keepalives_idle=lease,
             keepalives_interval=lease,
             keepalives_count=2,
             tcp_user_timeout=int(self.options.lease * 500),
         )
+
+    def _address(self, purpose: str) -> str:
+        """Return where to connect to now: of several hosts, any of which may be the primary, each comes first in turn.
+
+        libpq waits for a host that accepts and says nothing for as long as the caller does, and never tries the next.
+        """
+        turn = self._turns[purpose] = self._turns.get(purpose, -1) + 1
+        return rotated(find_dsn(self.pq.listen_dsn), turn)
 
     def freeze(self) -> None:
         """Make the image cheap to fork, and note what every child must put out of use."""

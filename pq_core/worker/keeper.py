@@ -147,6 +147,9 @@ class Keeper:
         for place in self._places:
             if not place.pid and place.restart_at is not None:
                 events.append(place.restart_at)
+            elif place.ready:
+                # At once when a lease has run out: soon after it another worker may start the tasks anew.
+                events.append(place.page.read()[1] + OVERDUE + 0.001)
         return max(0.0, min(events) - now)
 
     # --- signals ------------------------------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from time import monotonic
 
@@ -16,8 +16,8 @@ from pq_core.worker.rows import Row, claimed_task
 
 logger = logging.getLogger("pq.worker")
 
-SETTLING = 0.2
-"""Seconds between the end of another's lease and the look whether it was renewed."""
+SETTLING = 1.2
+"""Seconds between the end of another's lease and the look whether it was renewed: rescue.sql lets one pass."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +65,7 @@ class Lease:
     _next_rescue: float | None = None
     _sent: float = 0.0
     _expired_others: bool = False
+    _blameless: set[int] = field(default_factory=set)
     _plain: bool = False
 
     def begin(self, worker_id: int, sent: float) -> None:
@@ -101,6 +102,10 @@ class Lease:
         if self.worker_id is None:
             return
         if now >= self.expires:
+            # In time for its own end: it is the database that was away. One that comes late has stalled, and may owe
+            # that to a task of its own.
+            if now - self.expires < self.seconds / 3:
+                self._blameless.add(self.worker_id)
             self.lose("it could not be renewed in time")
             return
         if not self.link.idle:
@@ -171,9 +176,9 @@ class Lease:
     def _rescue(self, worker_id: int) -> None:
         dead, self.known_dead = self.known_dead, []
         self._next_rescue = None
-        known = b"{" + b",".join(integer(one) for one in dead) + b"}"
+        plain = b"t" if self._plain else b"f"
         self.link.send(
-            [(self.statements["rescue"], [integer(worker_id), known, b"t" if self._plain else b"f"])],
+            [(self.statements["rescue"], [integer(worker_id), _ids(dead), plain, _ids(self._blameless)])],
             lambda results, error: self._rescued(dead, results, error),
         )
 
@@ -187,6 +192,7 @@ class Lease:
                 self._plain = True
             return
         self._plain = False
+        self._blameless.difference_update(dead)
         rows = results[0]
         found = [_rescued(row) for row in rows if row[4] is not None]
         workers = int(rows[0][0] or 0) if rows else 0
@@ -198,6 +204,10 @@ class Lease:
         self._expired_others = self._expired_others and not workers
         if found:
             self.on_rescued(found)
+
+
+def _ids(ids: Iterable[int]) -> bytes:
+    return b"{" + b",".join(integer(one) for one in ids) + b"}"
 
 
 def _rescued(row: Row) -> Rescued:

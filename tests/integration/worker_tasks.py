@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
+import fcntl
 import os
 import re
 import signal
@@ -69,6 +70,28 @@ def notes_why(path: str) -> None:
     except TaskCancelled as error:
         Path(path).write_text(repr(error.reason))
         raise
+
+
+@jobs.task
+def locks(path: str, seconds: float) -> None:
+    """Note whether another attempt of this task lives: the kernel lets go of a lock when its process is gone."""
+    with Path(f"{path}.lock").open("a") as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            found = "alone"
+        except OSError:
+            found = "beside-another"
+        with Path(path).open("a") as notes:
+            notes.write(f"{current_attempt().fence}:{found}\n")
+        time.sleep(seconds)
+
+
+@jobs.task
+def sleeps_and_raises(seconds: float, path: str) -> None:
+    with Path(path).open("a") as file:
+        file.write(f"{os.getpid()}\n")
+    time.sleep(seconds)
+    raise ValueError("after a while")
 
 
 @jobs.task
