@@ -116,6 +116,8 @@ def _task(row: str) -> TaskRecord:
     values["outcome"] = None if values["outcome"] is None else Outcome(values["outcome"])
     values["headers"] = values["headers"] or {}
     values["unique"] = loaded["client_id_unique"] or "retained"
+    options = loaded["options"]
+    values["sensitive"] = isinstance(options, dict) and bool(options.get("sensitive"))
     return TaskRecord(**values)
 
 

@@ -320,8 +320,8 @@ class Supervisor:
             outcome = AttemptOutcome(
                 outcome=Outcome.LOST, status=one.status, final=one.status.finished, retry_in=0.0, error=one.error
             )
-            self.plugins.post_task(one.task, outcome)
-            self.obituaries.add(one.task, outcome)
+            self.plugins.post_task(self.program.shown(one.task), outcome)
+            self.obituaries.add(self.program.shown(one.task), outcome)
 
     def _beat(self, beat: Beat) -> None:
         self.host.beat()
@@ -548,7 +548,7 @@ class Supervisor:
                 logger.warning("task %s can't run here: %s", task.id, error)
                 self._enter(task, verdict)
                 continue
-            self.plugins.pre_fork(task)
+            self.plugins.pre_fork(self.program.shown(task))
             try:
                 self.children.start(self.host.prepared(task))
             except OSError as error:
@@ -569,7 +569,7 @@ class Supervisor:
         child = done.child
         cost = cost_of(done, self.host.image_rss)
         verdict = judge(child.task, evidence_of(done, cost))
-        output = child.place.output()
+        output = None if self.program.sensitive(child.task) else child.place.output()
         self.children.give_back(child)
         self.claims.child_ended(child.task)
         if verdict.outcome is Outcome.LOST:
@@ -608,9 +608,10 @@ class Supervisor:
         )
         if entry.task.schedule_id is not None:
             self.ticking.run_ended(entry.task.schedule_id)
-        self.plugins.post_task(entry.task, outcome)
+        shown, told = self.program.shown(entry.task), self.program.shown_outcome(entry.task, outcome)
+        self.plugins.post_task(shown, told)
         if entry.died and outcome.outcome is not Outcome.SUCCEEDED:
-            self.obituaries.add(entry.task, outcome)
+            self.obituaries.add(shown, told)
 
     def _reap_all(self) -> None:
         until = monotonic() + 5.0

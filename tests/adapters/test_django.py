@@ -438,7 +438,7 @@ def test_admin_shows_tasks_and_what_they_died_of(project: Project) -> None:
         from django.test import Client
         from django.utils.html import escape
 
-        from pq_adapters.django.models import Task
+        from pq_adapters.django.models import Attempt, Task
 
         client = Client()
         client.force_login(User.objects.get())
@@ -467,6 +467,12 @@ def test_admin_shows_tasks_and_what_they_died_of(project: Project) -> None:
             text(f"/admin/pq/{path}/")
         assert client.get("/admin/pq/task/add/").status_code == 403
         assert client.post(f"/admin/pq/task/{failed.pk}/delete/").status_code == 403
+        # Arguments and result of a sensitive task are not shown; what is left of its error was decided by its child.
+        Task.objects.filter(pk=failed.pk).update(options={"sensitive": True}, error=None, result="because")
+        Attempt.objects.all().delete()
+        hidden = text(f"/admin/pq/task/{failed.pk}/change/")
+        assert hidden.count("(hidden: the task is sensitive)") == 2
+        assert "because" not in hidden
         return {name: page.count('class="action-select"') for name, page in found.items()}
 
     project.run(enqueue)
