@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from pq_core.errors import InvalidOption, TaskNotAllowed, UnknownTask
 from pq_core.functions import loaded_module, module_of
-from pq_core.options import names
+from pq_core.options import LONGEST_NAME, names
 from pq_core.sealing import Seals
 from pq_core.tasks import Task, TaskGroup, as_task, duplicate
 from pq_core.types import TaskOptions
@@ -183,6 +183,8 @@ class Registry:
                 self.include(value.group)
 
     def _unknown(self, name: str) -> str:
+        if len(name) > LONGEST_NAME:
+            return f"no task is called {name[:40]!r}… here, a name of {len(name)} characters"
         known = sorted({*self._named, *self._allowed})
         # The bare name of a function first: its module is part of the task's name.
         near = [one for one in known if re.split(r"[:.]", one)[-1] == name][:3]

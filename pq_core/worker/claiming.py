@@ -63,7 +63,10 @@ def moment(value: bytes | None) -> datetime | None:
     text = value.decode()
     if text.startswith(("infinity", "-infinity")) or text.endswith("BC") or len(text.split("-", 1)[0]) > 4:
         return datetime.min.replace(tzinfo=UTC) if text[0] == "-" or text.endswith("BC") else LAST
-    return datetime.fromisoformat(text).astimezone(UTC)
+    try:
+        return datetime.fromisoformat(text).astimezone(UTC)
+    except (ValueError, OverflowError):  # the first or last day of Python's time, in another timezone
+        return datetime.min.replace(tzinfo=UTC) if text.startswith("0001") else LAST
 
 
 LAST = datetime.max.replace(tzinfo=UTC)
@@ -91,7 +94,7 @@ def claimed_task(row: Row) -> ClaimedTask:
         started_at=moment(started_at) or LAST,
         client_id=None if client_id is None else _text(client_id),
         timeout=None if timeout is None else _timeout(float(timeout)),
-        options=_object(options),
+        options=_options(options),
         losses=_integer(losses),
         snoozes=_integer(snoozes),
         schedule_id=None if schedule_id is None else int(schedule_id),
@@ -117,12 +120,42 @@ def _timeout(seconds: float) -> float:
 def _object(value: bytes | None) -> dict[str, Any]:
     if value is None:
         return {}
-    found = json.loads(value)
+    try:
+        found = json.loads(value)
+    except (ValueError, RecursionError):  # nested deeper, or a number longer, than Python takes
+        return {}
     return found if isinstance(found, dict) else {}
 
 
+def _options(value: bytes | None) -> dict[str, Any]:
+    """Return the stored options; those that no code of pq writes so are in ``absurd``, in words."""
+    if value is None:
+        return {}
+    found = _object(value)
+    absurd = [name for name in _NUMBERS if name in found and not _is_number(found[name])]
+    if not found and value.strip() not in (b"{}", b"null"):
+        absurd = ["all of them"]
+    for name in absurd:
+        found.pop(name, None)
+    return {**found, "absurd": ", ".join(absurd)} if absurd else found
+
+
+_NUMBERS = ("memory_limit", "grace", "result_limit")
+
+
+def _is_number(value: object) -> bool:
+    return not isinstance(value, bool) and isinstance(value, (int, float)) and 0 <= value < 2**62
+
+
 def _headers(value: bytes | None) -> dict[str, str]:
-    return {str(key): item if isinstance(item, str) else json.dumps(item) for key, item in _object(value).items()}
+    return {str(key): item if isinstance(item, str) else _as_text(item) for key, item in _object(value).items()}
+
+
+def _as_text(item: object) -> str:
+    try:
+        return json.dumps(item)
+    except RecursionError:
+        return "…"
 
 
 def storable(text: str | None, limit: int = 256 * 1024) -> str | None:
@@ -130,6 +163,11 @@ def storable(text: str | None, limit: int = 256 * 1024) -> str | None:
     if text is None:
         return None
     return _UNSTORABLE.sub("\ufffd", text[:limit])
+
+
+def one_line(name: str) -> str:
+    """Return a name as a log may hold it: whoever writes a row must not write lines of it."""
+    return name if name.isprintable() and len(name) <= 255 else ascii(name[:255])
 
 
 def encode_report(ends: Sequence[dict[str, Any]]) -> bytes:

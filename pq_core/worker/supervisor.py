@@ -20,7 +20,7 @@ from pq_core.worker.attention import Attention
 from pq_core.worker.book import Book, Entry
 from pq_core.worker.child import Unroutable
 from pq_core.worker.children import Child, Children, Ended
-from pq_core.worker.claiming import Statements, integer, number, text_array
+from pq_core.worker.claiming import Statements, integer, number, one_line, text_array
 from pq_core.worker.claims import Claims
 from pq_core.worker.connection import Parameters, Query, Results, StatementError
 from pq_core.worker.ending import cost_of, entry_of, evidence_of
@@ -316,7 +316,7 @@ class Supervisor:
         self.attention.wake()
         self.ticking.places_may_be_free()
         for one in found:
-            logger.warning("task %s (%s): %s; now %s", one.task.id, one.task.name, one.error, one.status)
+            logger.warning("task %s (%s): %s; now %s", one.task.id, one_line(one.task.name), one.error, one.status)
             outcome = AttemptOutcome(
                 outcome=Outcome.LOST, status=one.status, final=one.status.finished, retry_in=0.0, error=one.error
             )
@@ -548,6 +548,10 @@ class Supervisor:
                 logger.warning("task %s can't run here: %s", task.id, error)
                 self._enter(task, verdict)
                 continue
+            if absurd := task.options.get("absurd"):
+                words = f"its row was not written by pq: the stored options make no sense: {absurd}"
+                self._enter(task, Verdict(outcome=Outcome.RAISED, error=words, retryable=False, started=False))
+                continue
             self.plugins.pre_fork(self.program.shown(task))
             try:
                 self.children.start(self.host.prepared(task))
@@ -601,7 +605,7 @@ class Supervisor:
             level,
             "task %s (%s) attempt %s: %s, now %s",
             entry.task.id,
-            entry.task.name,
+            one_line(entry.task.name),
             entry.task.number,
             outcome.outcome,
             outcome.status,

@@ -91,4 +91,10 @@ LANGUAGE sql STABLE PARALLEL SAFE AS $pq$
             ELSE coalesce(e.run_at, moment) + e.run_in * interval '1 second' END) s(at)
 $pq$;
 
+-- What a claim or a report counts on: a row written by hand that can't be claimed would keep all others of its queue from
+-- it. Not validated: what is there was written by pq.
+ALTER TABLE {schema}.pq_tasks ADD CONSTRAINT pq_tasks_countable CHECK (attempts < 2000000000 AND losses < 2000000000
+    AND lone_losses < 2000000000 AND snoozes < 2000000000 AND fence < 4611686018427387904
+    AND (unroutable_since IS NULL OR isfinite(unroutable_since))) NOT VALID;
+
 UPDATE {schema}.pq_schema SET revision = 2;
