@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         InvalidDSN,
         InvalidOption,
         InvalidTask,
+        KeysNotConfigured,
         NoCurrentAttempt,
         NotMigrated,
         PayloadDecodeError,
@@ -72,10 +73,10 @@ _NAMES = {
     "current": "set_default",
     "errors": """
         AppNotFound AttemptLost Cancel DatabaseNotConfigured DatabaseUnavailable DuplicateClientId EmbeddedServerError
-        InvalidDSN InvalidOption InvalidTask NoCurrentAttempt NotMigrated PQError PayloadDecodeError
-        PayloadError PayloadTooLarge PluginError Retry ScheduleNotFound SchemaIncompatible Snooze TaskCancelled
-        TaskFailed TaskNotAllowed TaskNotFound TaskTimeout TransactionRequired UnknownTask UnsupportedConnection
-        UseAsync UseSync WaitTimeout WorkerStartError
+        InvalidDSN InvalidOption InvalidTask KeysNotConfigured NoCurrentAttempt NotMigrated PQError
+        PayloadDecodeError PayloadError PayloadTooLarge PluginError Retry ScheduleNotFound SchemaIncompatible Snooze
+        TaskCancelled TaskFailed TaskNotAllowed TaskNotFound TaskTimeout TransactionRequired UnknownTask
+        UnsupportedConnection UseAsync UseSync WaitTimeout WorkerStartError
     """,
     "roles": "role",
     "tasks": "Call Task TaskGroup call",
@@ -109,6 +110,7 @@ __all__ = [
     "InvalidDSN",
     "InvalidOption",
     "InvalidTask",
+    "KeysNotConfigured",
     "NoCurrentAttempt",
     "NotMigrated",
     "Outcome",

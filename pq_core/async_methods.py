@@ -202,11 +202,11 @@ class AsyncMethods(AsyncScheduleMethods, AsyncOperatingMethods):
 
     async def aget_task(self, task_id: int) -> TaskRecord | None:
         """Return the task, or None."""
-        return await self._arun(self._operations.store.get_task(task_id))
+        return await self._arun(self._operations.get_task(task_id))
 
     async def aget_task_by_client_id(self, client_id: str) -> TaskRecord | None:
         """Return the newest task with the ``client_id``, or None."""
-        return await self._arun(self._operations.store.get_task_by_client_id(client_id))
+        return await self._arun(self._operations.get_task_by_client_id(client_id))
 
     async def alist_tasks(self, *, limit: int = 100, **chosen: Unpack[FilterFields]) -> list[TaskRecord]:
         """Return the tasks that match, newest first. The next page: ``before_id`` = the last one's id."""

@@ -29,6 +29,7 @@ from pq_core.options import build
 from pq_core.overriding import Override, override_of
 from pq_core.registry import Registry
 from pq_core.schema import check_schema_name
+from pq_core.sealing import Seals
 from pq_core.store import Request, Store
 from pq_core.table_methods import TableMethods
 from pq_core.tasks import Call, TaskGroup
@@ -71,7 +72,8 @@ class PQ(Methods, AsyncMethods, TableMethods):
     ``app``: a name for workers and connections. ``tasks``: modules with tasks, imported when one is looked up.
     ``allow``: modules whose plain functions may run. ``defaults``: for what a task leaves unsaid. ``plugins``:
     objects with hooks; ``discover_plugins`` adds those of installed packages. ``payload_limit``: bytes of
-    arguments that a task may have.
+    arguments that a task may have. ``keys``: for payloads that are signed or encrypted, the first seals, all open;
+    without it PQ_KEYS, with commas, is read at first use.
     """
 
     def __init__(
@@ -87,6 +89,7 @@ class PQ(Methods, AsyncMethods, TableMethods):
         plugins: Iterable[Plugin] = (),
         discover_plugins: bool = False,
         payload_limit: int = 2**20,
+        keys: Iterable[str] | str | None = None,
     ) -> None:
         check_constructor(dsn=dsn, listen_dsn=listen_dsn, schema=schema, payload_limit=payload_limit)
         self._dsn = dsn
@@ -95,7 +98,7 @@ class PQ(Methods, AsyncMethods, TableMethods):
         self.app = app
         self.defaults = build(TaskOptions, options_said(defaults), what="PQ(defaults=…)")
         self.payload_limit = payload_limit
-        self.registry = Registry(modules=tasks, allow=allow, owner=self)
+        self.registry = Registry(modules=tasks, allow=allow, owner=self, seals=Seals(keys))
         self.store = Store(schema)
         self._given_plugins = tuple(plugins)
         self._discover_plugins = discover_plugins
@@ -222,7 +225,7 @@ class PQ(Methods, AsyncMethods, TableMethods):
         cancelled, TaskNotFound if it does not exist (not yet: its transaction must have been committed),
         DatabaseUnavailable if there is no database at first; one that goes away later is waited for.
         """
-        patience = Patience(task_id, timeout=timeout, poll=poll)
+        patience = Patience(task_id, timeout=timeout, poll=poll, seals=self.registry.seals)
         return wait_for_end(lambda: self._listen_pool, patience, self.store.watch(task_id), self._run)
 
     @overload
@@ -231,7 +234,7 @@ class PQ(Methods, AsyncMethods, TableMethods):
     async def await_(self, task_id: int, timeout: float | None = None, *, poll: float = 1.0) -> Any: ...
     async def await_(self, task_id: int, timeout: float | None = None, *, poll: float = 1.0) -> Any:
         """``wait`` for asynchronous callers; the plain twin's name is a word of the language."""
-        patience = Patience(task_id, timeout=timeout, poll=poll)
+        patience = Patience(task_id, timeout=timeout, poll=poll, seals=self.registry.seals)
         return await await_end(lambda: self._async_listen_pool, patience, self.store.watch(task_id), self._arun)
 
     def close(self) -> None:

@@ -73,6 +73,10 @@ class PayloadDecodeError(PQError, ValueError):
     """Raised in the child when stored arguments can't be turned back into Python values."""
 
 
+class KeysNotConfigured(PQError):
+    """Raised when a task says ``payload="pickle"`` or ``"encrypted"`` and there is no key."""
+
+
 class InvalidOption(PQError, ValueError):
     """Raised when an option has a value that makes no sense; names the option, the value and the fix."""
 

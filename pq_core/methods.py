@@ -198,11 +198,11 @@ class Methods(ScheduleMethods, OperatingMethods):
 
     def get_task(self, task_id: int) -> TaskRecord | None:
         """Return the task, or None."""
-        return self._run(self._operations.store.get_task(task_id))
+        return self._run(self._operations.get_task(task_id))
 
     def get_task_by_client_id(self, client_id: str) -> TaskRecord | None:
         """Return the newest task with the ``client_id``, or None."""
-        return self._run(self._operations.store.get_task_by_client_id(client_id))
+        return self._run(self._operations.get_task_by_client_id(client_id))
 
     def list_tasks(self, *, limit: int = 100, **chosen: Unpack[FilterFields]) -> list[TaskRecord]:
         """Return the tasks that match, newest first. The next page: ``before_id`` = the last one's id."""

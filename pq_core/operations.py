@@ -18,7 +18,7 @@ from pq_core.options import build, split_flat_options
 from pq_core.rows import Retried
 from pq_core.store import Request, Store
 from pq_core.tasks import BoundOptions, Call
-from pq_core.types import CallOptions, OnDuplicate, TaskId, TaskOptions, TaskStatus
+from pq_core.types import CallOptions, OnDuplicate, TaskId, TaskOptions, TaskRecord, TaskStatus
 from pq_hooks.batches import batch
 
 if TYPE_CHECKING:
@@ -163,6 +163,25 @@ class Operations:
 
         return self._plan(enqueued, parse, [call])
 
+    def get_task(self, task_id: int) -> Request[TaskRecord | None]:
+        """Plan the reading of one task."""
+        return _then(self.store.get_task(task_id), self._opened)
+
+    def get_task_by_client_id(self, client_id: str) -> Request[TaskRecord | None]:
+        """Plan the reading of the newest task with a ``client_id``."""
+        return _then(self.store.get_task_by_client_id(client_id), self._opened)
+
+    def _opened(self, record: TaskRecord | None) -> TaskRecord | None:
+        """Return the record with what is encrypted in it as it was, where this process has the key."""
+        if record is None:
+            return None
+        seals = self.registry.seals
+        arguments = seals.readable(record.payload, name=record.name, version=record.version)
+        result = seals.readable_result(record.result, task_id=record.id)
+        if arguments is record.payload and result is record.result:
+            return record
+        return replace(record, payload=arguments, result=result)
+
     def cancel(self, task_id: int, *, reason: str | None) -> Request[bool]:
         """Plan the end of one task; True when it is cancelled or will be."""
         return _then(self.store.cancel(Filter(id=_id(task_id)), reason=reason), bool)
@@ -238,7 +257,7 @@ class Operations:
     def _spec(self, call: Call[Any]) -> dict[str, Any]:
         spec = call.spec(self.defaults, self.registry, payload_limit=self.payload_limit)
         headers: dict[str, str] = dict(spec.get("headers") or {})
-        self.before_enqueue(call, headers)
+        self.before_enqueue(replace(call, args=(), kwargs={}) if spec.get("sensitive") else call, headers)
         if headers:
             # What a plugin puts in must not keep a task out: characters that Postgres can't store are replaced.
             spec["headers"] = {payload.storable_text(k): payload.storable_text(v) for k, v in headers.items()}

@@ -28,7 +28,7 @@ from pq_core.options import (
     names,
     spec_fields,
 )
-from pq_core.payload import encode, signature_of
+from pq_core.payload import signature_of
 from pq_core.schedule_options import Declaration, RhythmFields, build_schedule
 from pq_core.types import CallOptions, R_co, TaskId, TaskOptions
 from pq_core.upgrades import U, Upgrades
@@ -208,12 +208,21 @@ class Call(Generic[R_co]):
         """Return the JSON object that ``pq_enqueue`` takes.
 
         ``nested``: it is another call's ``on_failure``; then the defaults' own ``on_failure`` does not apply to
-        it, or a failing failure handler would go on for ever. Errors: ``TaskNotAllowed``, ``PayloadError``.
+        it, or a failing failure handler would go on for ever. Errors: ``TaskNotAllowed``, ``PayloadError``,
+        ``KeysNotConfigured``.
         """
         task = registry.task_for(self.task)
         call = self if task is self.task else replace(self, task=task)
         options = call.options_over(replace(defaults, on_failure=None) if nested else defaults)
-        encoded = encode(call.args, call.kwargs, limit=payload_limit, what=task.name, signature=task.typed_signature)
+        encoded = registry.seals.arguments(
+            options.payload or "json",
+            call.args,
+            call.kwargs,
+            name=task.name,
+            version=task.version,
+            signature=task.typed_signature,
+            limit=payload_limit,
+        )
         spec: dict[str, Any] = {"name": task.name, **encoded, **spec_fields(options)}
         if task.version != 1:
             spec["version"] = task.version
@@ -222,6 +231,8 @@ class Call(Generic[R_co]):
         return spec
 
     def __repr__(self) -> str:
+        if self.task.settings.sensitive:
+            return f"<Call {self.task.name}(…)>"
         words = [repr(a) for a in self.args] + [f"{k}={v!r}" for k, v in self.kwargs.items()]
         return f"<Call {self.task.name}({', '.join(words)})>"
 

@@ -14,6 +14,7 @@ from pq_adapters.cli.mistakes import NEGATIVE
 from pq_adapters.cli.output import print_json, print_table
 from pq_adapters.cli.tasks import registered_rows
 from pq_core.errors import PQError
+from pq_core.sealing import SEALED
 
 if TYPE_CHECKING:
     from pq_core.client import PQ
@@ -94,6 +95,9 @@ def _check_task(pq: PQ, task: Task[..., Any], findings: Findings) -> None:
             handler.spec(pq.defaults, pq.registry, payload_limit=pq.payload_limit, nested=True)
         except PQError as error:
             findings.problems.append(f"{task.name}: on_failure: {error}")
+    kind = task.options_over(pq.defaults).payload
+    if kind in SEALED and not pq.registry.seals.available:
+        findings.problems.append(f'{task.name}: payload="{kind}" needs a key: set PQ_KEYS, or PQ(keys=[…])')
     if task.clashing:
         findings.warnings.append(
             f"{task.name}: its parameters {', '.join(sorted(task.clashing))} are named like options: "

@@ -25,9 +25,10 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from pq_core import attempt as attempts
 from pq_core import roles
-from pq_core.errors import Cancel, PayloadError, Retry, Snooze, TaskCancelled, TaskTimeout
+from pq_core.errors import Cancel, PQError, Retry, Snooze, TaskCancelled, TaskTimeout
 from pq_core.types import Role
 from pq_core.worker import guards, inbox, wire
+from pq_core.worker.concealing import ConcealedCall, error_frames
 from pq_core.worker.rows import claimed_task
 from pq_core.worker.shared import Place, StopReason, Tee
 
@@ -54,8 +55,8 @@ class ChildSetup:
     """What the worker prepared once for all its children.
 
     ``load``: decodes the payload and binds it to the function; raises Unroutable. ``in_child``: the plugins'
-    context managers as one. ``retryable``: says whether an exception is tried again. ``handled``: signals for which
-    the worker has handlers.
+    context managers as one. ``retryable``: says whether an exception is tried again. ``sensitive``: says whether
+    nothing of a task's values may get out. ``handled``: signals for which the worker has handlers.
     """
 
     worker_pid: int
@@ -64,7 +65,8 @@ class ChildSetup:
     load: Callable[[ClaimedTask], tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]]
     in_child: Callable[[ClaimedTask], AbstractContextManager[Any]]
     retryable: Callable[[ClaimedTask, BaseException], bool]
-    encode_result: Callable[[Any, int], Any]
+    sensitive: Callable[[ClaimedTask], bool]
+    encode_result: Callable[[ClaimedTask, Any, int], Any]
     find_executor: Callable[[Any], Any]
     result_limit: int
     default_timeout: float | None
@@ -231,6 +233,8 @@ def _run_many(setup: ChildSetup, first: ClaimedTask, channel: Channel, stopper: 
         wall, after = time.monotonic() - began, resource.getrusage(resource.RUSAGE_SELF)
         user, system = after.ru_utime - before.ru_utime, after.ru_stime - before.ru_stime
         output = place.take_output()
+        if output is not None and setup.sensitive(task):
+            output = None
         if end["how"] == "succeeded" and output is None and "last" not in end:
             frame = wire.pack_done(
                 task.id, task.fence, end["result"], wall=wall, user=user, system=system, max_rss=after.ru_maxrss
@@ -303,15 +307,12 @@ def _run(setup: ChildSetup, task: ClaimedTask, channel: Channel, stopper: _Stopp
     except (TaskTimeout, TaskCancelled):
         raise
     except BaseException as error:
-        return unloadable(error)
+        return unloadable(setup, task, error)
+    if setup.sensitive(task):
+        return _run_concealed(setup, task, lambda: _call(function, args, kwargs, stopper), stopper)
     try:
         with setup.in_child(task):
-            value = function(*args, **kwargs)
-            if value is not None and inspect.isawaitable(value):
-                import asyncio  # in the image already if any task is async; else it would cost each worker 3 MB
-
-                value = asyncio.run(_awaited(value))
-            stopper.armed = False
+            value = _call(function, args, kwargs, stopper)
     except BaseException as error:
         stopper.armed = False
         return failure(setup, task, error)
@@ -321,6 +322,26 @@ def _run(setup: ChildSetup, task: ClaimedTask, channel: Channel, stopper: _Stopp
 def stopped_early(error: BaseException) -> dict[str, Any]:
     """Return the last word on a run that was asked to stop."""
     return _raised(error, retryable=True)
+
+
+def _call(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], stopper: _Stopper) -> Any:
+    value = function(*args, **kwargs)
+    if value is not None and inspect.isawaitable(value):
+        import asyncio  # in the image already if any task is async; else it would cost each worker 3 MB
+
+        value = asyncio.run(_awaited(value))
+    stopper.armed = False
+    return value
+
+
+def _run_concealed(setup: ChildSetup, task: ClaimedTask, call: Callable[[], Any], stopper: _Stopper) -> dict[str, Any]:
+    concealed = ConcealedCall(call, _user_traceback)
+    try:
+        concealed.within(setup.in_child(task))
+    except BaseException as error:
+        stopper.armed = False
+        return failure(setup, task, concealed.raised or error)
+    return success(setup, task, concealed.value)
 
 
 def attempt_of(
@@ -338,42 +359,44 @@ def attempt_of(
         worker_id=setup.worker_id,
         schema=setup.schema,
         deadline=None if timeout is None else datetime.now(UTC) + timedelta(seconds=timeout),
-        _progress=progress,
+        _progress=(lambda share, _: progress(share, None)) if setup.sensitive(task) else progress,
         _completed=completed,
-        _encode=lambda value: setup.encode_result(value, limit),
+        _encode=lambda value: setup.encode_result(task, value, limit),
         _find_executor=setup.find_executor,
     )
 
 
-def unloadable(error: BaseException) -> dict[str, Any]:
+def unloadable(setup: ChildSetup, task: ClaimedTask, error: BaseException) -> dict[str, Any]:
     """Return the last word on a task whose function or arguments could not be had."""
     if isinstance(error, Unroutable):
         return {"how": "released", "error": str(error)}
-    return _raised(error, retryable=False)
+    return _raised(error, retryable=False, sensitive=setup.sensitive(task))
 
 
 def failure(setup: ChildSetup, task: ClaimedTask, error: BaseException) -> dict[str, Any]:
     """Return the last word on a task whose function raised."""
+    sensitive = setup.sensitive(task)
     match error:
         case Retry():
-            return {**_raised(error, retryable=True), "after": error.after}
+            return {**_raised(error, retryable=True, sensitive=sensitive), "after": error.after}
         case Snooze():
-            return {"how": "snoozed", "after": error.after, "error": str(error) or None}
+            return {"how": "snoozed", "after": error.after, "error": None if sensitive else str(error) or None}
         case Cancel():
-            return {"how": "cancelled", "error": str(error) or None}
+            return {"how": "cancelled", "error": None if sensitive else str(error) or None}
         case _:
-            return _raised(error, retryable=setup.retryable(task, error))
+            return _raised(error, retryable=setup.retryable(task, error), sensitive=sensitive)
 
 
 def success(setup: ChildSetup, task: ClaimedTask, value: Any) -> dict[str, Any]:
     """Return the last word on a task whose function returned ``value``, which may not be storable."""
     try:
-        return {"how": "succeeded", "result": setup.encode_result(value, _result_limit(setup, task))}
-    except PayloadError as error:
+        return {"how": "succeeded", "result": setup.encode_result(task, value, _result_limit(setup, task))}
+    except Exception as error:
         # The work is done: trying again would do it twice and fail in the same way.
-        return {**_raised(error, retryable=False), "error": f"the result can't be stored: {error}"}
-    except Exception as error:  # of the result's own methods
-        return {**_raised(error, retryable=False), "error": f"the result can't be stored:\n{error_text(error)}"}
+        end = _raised(error, retryable=False, sensitive=setup.sensitive(task))
+        # Ours says all in a line; others are of the result's own methods.
+        words = f" {error}" if isinstance(error, PQError) and not setup.sensitive(task) else f"\n{end['error']}"
+        return {**end, "error": f"the result can't be stored:{words}"}
 
 
 def _result_limit(setup: ChildSetup, task: ClaimedTask) -> int:
@@ -389,11 +412,11 @@ def tell(channel: Channel, kind: wire.Kind, task: ClaimedTask, **body: Any) -> N
     channel.send(wire.pack(kind, {"id": task.id, "fence": task.fence, **body}))
 
 
-def _raised(error: BaseException, *, retryable: bool) -> dict[str, Any]:
+def _raised(error: BaseException, *, retryable: bool, sensitive: bool = False) -> dict[str, Any]:
     kind = type(error)
     return {
         "how": "raised",
-        "error": error_text(error),
+        "error": error_frames(error, _user_traceback) if sensitive else error_text(error),
         "exception_type": f"{kind.__module__}.{kind.__qualname__}".removeprefix("builtins."),
         "memory": isinstance(error, MemoryError),
         "stopped": isinstance(error, (TaskTimeout, TaskCancelled)),

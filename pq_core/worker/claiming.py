@@ -61,6 +61,11 @@ def storable(text: str | None, limit: int = 256 * 1024) -> str | None:
     return _UNSTORABLE.sub("\ufffd", text[:limit])
 
 
+def one_line(name: str) -> str:
+    """Return a name as a log may hold it: whoever writes a row must not write lines of it."""
+    return name if name.isprintable() and len(name) <= 255 else ascii(name[:255])
+
+
 def encode_report(ends: Sequence[dict[str, Any]]) -> bytes:
     """Return the jsonb text of a report."""
     return json.dumps(ends, ensure_ascii=True, separators=(",", ":"), allow_nan=False).encode()

@@ -105,7 +105,7 @@ class _Crowd:
         try:
             function, args, kwargs = setup.load(task)
         except Exception as error:
-            return unloadable(error)
+            return unloadable(setup, task, error)
         try:
             with setup.in_child(task):
                 value = await function(*args, **kwargs)

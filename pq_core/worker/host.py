@@ -17,7 +17,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from pq_core import payload
 from pq_core.database import start_connection
 from pq_core.dsn import find_dsn, rotated
 from pq_core.errors import NotMigrated, PQError, TaskCancelled, TaskTimeout, WorkerStartError
@@ -153,9 +152,10 @@ class Host:
             worker_id=worker_id,
             schema=self.schema,
             load=program.load,
-            in_child=lambda task: plugins.in_child(task, passing=(TaskTimeout, TaskCancelled)),
+            in_child=lambda task: plugins.in_child(program.shown(task), passing=(TaskTimeout, TaskCancelled)),
             retryable=program.retryable,
-            encode_result=lambda value, limit: payload.encode_result(value, limit=limit),
+            sensitive=program.sensitive,
+            encode_result=program.encode_result,
             find_executor=lambda connection: find_executor(connection, plugins=plugins.executor),
             result_limit=self.options.result_limit,
             default_timeout=self.options.max_runtime,

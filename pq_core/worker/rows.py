@@ -38,7 +38,7 @@ def claimed_task(row: Row) -> ClaimedTask:
         started_at=moment(started_at) or LAST,
         client_id=None if client_id is None else _text(client_id),
         timeout=None if timeout is None else _timeout(float(timeout)),
-        options={} if options is None else _object(options),
+        options={} if options is None else _options(options),
         losses=_integer(losses),
         snoozes=_integer(snoozes),
         schedule_id=None if schedule_id is None else int(schedule_id),
@@ -57,7 +57,10 @@ def moment(value: bytes | None) -> datetime | None:
         return datetime.fromisoformat(text)  # of this era and in UTC, as the worker's sessions have it
     if text.startswith(("infinity", "-infinity")) or text.endswith("BC") or len(text.split("-", 1)[0]) > 4:
         return _FIRST if text[0] == "-" or text.endswith("BC") else LAST
-    return datetime.fromisoformat(text).astimezone(UTC)
+    try:
+        return datetime.fromisoformat(text).astimezone(UTC)
+    except (ValueError, OverflowError):  # the first or last day of Python's time, in another timezone
+        return _FIRST if text.startswith("0001") else LAST
 
 
 def _integer(value: bytes | None) -> int:
@@ -74,9 +77,37 @@ def _timeout(seconds: float) -> float:
 
 
 def _object(value: bytes) -> dict[str, Any]:
-    found = json.loads(value)
+    try:
+        found = json.loads(value)
+    except (ValueError, RecursionError):  # nested deeper, or a number longer, than Python takes
+        return {}
     return found if isinstance(found, dict) else {}
 
 
+_NUMBERS = ("memory_limit", "grace", "result_limit")
+
+
+def _options(value: bytes) -> dict[str, Any]:
+    """Return the stored options; those that no code of pq writes so are in ``absurd``, in words."""
+    found = _object(value)
+    absurd = [name for name in _NUMBERS if name in found and not _is_number(found[name])]
+    if not found and value.strip() not in (b"{}", b"null"):
+        absurd = ["all of them"]
+    for name in absurd:
+        found.pop(name, None)
+    return {**found, "absurd": ", ".join(absurd)} if absurd else found
+
+
+def _is_number(value: object) -> bool:
+    return not isinstance(value, bool) and isinstance(value, (int, float)) and 0 <= value < 2**62
+
+
 def _headers(value: bytes) -> dict[str, str]:
-    return {str(key): item if isinstance(item, str) else json.dumps(item) for key, item in _object(value).items()}
+    return {str(key): item if isinstance(item, str) else _as_text(item) for key, item in _object(value).items()}
+
+
+def _as_text(item: object) -> str:
+    try:
+        return json.dumps(item)
+    except RecursionError:
+        return "…"

@@ -20,7 +20,7 @@ from pq_core.worker.attention import Attention
 from pq_core.worker.book import Book, Entry
 from pq_core.worker.child import Unroutable
 from pq_core.worker.children import Children
-from pq_core.worker.claiming import Statements, integer, number, text_array
+from pq_core.worker.claiming import Statements, integer, number, one_line, text_array
 from pq_core.worker.claims import Claims
 from pq_core.worker.connection import Parameters, Query, Results, StatementError
 from pq_core.worker.ending import cost_of, entry_of, evidence_of
@@ -102,7 +102,7 @@ class Supervisor:
             grace=options.grace,
             tail=options.output_tail,
             inherited=self._inherited,
-            before=self.plugins.pre_fork,
+            before=lambda task: self.plugins.pre_fork(program.shown(task)),
             async_concurrency=options.async_concurrency,
             is_async=program.is_async,
             run_crowd=host.crowd_runner(),
@@ -341,13 +341,13 @@ class Supervisor:
         self.attention.wake()
         self.ticking.places_may_be_free()
         for one in found:
-            logger.warning("task %s (%s): %s; now %s", one.task.id, one.task.name, one.error, one.status)
+            logger.warning("task %s (%s): %s; now %s", one.task.id, one_line(one.task.name), one.error, one.status)
             outcome = AttemptOutcome(
                 outcome=Outcome.LOST, status=one.status, final=one.status.finished, retry_in=0.0, error=one.error
             )
             self.statistics.note(one.task, outcome)
-            self.plugins.post_task(one.task, outcome)
-            self.obituaries.add(one.task, outcome)
+            self.plugins.post_task(self.program.shown(one.task), outcome)
+            self.obituaries.add(self.program.shown(one.task), outcome)
 
     def _beat(self, beat: Beat) -> None:
         self.host.beat()
@@ -624,8 +624,12 @@ class Supervisor:
             except Unroutable as error:
                 logger.warning("task %s can't run here: %s", task.id, error)
                 self._enter(task, Verdict(outcome=Outcome.RELEASED, error=str(error)))
-            else:
-                runnable.append(self.host.prepared(claimed))
+                continue
+            if absurd := task.options.get("absurd"):
+                words = f"its row was not written by pq: the stored options make no sense: {absurd}"
+                self._enter(task, Verdict(outcome=Outcome.RAISED, error=words, retryable=False, started=False))
+                continue
+            runnable.append(self.host.prepared(claimed))
         self.children.add(runnable)
 
     def _start(self, claimed: Claimed) -> bool:
@@ -651,6 +655,7 @@ class Supervisor:
         run = done.run
         cost = cost_of(done, self.host.image_rss)
         verdict = judge(run.task, evidence_of(done, cost))
+        output = None if self.program.sensitive(run.task) else done.output
         self.claims.child_ended(run.task)
         if verdict.outcome is Outcome.LOST:
             logger.warning("task %s is not recorded: another worker may have it", run.task.id)
@@ -659,7 +664,7 @@ class Supervisor:
             run.task,
             verdict,
             cost=cost,
-            output=done.output,
+            output=output,
             completed_itself=run.completed_itself,
             died=run.end is None,
             progress=run.progress,
@@ -683,17 +688,18 @@ class Supervisor:
             level,
             "task %s (%s) attempt %s: %s, now %s",
             entry.task.id,
-            entry.task.name,
+            one_line(entry.task.name),
             entry.task.number,
             outcome.outcome,
             outcome.status,
         )
         if entry.task.schedule_id is not None:
             self.ticking.run_ended(entry.task.schedule_id)
+        shown, told = self.program.shown(entry.task), self.program.shown_outcome(entry.task, outcome)
         self.statistics.note(entry.task, outcome)
-        self.plugins.post_task(entry.task, outcome)
+        self.plugins.post_task(shown, told)
         if entry.died and outcome.outcome is not Outcome.SUCCEEDED:
-            self.obituaries.add(entry.task, outcome)
+            self.obituaries.add(shown, told)
 
     def _reap_all(self) -> None:
         until = monotonic() + 5.0

@@ -32,6 +32,12 @@ COLLECTOR = os.environ["COLLECTOR"]
 group = TaskGroup(queue="mail")
 
 
+@group.task(name="secret", sensitive=True)
+def secret(card: str) -> None:
+    numbers = [card]
+    raise LookupError(f"no account for {numbers}")
+
+
 @group.task(name="letter")
 def letter(number: int) -> int:
     with trace.get_tracer("app").start_as_current_span(f"letter {number}"):

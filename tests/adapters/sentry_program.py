@@ -22,6 +22,12 @@ DSN = f"http://public@{os.environ['SENTRY']}/7"
 group = TaskGroup(queue="mail")
 
 
+@group.task(name="secret", sensitive=True)
+def secret(card: str) -> None:
+    numbers = [card]
+    raise LookupError(f"no account for {numbers}")
+
+
 @group.task(name="letter")
 def letter(number: int) -> int:
     return number

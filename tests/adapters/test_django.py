@@ -453,6 +453,7 @@ def test_admin_shows_tasks_and_what_they_died_of(project: Project) -> None:
 
     def look():
         from django.contrib.auth.models import User
+        from django.db import connection
         from django.test import Client
         from django.utils.html import escape
 
@@ -485,6 +486,14 @@ def test_admin_shows_tasks_and_what_they_died_of(project: Project) -> None:
             text(f"/admin/pq/{path}/")
         assert client.get("/admin/pq/task/add/").status_code == 403
         assert client.post(f"/admin/pq/task/{failed.pk}/delete/").status_code == 403
+        # Arguments and result of a sensitive task are not shown; what is left of its error was decided by its child.
+        with connection.cursor() as cursor:
+            values = ['"because"', '{"sensitive": true}']
+            cursor.execute("UPDATE pq_tasks SET error = NULL, result = %s, options = %s", values)
+            cursor.execute("DELETE FROM pq_attempts")
+        hidden = text(f"/admin/pq/task/{failed.pk}/change/")
+        assert hidden.count("(hidden: the task is sensitive)") == 2
+        assert "because" not in hidden
         return {name: page.count('class="action-select"') for name, page in found.items()}
 
     project.run(enqueue)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from psycopg.types.json import Jsonb
 
 pytest.importorskip("opentelemetry.proto")
 pytest.importorskip("opentelemetry.sdk")
@@ -307,3 +308,17 @@ def test_moments_of_died_spans_are_not_in_the_future(collector: Endpoint, databa
 
     now = datetime.now(UTC).timestamp() * 1e9
     assert all(span.start <= span.end <= now for span in collector.spans)
+
+
+def test_nothing_of_a_sensitive_task_is_sent(collector: Endpoint, database: str) -> None:
+    card = "4000-8811-2233"
+    task = {"name": "secret", "queue": "mail", "args": [card], "sensitive": True}
+    with psycopg.connect(database) as connection:
+        connection.execute("SELECT pq_enqueue(%s)", [Jsonb(task)])
+
+    work(collector, database)
+
+    span = by_task(collector)["secret"]
+    assert span.status == ERROR
+    assert "LookupError" in span.message
+    assert not any(card.encode() in body for _, body in collector.posts)

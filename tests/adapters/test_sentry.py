@@ -259,3 +259,19 @@ def test_missing_sdk_is_an_error_that_names_the_extra() -> None:
     )
 
     assert 'ImportError: pq_hooks.sentry needs the SDK: pip install "pq-toolkit[sentry]"' in done.stderr
+
+
+def test_nothing_of_a_sensitive_task_is_sent(sentry: Endpoint, database: str) -> None:
+    card = "4000-8811-2233"
+    task = {"name": "secret", "queue": "mail", "args": [card], "sensitive": True}
+    with psycopg.connect(database) as connection:
+        connection.execute("SELECT pq_enqueue(%s)", [Jsonb(task)])
+
+    work(sentry, database)
+
+    (event,) = sentry.of_type("event")
+    (error,) = event["exception"]["values"]
+    assert error["type"] == "LookupError"
+    assert "in secret" in error["value"]
+    assert sentry.posts
+    assert not any(card.encode() in body for _, body in sentry.posts)

@@ -38,6 +38,7 @@ LEAVES = {
     "pq_core.types",
     "pq_core.worker",
     "pq_core.worker.child",
+    "pq_core.worker.concealing",
     "pq_core.worker.guards",
     "pq_core.worker.inbox",
     "pq_core.worker.rows",

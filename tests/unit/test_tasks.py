@@ -289,7 +289,7 @@ class TestOptions:
         whole = {f.name for f in fields(CallOptions)}
 
         assert set(TaskFields.__annotations__) == task
-        assert set(CallFields.__annotations__) == whole - {"retry_on", "no_retry_on"}
+        assert set(CallFields.__annotations__) == whole - {"retry_on", "no_retry_on", "payload", "sensitive"}
 
     @pytest.mark.parametrize(
         ("name", "value", "fix"),

@@ -83,4 +83,75 @@ LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog AS $pq$
         LATERAL (VALUES (0, b.bucket), (1, b.count)) v(place, number)
 $pq$;
 
+-- pq_enqueue takes `sensitive` (true: no argument reaches logs, plugins or views) and stores it in `options`.
+CREATE OR REPLACE FUNCTION {schema}.pq_enqueue_problem(item jsonb) RETURNS text LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $pq$
+    SELECT CASE
+        WHEN jsonb_typeof(item) IS DISTINCT FROM 'object' THEN
+            'each task must be a JSON object, got ' || coalesce(jsonb_typeof(item), 'NULL')
+        WHEN coalesce(item ->> 'name', '') = '' THEN 'a task needs a "name"'
+        WHEN jsonb_typeof(item -> 'args') NOT IN ('array', 'null') THEN '"args" must be a JSON array'
+        WHEN jsonb_typeof(item -> 'kwargs') NOT IN ('object', 'null') THEN '"kwargs" must be a JSON object'
+        WHEN jsonb_typeof(item -> 'headers') NOT IN ('object', 'null') THEN '"headers" must be a JSON object'
+        WHEN jsonb_typeof(item -> 'backoff') NOT IN ('object', 'null') THEN '"backoff" must be a JSON object'
+        WHEN jsonb_typeof(item -> 'sensitive') NOT IN ('boolean', 'null') THEN '"sensitive" must be true or false'
+        WHEN item ->> 'unique' NOT IN ('retained', 'unfinished') THEN '"unique" must be retained or unfinished'
+        WHEN item ->> 'on_lost' NOT IN ('retry', 'fail') THEN '"on_lost" must be retry or fail'
+        WHEN item ->> 'on_duplicate' NOT IN ('raise', 'return', 'replace') THEN
+            '"on_duplicate" must be return, replace or raise'
+        WHEN item ->> 'on_duplicate' = 'replace' AND item ->> 'client_id' IS NULL THEN
+            'on_duplicate = replace needs a "client_id"'
+        -- As the client's limit. Longer ones would not fit into an index: a version parked on a running task with such a
+        -- queue would be stored and then keep that run from ever ending.
+        WHEN greatest(length(item ->> 'name'), length(item ->> 'queue'), length(item ->> 'client_id')) > 255 THEN
+            '"name", "queue" and "client_id" have 255 characters at most'
+        -- What could be stored and never be run as it says, at the price of one look for all of it: in a path, only
+        -- numbers compare with numbers, and what is missing or null fulfils no condition.
+        WHEN item @? '$ ? (@.name.type() != "string" || @.queue == "" || @.max_attempts < 1 || @.timeout <= 0
+            || @.max_runtime_seconds <= 0 || @.memory_limit <= 0 || @.grace < 0 || @.result_limit < 0
+            || (@.queue.type() != "string" && @.queue.type() != "null")
+            || (@.client_id.type() != "string" && @.client_id.type() != "null") || @.client_id == ""
+            || exists (@.run_at ? (!(@ like_regex "^[-0-9]+[T ][0-9:.]+ ?(Z|[-+][0-9:]+)$"))))'
+        THEN {schema}.pq_enqueue_misfit(item)
+        -- NULL when all are known.
+        ELSE 'unknown option ' || cast(jsonb_path_query_first(item - ARRAY['name', 'args', 'kwargs', 'queue',
+            'priority', 'run_at', 'run_in', 'client_id', 'unique', 'on_duplicate', 'max_attempts', 'timeout',
+            'max_runtime_seconds', 'memory_limit', 'grace', 'result_limit', 'on_lost', 'backoff', 'on_failure',
+            'headers', 'version', 'schedule_id', 'tick_at', 'sensitive'], '$.keyvalue().key') AS text)
+    END
+$pq$;
+
+CREATE OR REPLACE FUNCTION {schema}.pq_enqueue_rows(items jsonb, moment timestamptz) RETURNS TABLE (n bigint, client_id text,
+    client_id_unique text, name text, payload jsonb, queue text, priority smallint, run_at timestamptz, due boolean,
+    created_at timestamptz, max_attempts integer, max_runtime_seconds double precision, on_lost text, on_failure jsonb,
+    headers jsonb, version integer, schedule_id bigint, tick_at timestamptz, options jsonb)
+LANGUAGE sql STABLE PARALLEL SAFE AS $pq$
+    SELECT e.n, e.client_id, CASE WHEN e.client_id IS NOT NULL THEN coalesce(e."unique", 'retained') END, e.name,
+        jsonb_build_object('args', coalesce(nullif(e.args, 'null'), '[]'),
+            'kwargs', coalesce(nullif(e.kwargs, 'null'), '{{}}')),
+        coalesce(e.queue, 'default'), coalesce(e.priority, 50::smallint), s.at, s.at <= moment, moment,
+        coalesce(e.max_attempts, 1), coalesce(e.timeout, e.max_runtime_seconds), coalesce(e.on_lost, 'retry'),
+        nullif(e.on_failure, 'null'), nullif(e.headers, 'null'), coalesce(e.version, 1), e.schedule_id, e.tick_at,
+        CASE WHEN num_nonnulls(e.memory_limit, e.grace, e.result_limit, e.backoff, e.sensitive) > 0 THEN
+            nullif(jsonb_strip_nulls(jsonb_build_object('memory_limit', e.memory_limit, 'grace', e.grace,
+                'result_limit', e.result_limit, 'backoff', e.backoff, 'sensitive', e.sensitive)), '{{}}')
+        END
+    FROM ROWS FROM (jsonb_to_recordset(items) AS (
+            name text, args jsonb, kwargs jsonb, queue text, priority smallint, run_at timestamptz,
+            run_in double precision, client_id text, "unique" text, max_attempts integer, timeout double precision,
+            max_runtime_seconds double precision, memory_limit bigint, grace double precision, result_limit bigint,
+            on_lost text, backoff jsonb, on_failure jsonb, headers jsonb, version integer, schedule_id bigint,
+            tick_at timestamptz, sensitive boolean)) WITH ORDINALITY AS e(
+            name, args, kwargs, queue, priority, run_at, run_in, client_id, "unique", max_attempts, timeout,
+            max_runtime_seconds, memory_limit, grace, result_limit, on_lost, backoff, on_failure, headers, version,
+            schedule_id, tick_at, sensitive, n),
+        LATERAL (SELECT CASE WHEN e.run_in IS NULL THEN coalesce(e.run_at, moment)
+            ELSE coalesce(e.run_at, moment) + e.run_in * interval '1 second' END) s(at)
+$pq$;
+
+-- What a claim or a report counts on: a row written by hand that can't be claimed would keep all others of its queue from
+-- it. Not validated: what is there was written by pq.
+ALTER TABLE {schema}.pq_tasks ADD CONSTRAINT pq_tasks_countable CHECK (attempts < 2000000000 AND losses < 2000000000
+    AND lone_losses < 2000000000 AND snoozes < 2000000000 AND fence < 4611686018427387904
+    AND (unroutable_since IS NULL OR isfinite(unroutable_since))) NOT VALID;
+
 UPDATE {schema}.pq_schema SET revision = 2;
