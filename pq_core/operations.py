@@ -93,7 +93,7 @@ class Operations:
             return TaskId(task_id)
 
         enqueued = self.store.enqueue(payload.dumps(spec))
-        return Planned(enqueued.statement, enqueued.parameters, parse, _insists([call]))
+        return Planned(enqueued.statement, enqueued.parameters, parse, _insists(call))
 
     def enqueue_many(
         self, calls: Iterable[Call[Any]], *, on_duplicate: OnDuplicate | None
@@ -105,16 +105,20 @@ class Operations:
         if on_duplicate not in (None, "raise", "return"):
             raise InvalidOption(f"on_duplicate={on_duplicate!r}: give 'raise' or 'return'")
         specs: list[dict[str, Any]] = []
-        called: list[Call[Any]] = []
+        insists: str | None = None
+        named = False
         with batch():  # for the hooks, which are called for each
             for call in calls:
                 if not isinstance(call, Call):
                     raise InvalidTask(f"enqueue_many() takes calls: task.call(…) for each, not {call!r}")
                 spec = self._spec(call)
-                if "client_id" in spec:
-                    spec["on_duplicate"] = on_duplicate or call.settings.on_duplicate or "raise"
+                settings = call.settings
+                if settings.client_id is not None:
+                    spec["on_duplicate"] = on_duplicate or settings.on_duplicate or "raise"
+                    named = True
+                if insists is None and settings.require_transaction:
+                    insists = call.task.name
                 specs.append(spec)
-                called.append(call)
         if not specs:
             return None
         text = payload.dumps(specs)
@@ -123,17 +127,19 @@ class Operations:
                 f"this batch of {len(specs)} tasks has {len(text)} bytes, {LARGEST_BATCH} fit into one statement: "
                 "enqueue it in parts, in one transaction if it must be atomic"
             )
-        _refuse_twins(specs)
+        if named:
+            _refuse_twins(specs)
 
         def parse(rows: list[str]) -> list[TaskId[Any]]:
             done = enqueued.parse(rows)
             for position in done.duplicates:
                 if specs[position]["on_duplicate"] == "raise":
                     raise DuplicateClientId(specs[position]["client_id"], _known(done.ids[position]))
-            return [TaskId(_known(i)) for i in done.ids]
+            assert None not in done.ids
+            return list(map(TaskId, done.ids))  # type: ignore[arg-type]
 
         enqueued = self.store.enqueue_many(text)
-        return Planned(enqueued.statement, enqueued.parameters, parse, _insists(called))
+        return Planned(enqueued.statement, enqueued.parameters, parse, insists)
 
     def upsert(self, call: Call[Any]) -> Planned[TaskId[Any]]:
         """Plan the replacement of the task with this ``client_id``, or a new one."""
@@ -147,7 +153,7 @@ class Operations:
         def parse(rows: list[str]) -> TaskId[Any]:
             return TaskId(enqueued.parse(rows)[0])
 
-        return Planned(enqueued.statement, enqueued.parameters, parse, _insists([call]))
+        return Planned(enqueued.statement, enqueued.parameters, parse, _insists(call))
 
     def cancel(self, task_id: int, *, reason: str | None) -> Request[bool]:
         """Plan the end of one task; True when it is cancelled or will be."""
@@ -207,7 +213,7 @@ class Operations:
 
     def _spec(self, call: Call[Any]) -> dict[str, Any]:
         spec = call.spec(self.defaults, self.registry, payload_limit=self.payload_limit)
-        headers: dict[str, str] = dict(spec.get("headers") or {})
+        headers: dict[str, str] = dict(spec["headers"]) if "headers" in spec else {}
         self.before_enqueue(call, headers)
         if headers:
             # What a plugin puts in must not keep a task out: characters that Postgres can't store are replaced.
@@ -242,8 +248,8 @@ def _count_revived(found: list[Retried]) -> int:
     return sum(one.other is None for one in found)
 
 
-def _insists(called: Iterable[Call[Any]]) -> str | None:
-    return next((call.task.name for call in called if call.settings.require_transaction), None)
+def _insists(call: Call[Any]) -> str | None:
+    return call.task.name if call.settings.require_transaction else None
 
 
 def _refuse_twins(specs: Sequence[Mapping[str, Any]]) -> None:
