@@ -70,8 +70,7 @@ def _measure(
     environment = {
         **os.environ,
         **told,
-        "PQ_BENCH_DSN": dsn,
-        "PQ_BENCH_URL": url_of(dsn),
+        **address_of(dsn),
         "PYTHONPATH": str(ROOT) if ours else "",
     }
     command = [sys.executable if ours else python, str(ROOT / "benchmarks" / "peer_programs" / f"drive_{program}.py")]
@@ -87,16 +86,21 @@ def _measure(
         report.add(variant, figure, value, units.get(figure, "ms"))
 
 
-def url_of(dsn: str) -> str:
-    """Return the DSN as a URL, the form that all of them take."""
+def address_of(dsn: str) -> dict[str, str]:
+    """Return the DSN as a URL, the form that all of them take, and as libpq's variables what a URL says badly.
+
+    A socket's folder would have to be quoted with per cent signs, which python-pq's migrations do not survive.
+    """
     found = conninfo_to_dict(dsn)
-    host, port = str(found.get("host", "")), str(found.get("port", "5432"))
     user = quote(str(found.get("user", "postgres")), safe="")
     password = f":{quote(str(found['password']), safe='')}" if found.get("password") else ""
     name = quote(str(found["dbname"]), safe="")
-    if host.startswith("/"):
-        return f"postgresql://{user}{password}@/{name}?host={quote(host, safe='/')}&port={port}"
-    return f"postgresql://{user}{password}@{host}:{port}/{name}"
+    return {
+        "PQ_BENCH_DSN": dsn,
+        "PQ_BENCH_URL": f"postgresql://{user}{password}@/{name}",
+        "PGHOST": str(found.get("host", "localhost")),
+        "PGPORT": str(found.get("port", "5432")),
+    }
 
 
 @contextmanager

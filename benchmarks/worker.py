@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -36,8 +37,10 @@ class Worker:
         variables = {**os.environ, "PQ_DATABASE_URL": dsn, "PYTHONPATH": str(ROOT), **(environment or {})}
         self.used = Used()
         self._since = time.perf_counter()
-        self._process = subprocess.Popen(command, cwd=ROOT, env=variables, stderr=subprocess.PIPE, text=True)
-        self._errors = ""
+        # A file, not a pipe: nobody reads what it logs while it runs.
+        with tempfile.TemporaryFile("w+b") as log:
+            self._log = os.dup(log.fileno())
+            self._process = subprocess.Popen(command, cwd=ROOT, env=variables, stdout=log, stderr=log)
 
     @property
     def pid(self) -> int:
@@ -50,8 +53,6 @@ class Worker:
 
     def wait(self) -> Used:
         """Wait for its end; raises RuntimeError with its last words if it failed."""
-        assert self._process.stderr is not None
-        self._errors = self._process.stderr.read()
         _, status, usage = os.wait4(self.pid, 0)
         self._process.returncode = os.waitstatus_to_exitcode(status)
         self.used = Used(
@@ -59,8 +60,11 @@ class Worker:
             cpu=usage.ru_utime + usage.ru_stime,
             faults=usage.ru_minflt,
         )
+        with os.fdopen(self._log, "rb") as log:
+            log.seek(0)
+            said = log.read().decode(errors="replace")
         if self._process.returncode:
-            raise RuntimeError(f"the worker ended with {self._process.returncode}:\n{self._errors[-2000:]}")
+            raise RuntimeError(f"the worker ended with {self._process.returncode}:\n{said[-2000:]}")
         return self.used
 
     def stop(self) -> Used:
