@@ -16,9 +16,9 @@ from pq_core.compatibility import aexamine, examine
 from pq_core.errors import InvalidOption
 from pq_core.executor import (
     AsyncExecutor,
-    AsyncPsycopgExecutor,
+    AsyncPooledExecutor,
     Executor,
-    PsycopgExecutor,
+    PooledExecutor,
     find_executor,
     is_async,
     is_undefined,
@@ -283,7 +283,7 @@ class PQ(Methods, AsyncMethods, TableMethods):
         if (override := override_of(self)) is not None and override.executor is not None:
             return override.run(request)
         with self._pool.connection() as connection:
-            executor = PsycopgExecutor(connection)
+            executor = PooledExecutor(connection)
             try:
                 rows = executor.execute(request.statement, request.parameters)
             except psycopg.errors.UniqueViolation:
@@ -301,7 +301,7 @@ class PQ(Methods, AsyncMethods, TableMethods):
         if (override := override_of(self)) is not None and override.executor is not None:
             return await override.arun(request)
         async with self._async_pool.connection() as connection:
-            executor = AsyncPsycopgExecutor(connection)
+            executor = AsyncPooledExecutor(connection)
             try:
                 rows = await executor.execute(request.statement, request.parameters)
             except psycopg.errors.UniqueViolation:

@@ -107,7 +107,7 @@ class Operations:
             return TaskId(task_id)
 
         enqueued = self.store.enqueue(payload.dumps(spec))
-        return self._plan(enqueued, parse, [call])
+        return self._plan(enqueued, parse, [call], _insists(call))
 
     def enqueue_many(
         self, calls: Iterable[Call[Any]], *, on_duplicate: OnDuplicate | None
@@ -120,13 +120,19 @@ class Operations:
             raise InvalidOption(f"on_duplicate={on_duplicate!r}: give 'raise' or 'return'")
         specs: list[dict[str, Any]] = []
         called: list[Call[Any]] = []
+        insists: str | None = None
+        named = False
         with batch():  # for the hooks, which are called for each
             for call in calls:
                 if not isinstance(call, Call):
                     raise InvalidTask(f"enqueue_many() takes calls: task.call(…) for each, not {call!r}")
                 spec = self._spec(call)
-                if "client_id" in spec:
-                    spec["on_duplicate"] = on_duplicate or call.settings.on_duplicate or "raise"
+                settings = call.settings
+                if settings.client_id is not None:
+                    spec["on_duplicate"] = on_duplicate or settings.on_duplicate or "raise"
+                    named = True
+                if insists is None and settings.require_transaction:
+                    insists = call.task.name
                 specs.append(spec)
                 called.append(call)
         if not specs:
@@ -137,17 +143,19 @@ class Operations:
                 f"this batch of {len(specs)} tasks has {len(text)} bytes, {LARGEST_BATCH} fit into one statement: "
                 "enqueue it in parts, in one transaction if it must be atomic"
             )
-        _refuse_twins(specs)
+        if named:
+            _refuse_twins(specs)
 
         def parse(rows: list[str]) -> list[TaskId[Any]]:
             done = enqueued.parse(rows)
             for position in done.duplicates:
                 if specs[position]["on_duplicate"] == "raise":
                     raise DuplicateClientId(specs[position]["client_id"], _known(done.ids[position]))
-            return [TaskId(_known(i)) for i in done.ids]
+            assert None not in done.ids
+            return list(map(TaskId, done.ids))  # type: ignore[arg-type]
 
         enqueued = self.store.enqueue_many(text)
-        return self._plan(enqueued, parse, called)
+        return self._plan(enqueued, parse, called, insists)
 
     def upsert(self, call: Call[Any]) -> Planned[TaskId[Any]]:
         """Plan the replacement of the task with this ``client_id``, or a new one."""
@@ -161,7 +169,7 @@ class Operations:
         def parse(rows: list[str]) -> TaskId[Any]:
             return TaskId(enqueued.parse(rows)[0])
 
-        return self._plan(enqueued, parse, [call])
+        return self._plan(enqueued, parse, [call], _insists(call))
 
     def get_task(self, task_id: int) -> Request[TaskRecord | None]:
         """Plan the reading of one task."""
@@ -250,14 +258,15 @@ class Operations:
             raise InvalidOption(f"batch={batch!r}: give an integer of at least 1")
         return self.store.prune(status=status, older_than=older_than, limit=batch)
 
-    def _plan(self, request: Request[Any], parse: Callable[[list[str]], T], called: list[Call[Any]]) -> Planned[T]:
-        around = self.around_enqueue(called)
-        return Planned(request.statement, request.parameters, parse, _insists(called), around)
+    def _plan(
+        self, request: Request[Any], parse: Callable[[list[str]], T], called: list[Call[Any]], insists: str | None
+    ) -> Planned[T]:
+        return Planned(request.statement, request.parameters, parse, insists, self.around_enqueue(called))
 
     def _spec(self, call: Call[Any]) -> dict[str, Any]:
         spec = call.spec(self.defaults, self.registry, payload_limit=self.payload_limit)
-        headers: dict[str, str] = dict(spec.get("headers") or {})
-        self.before_enqueue(replace(call, args=(), kwargs={}) if spec.get("sensitive") else call, headers)
+        headers: dict[str, str] = dict(spec["headers"]) if "headers" in spec else {}
+        self.before_enqueue(replace(call, args=(), kwargs={}) if "sensitive" in spec else call, headers)
         if headers:
             # What a plugin puts in must not keep a task out: characters that Postgres can't store are replaced.
             spec["headers"] = {payload.storable_text(k): payload.storable_text(v) for k, v in headers.items()}
@@ -291,8 +300,8 @@ def _count_revived(found: list[Retried]) -> int:
     return sum(one.other is None for one in found)
 
 
-def _insists(called: Iterable[Call[Any]]) -> str | None:
-    return next((call.task.name for call in called if call.settings.require_transaction), None)
+def _insists(call: Call[Any]) -> str | None:
+    return call.task.name if call.settings.require_transaction else None
 
 
 def _refuse_twins(specs: Sequence[Mapping[str, Any]]) -> None:

@@ -26,6 +26,7 @@ from hypothesis import strategies as st
 
 from pq_core import payload
 from pq_core.errors import PayloadDecodeError, PayloadError, PayloadTooLarge
+from pq_core.payload_encoding import Encoder, are_plain
 from pq_core.types import TaskId
 from tests.extras import has, needs
 
@@ -683,3 +684,41 @@ def test_text_that_jsonb_refuses_is_not_made(value: Any) -> None:
 def test_text_is_compact_and_a_backslash_is_no_nul() -> None:
     assert payload.dumps({"a": [1, "ä", "\\u0000"]}) == r'{"a":[1,"ä","\\u0000"]}'
     assert payload.storable_text("a\x00b\ud800c") == "a\ufffdb\ufffdc"
+
+
+_PLAIN = st.one_of(
+    *(st.none(), st.booleans(), st.integers(), st.floats(), st.text(), st.binary(max_size=4), st.just(TaskId(3))),
+    st.sampled_from(
+        [2**255, 2**2048, -0.0, 0.0, 1e16, 1e22, 1e-300, 5e-324, 1e15, math.nan, math.inf, "\x00", "\ud800"]
+    ),
+)
+
+
+@given(positional=st.lists(_PLAIN, max_size=3), keywords=st.dictionaries(st.text(max_size=3), _PLAIN, max_size=2))
+def test_the_quick_way_stores_what_the_long_way_stores(positional: list[Any], keywords: dict[str, Any]) -> None:
+    if not are_plain(tuple(positional), keywords, 2**20):
+        return
+    encoder = Encoder(2**20)
+    assert [encoder.value(value) for value in positional] == positional
+    assert {encoder.text(name): encoder.value(value) for name, value in keywords.items()} == keywords
+
+
+@pytest.mark.parametrize(
+    "plain", [(), (1,), (-(2**64), "text", True, None, 1.5, -2.5e-9), ("line\nline\t\x01",)], ids=repr
+)
+def test_the_quick_way_is_taken(plain: tuple[Any, ...]) -> None:
+    assert are_plain(plain, {}, 2**20)
+    assert are_plain((), {f"p{n}": value for n, value in enumerate(plain)}, 2**20)
+
+
+@pytest.mark.parametrize("value", [-0.0, math.inf, math.nan, 1e16, "é", "\x00", 2**300, b"", [1], TaskId(1)], ids=repr)
+def test_the_quick_way_is_left_to_what_is_json_as_it_is(value: Any) -> None:
+    assert not are_plain((value,), {}, 2**20)
+    assert not are_plain((), {"a": value}, 2**20)
+
+
+def test_the_quick_way_is_not_taken_near_the_limit() -> None:
+    assert not are_plain((1, 2), {}, 1000)
+    assert not are_plain(("a" * 2000,), {}, 10_000)
+    with pytest.raises(PayloadTooLarge):
+        payload.encode(("a" * 2000,), {}, limit=1000)
