@@ -664,3 +664,26 @@ def second_version(a: int, b: int) -> int:
 @second_version.upgrade(from_version=1)
 def _second_version_from_first(a: int) -> tuple[list[int], dict[str, int]]:
     return [a], {"b": 10}
+
+
+# --- coroutines that share a process
+
+
+@jobs.task
+async def async_naps(seconds: float, path: str = "") -> int:
+    if path:
+        with Path(path).open("a") as file:
+            file.write(f"{os.getpid()}\n")
+    await asyncio.sleep(seconds)
+    return current_attempt().id
+
+
+@jobs.task
+async def async_dies(seconds: float) -> None:
+    await asyncio.sleep(seconds)
+    os.kill(os.getpid(), signal.SIGSEGV)
+
+
+@jobs.task
+async def async_blocks(seconds: float) -> None:
+    time.sleep(seconds)
