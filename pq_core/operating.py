@@ -13,6 +13,7 @@ from pq_core.errors import InvalidOption
 from pq_core.filters import bigint
 from pq_core.payload import dumps, storable_text
 from pq_core.store import Request, statement
+from pq_core.types import TaskStatus
 
 COUNTED = 10_000
 """Tasks of one queue and state that are counted; of more it is only said that there are more."""
@@ -79,6 +80,13 @@ def resume(schema: str, name: str) -> Request[bool]:
 def drain(schema: str, worker_id: int) -> Request[bool]:
     """Plan that a worker ends what it runs and stops; False when no live worker has this id."""
     return Request(statement(schema, "worker_drain"), dumps({"id": bigint(worker_id, option="worker_id")}), rows.truth)
+
+
+def pace(schema: str, seconds: float) -> Request[dict[TaskStatus, int]]:
+    """Plan a count of what ended lately."""
+    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 0 < seconds <= 3600:
+        raise InvalidOption(f"seconds={seconds!r}: give seconds above 0, an hour at most")
+    return Request(statement(schema, "pace"), dumps({"seconds": float(seconds)}), rows.counts)
 
 
 def audit(schema: str, actor: str, action: str, target: str | None, details: Mapping[str, Any] | None) -> Request[int]:

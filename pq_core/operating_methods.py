@@ -11,6 +11,7 @@ from pq_core.keys import KeyRecord, NewKey
 from pq_core.operating import AuditRecord, QueueRecord
 from pq_core.operations import Operations
 from pq_core.store import Request
+from pq_core.types import TaskStatus
 
 T = TypeVar("T")
 
@@ -48,6 +49,10 @@ class OperatingMethods:
         False when no live worker has this id. A keeper starts no new one in its place.
         """
         return self._run(operating.drain(self._operations.store.schema, worker_id))
+
+    def pace(self, seconds: float = 10.0) -> dict[TaskStatus, int]:
+        """Return how many tasks ended within the last ``seconds``, by state; cheap to ask often."""
+        return self._run(operating.pace(self._operations.store.schema, seconds))
 
     def create_key(
         self, name: str, *, role: str, expires_at: datetime | None = None, created_by: str | None = None
@@ -106,6 +111,10 @@ class AsyncOperatingMethods:
     async def adrain_worker(self, worker_id: int) -> bool:
         """``drain_worker`` for asynchronous callers."""
         return await self._arun(operating.drain(self._operations.store.schema, worker_id))
+
+    async def apace(self, seconds: float = 10.0) -> dict[TaskStatus, int]:
+        """``pace`` for asynchronous callers."""
+        return await self._arun(operating.pace(self._operations.store.schema, seconds))
 
     async def acreate_key(
         self, name: str, *, role: str, expires_at: datetime | None = None, created_by: str | None = None

@@ -24,9 +24,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import NoReturn
 
+    from pq_core.worker.vitals import Vitals
+
     StartWorker = Callable[["Page", tuple[int, ...]], int]
 
-_HEAD = struct.Struct("=qdq")
+_HEAD = struct.Struct("=qddq")
 _PID = struct.Struct("=i")
 
 OVERDUE = 0.5
@@ -39,13 +41,15 @@ FIRST_PAUSE = 0.5
 LONGEST_PAUSE = 30.0
 SETTLED = 60.0
 """Seconds after which a worker counts as healthy, so that its next death starts from the first pause again."""
+SILENCE = 120.0
+"""Seconds that a worker without a lease may be silent: it imports the application, or waits for the database."""
 
 
 class Page:
     """Memory that a worker writes and its keeper reads, also when the worker can't answer any more.
 
-    Holds the lease's id, when it ends (monotonic clock, the same in all processes of a machine) and the pids of the
-    children, each of which leads its own process group.
+    Holds the lease's id, when it ends (monotonic clock, the same in all processes of a machine), when it was written
+    and the pids of the children, each of which leads its own process group.
     """
 
     def __init__(self, *, children: int) -> None:
@@ -55,14 +59,19 @@ class Page:
     def write(self, worker_id: int, expires: float, pids: list[int]) -> None:
         """Store the present state."""
         pids = pids[: self._most]
-        _HEAD.pack_into(self._map, 0, worker_id, expires, len(pids))
+        _HEAD.pack_into(self._map, 0, worker_id, expires, monotonic(), len(pids))
         struct.pack_into(f"={len(pids)}i", self._map, _HEAD.size, *pids)
 
     def read(self) -> tuple[int, float, list[int]]:
         """Return worker id (0: none), end of the lease, pids."""
-        worker_id, expires, count = _HEAD.unpack_from(self._map)
+        worker_id, expires, _, count = _HEAD.unpack_from(self._map)
         count = min(max(count, 0), self._most)
         return worker_id, expires, list(struct.unpack_from(f"={count}i", self._map, _HEAD.size))
+
+    @property
+    def written(self) -> float:
+        """When the worker last wrote here: its loop turned at that time."""
+        return float(_HEAD.unpack_from(self._map)[2])
 
 
 class _Place:
@@ -87,16 +96,32 @@ class _Place:
         """True once its worker holds a lease."""
         return bool(self.pid) and self.page.read()[0] != 0
 
+    def lives(self, now: float) -> bool:
+        """Tell whether its worker works or has a reason not to: it starts, is about to, or waits for the database."""
+        if not self.pid:
+            return True
+        worker_id, expires, _ = self.page.read()
+        return (bool(worker_id) and now <= expires + OVERDUE) or now - self.page.written < SILENCE
+
 
 class Keeper:
     """Keeps ``processes`` workers alive. ``run`` returns the exit status of the whole.
 
     ``start``: runs one worker in its forked process and returns its exit status. ``children``: how many children one
-    worker has at most.
+    worker has at most. ``vitals``: whom to tell that it lives.
     """
 
-    def __init__(self, start: StartWorker, *, processes: int, children: int, log: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        start: StartWorker,
+        *,
+        processes: int,
+        children: int,
+        log: Callable[[str], None],
+        vitals: Vitals | None = None,
+    ) -> None:
         self._start = start
+        self._vitals = vitals
         self._children = children
         self._log = log
         self._places = [_Place(children) for _ in range(processes)]
@@ -122,6 +147,7 @@ class Keeper:
                 self._retire_replaced()
                 self._watch()
                 self._restart()
+                self._give_signs()
                 if not any(place.pid or place.restart_at is not None for place in self._places):
                     return self._status
                 select.select([ours], [], [], self._timeout())
@@ -148,6 +174,18 @@ class Keeper:
             if not place.pid and place.restart_at is not None:
                 events.append(place.restart_at)
         return max(0.0, min(events) - now)
+
+    def _give_signs(self) -> None:
+        """Tell probes and systemd how it stands. A worker that hangs silences the whole until it has been replaced."""
+        if self._vitals is None:
+            return
+        if self._stopping:
+            self._vitals.stopping()
+        elif all(place.ready for place in self._places):
+            self._vitals.ready()
+        now = monotonic()
+        if all(place.lives(now) for place in self._places):
+            self._vitals.sign(workers=sum(place.ready for place in self._places), now=now)
 
     # --- signals ------------------------------------------------------------------------------------------------
 

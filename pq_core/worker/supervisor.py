@@ -324,7 +324,6 @@ class Supervisor:
             self.obituaries.add(one.task, outcome)
 
     def _beat(self, beat: Beat) -> None:
-        self.host.beat()
         self.claims.suspects = beat.suspects and self.claims.alone is None
         if beat.drain_requested:
             self.drain()
@@ -374,6 +373,7 @@ class Supervisor:
         if self.phase is Phase.RUNNING:
             logger.info("draining: %d task(s) run", len(self.children))
             self.phase = Phase.DRAINING
+            self.host.stopping()
             self.lease.draining = True
             self._drain_until = monotonic() + self.options.drain_timeout
 

@@ -627,3 +627,9 @@ def second_version(a: int, b: int) -> int:
 @second_version.upgrade(from_version=1)
 def _second_version_from_first(a: int) -> tuple[list[int], dict[str, int]]:
     return [a], {"b": 10}
+
+
+@jobs.task
+def variables() -> list[str]:
+    """Return the names of the environment's variables."""
+    return sorted(os.environ)
