@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
 from dataclasses import fields
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar, cast, overload
 
 import psycopg
@@ -28,6 +29,7 @@ from pq_core.operations import Operations
 from pq_core.options import build
 from pq_core.overriding import Override, override_of
 from pq_core.registry import Registry
+from pq_core.retention import DEFAULT_RETENTION, Retention, retention_of
 from pq_core.schema import check_schema_name
 from pq_core.store import Request, Store
 from pq_core.table_methods import TableMethods
@@ -71,7 +73,8 @@ class PQ(Methods, AsyncMethods, TableMethods):
     ``app``: a name for workers and connections. ``tasks``: modules with tasks, imported when one is looked up.
     ``allow``: modules whose plain functions may run. ``defaults``: for what a task leaves unsaid. ``plugins``:
     objects with hooks; ``discover_plugins`` adds those of installed packages. ``payload_limit``: bytes of
-    arguments that a task may have.
+    arguments that a task may have. ``retention``: how long finished tasks stay; by default a week, failed ones 30
+    days. ``None``: for ever.
     """
 
     def __init__(
@@ -87,6 +90,7 @@ class PQ(Methods, AsyncMethods, TableMethods):
         plugins: Iterable[Plugin] = (),
         discover_plugins: bool = False,
         payload_limit: int = 2**20,
+        retention: Retention | timedelta | None = DEFAULT_RETENTION,
     ) -> None:
         check_constructor(dsn=dsn, listen_dsn=listen_dsn, schema=schema, payload_limit=payload_limit)
         self._dsn = dsn
@@ -95,6 +99,7 @@ class PQ(Methods, AsyncMethods, TableMethods):
         self.app = app
         self.defaults = build(TaskOptions, options_said(defaults), what="PQ(defaults=…)")
         self.payload_limit = payload_limit
+        self.retention = retention_of(retention)
         self.registry = Registry(modules=tasks, allow=allow, owner=self)
         self.store = Store(schema)
         self._given_plugins = tuple(plugins)

@@ -11,10 +11,17 @@ import click
 from pq_adapters.cli.application import ListsByDefault, database_command, json_option
 from pq_adapters.cli.mistakes import NEGATIVE
 from pq_adapters.cli.output import print_json, print_table, when
+from pq_adapters.cli.parameters import duration
+from pq_core.retention import Keep
 
 if TYPE_CHECKING:
     from pq_core.client import PQ
     from pq_core.operating import QueueRecord
+
+
+def keep(text: str) -> Keep:
+    """Return a time like ``7d``, or ``forever``."""
+    return "forever" if text == "forever" else duration(text)
 
 
 @click.group(cls=ListsByDefault, short_help="List, pause and resume queues.")
@@ -56,6 +63,25 @@ def pause(pq: PQ, names: tuple[str, ...], by: str | None, as_json: bool) -> None
 def resume(pq: PQ, names: tuple[str, ...], as_json: bool) -> None:
     """Go on with these queues. Exit status 1 if one was not paused."""
     _each({name: pq.resume_queue(name) for name in names}, "resumed", "is not paused", as_json)
+
+
+@queues.command(short_help="Say how long finished tasks stay.")
+@click.argument("name", metavar="QUEUE")
+@click.option("--finished", type=keep, metavar="AGE", help="Completed and cancelled ones: 12h, 7d, or forever.")
+@click.option("--failed", type=keep, metavar="AGE", help="Failed ones.")
+@json_option
+@database_command
+def retention(pq: PQ, name: str, finished: Keep, failed: Keep, as_json: bool) -> None:
+    """Say how long finished tasks of a queue stay before workers delete them.
+
+    What is left out is as the application says, PQ(retention=…).
+    """
+    pq.set_retention(name, finished=finished, failed=failed)
+    if as_json:
+        print_json({"queue": name, "finished": finished, "failed": failed})
+    else:
+        words = ("as the application says" if value is None else str(value) for value in (finished, failed))
+        click.echo("{}: finished {}, failed {}".format(name, *words))
 
 
 def row(queue: QueueRecord) -> list[Any]:

@@ -52,7 +52,8 @@ class Page:
     and the pids of the children, each of which leads its own process group.
     """
 
-    def __init__(self, *, children: int) -> None:
+    def __init__(self, *, children: int, ordinal: int = 0) -> None:
+        self.ordinal = ordinal
         self._most = children = 2 * children + 8  # a reused child may still be leaving while another runs
         self._map = mmap.mmap(-1, _HEAD.size + _PID.size * (children + 1))
 
@@ -80,9 +81,9 @@ class _Place:
     ``retiring``: it drains and is not restarted. ``replaces``: whose turn to retire comes when this one is ready.
     """
 
-    def __init__(self, children: int) -> None:
+    def __init__(self, children: int, ordinal: int) -> None:
         self.children = children
-        self.page = Page(children=children)
+        self.page = Page(children=children, ordinal=ordinal)
         self.pid = 0
         self.started = 0.0
         self.restart_at: float | None = 0.0
@@ -124,7 +125,7 @@ class Keeper:
         self._vitals = vitals
         self._children = children
         self._log = log
-        self._places = [_Place(children) for _ in range(processes)]
+        self._places = [_Place(children, ordinal) for ordinal in range(processes)]
         self._stopping = 0
         self._status = 0
         self._signals: list[int] = []
@@ -219,7 +220,7 @@ class Keeper:
         for place in list(self._places):
             if place.retiring or place.replaces is not None or id(place) in replaced:
                 continue
-            successor = _Place(self._children)
+            successor = _Place(self._children, place.page.ordinal)
             successor.replaces = place
             self._places.append(successor)
         self._log("starting new workers; the old ones drain when the new are ready")
