@@ -14,10 +14,12 @@ from pq_core.version import __version__
 COMMANDS = {
     "check": "check:check",
     "completion": "completion:completion",
+    "dashboard": "dashboard:dashboard",
     "demo": "demo.command:demo",
     "doctor": "doctor:doctor",
     "enqueue": "enqueue:enqueue",
     "health": "health:health",
+    "keys": "keys:keys",
     "migrate": "migrate:migrate",
     "plugins": "plugins:plugins",
     "prune": "prune:prune",
