@@ -7,9 +7,8 @@ import threading
 import time
 
 import httpx
-import uvicorn
-
 import shop
+import uvicorn
 
 with socket.socket() as listening:
     listening.bind(("127.0.0.1", 0))
