@@ -62,6 +62,12 @@ MOST_PROCESSES = 1000
 @click.option("--plugin", "plugins", multiple=True, metavar="M:O", help="One more plugin; can be repeated.")
 @click.option("--block-plugin", "block", multiple=True, metavar="NAME", help="Leave a plugin out; can be repeated.")
 @click.option("--health-file", type=click.Path(dir_okay=False), metavar="F", help="Touched while all is well.")
+@click.option(
+    "--prune-share", type=float, default=0.1, metavar="X", help="Of the database's time, for deletions; 0: none."
+)
+@click.option("--prune-interval", type=duration, default="60", metavar="S", help="Between two rounds of deletions.")
+@click.option("--metrics-port", type=int, metavar="P", help="Serve Prometheus' text there; process N at P + N.")
+@click.option("--metrics-host", default="0.0.0.0", metavar="H", help="The address that the metrics are served on.")
 @click.option("--strict", is_flag=True, help="Refuse to start when the application has started threads.")
 @click.option("--log-format", type=click.Choice(["text", "json"]), default="text", help="Format of pq's own log.")
 @click.option(

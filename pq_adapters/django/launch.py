@@ -28,6 +28,8 @@ FLAGS: dict[str, tuple[Any, str]] = {
     "grace": (float, "Seconds from SIGTERM to SIGKILL of a task. [default: 5]"),
     "drain_timeout": (float, "Seconds for running tasks, at a stop. [default: 25]"),
     "memory_limit": (str, "What a task may add: bytes, 512M, or auto for the container's share. [default: none]"),
+    "prune_share": (float, "Share of the database's time for deleting old tasks; 0: none. [default: 0.1]"),
+    "metrics_port": (int, "Serve Prometheus' text there; process N at this port + N. [default: none]"),
     "health_file": (str, "A file that is touched while all is well."),
     "strict": (bool, "Refuse to start when the application has started threads."),
 }

@@ -14,7 +14,6 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from pq_core.database import start_connection
@@ -37,6 +36,7 @@ if TYPE_CHECKING:
     from pq_core.worker.keeper import Page
     from pq_core.worker.options import WorkerOptions
     from pq_core.worker.program import Program
+    from pq_core.worker.vitals import Vitals
     from pq_hooks.plugins import Plugins
 
 logger = logging.getLogger("pq.worker")
@@ -53,6 +53,7 @@ class Host:
     """What the supervisor needs of the process around it.
 
     ``page``: memory shared with the keeper, None without one. ``known_dead``: ids of workers whose end the keeper saw.
+    ``vitals``: whom to tell that it lives, None where the keeper does that.
     """
 
     pq: PQ
@@ -63,6 +64,7 @@ class Host:
     on_ready: Callable[[int], None] | None = None
     hostname: str = field(default_factory=socket.gethostname)
     declared_schedules: Request[list[Synced]] | None = None
+    vitals: Vitals | None = None
     image_rss: int = 0
     huge: image.HugePages = field(default_factory=image.HugePages)
     _turns: dict[str, int] = field(default_factory=dict)
@@ -216,24 +218,23 @@ class Host:
                 signal.signal(number, handler)
 
     def publish(self, worker_id: int | None, expires: float, pids: list[int]) -> None:
-        """Tell the keeper which lease is held until when, and which children are alive."""
+        """Tell the keeper which lease is held until when, and which children are alive; without one, that it lives."""
         if self.page is not None:
             self.page.write(worker_id or 0, expires, pids)
+        elif self.vitals is not None:
+            self.vitals.sign(workers=int(worker_id is not None))
+
+    def stopping(self) -> None:
+        """Say that the worker is about to end."""
+        if self.vitals is not None:
+            self.vitals.stopping()
 
     def ready(self, worker_id: int) -> None:
         """Say that the worker has its lease."""
-        self.beat()
+        if self.vitals is not None:
+            self.vitals.ready()
         if self.on_ready is not None:
             self.on_ready(worker_id)
-
-    def beat(self) -> None:
-        """Refresh the health file."""
-        if self.options.health_file is None:
-            return
-        try:
-            Path(self.options.health_file).write_text(f"{os.getpid()}\n")
-        except OSError as error:
-            logger.warning("the health file can't be written: %s", error)
 
     def not_migrated(self, message: str) -> PQError:
         """Return the error for a schema without our tables."""

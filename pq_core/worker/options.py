@@ -37,7 +37,10 @@ class WorkerOptions:
     ``"auto"``: the cgroup's limit less the image, shared among the children. ``strict``:
     refuse to start with threads. ``output_tail``: bytes of output kept per attempt. ``result_limit``: bytes of
     an encoded result. ``huge_pages``: keep the image in huge pages where the system has them, which makes forks of
-    large images cheap. ``unroutable_after``: seconds after which a task that no worker can run has failed.
+    large images cheap. ``prune_share``: of the
+    database's time that deleting old tasks may take, 0 for none, with ``prune_interval`` seconds between two rounds.
+    ``metrics_port``: serve Prometheus' text there, the next process of a keeper on the next port; ``metrics_host``: the
+    address to bind. ``unroutable_after``: seconds after which a task that no worker can run has failed.
     """
 
     queues: tuple[str, ...] | None = None
@@ -60,6 +63,10 @@ class WorkerOptions:
     huge_pages: bool = True
     unroutable_after: float = 3600.0
     release_delay: float = 15.0
+    prune_share: float = 0.1
+    prune_interval: float = 60.0
+    metrics_port: int | None = None
+    metrics_host: str = "0.0.0.0"
 
     def __post_init__(self) -> None:
         if not self.concurrency:
@@ -75,6 +82,15 @@ class WorkerOptions:
         _whole("async_concurrency", self.async_concurrency, 1, 100_000)
         _whole("output_tail", self.output_tail, 0, 16 * 2**20)
         _whole("result_limit", self.result_limit, 1024, 256 * 2**20)
+        if (
+            isinstance(self.prune_share, bool)
+            or not isinstance(self.prune_share, (int, float))
+            or not (0 <= self.prune_share <= 1)
+        ):
+            raise InvalidOption(f"prune_share={self.prune_share!r}: give a share from 0 to 1")
+        _seconds("prune_interval", self.prune_interval, 0.01, 86400)
+        if self.metrics_port is not None:
+            _whole("metrics_port", self.metrics_port, 1, 65535)
         _seconds("lease", self.lease, SHORTEST_LEASE, LONGEST_LEASE)
         _seconds("poll_interval", self.poll_interval, 0.01, 3600)
         _seconds("grace", self.grace, 0, 3600)

@@ -26,10 +26,13 @@ from pq_core.worker.connection import Parameters, Query, Results, StatementError
 from pq_core.worker.ending import cost_of, entry_of, evidence_of
 from pq_core.worker.lease import Beat, Lease, Rescued
 from pq_core.worker.link import Link
+from pq_core.worker.metrics import Counters, gauge
 from pq_core.worker.obituaries import Obituaries
 from pq_core.worker.options import WorkerOptions
 from pq_core.worker.program import Program
+from pq_core.worker.pruning import Pruner
 from pq_core.worker.runs import Child, Claimed, Ended
+from pq_core.worker.scrapes import Scrape, ScrapeServer
 from pq_core.worker.shared import StopReason
 from pq_core.worker.statistics import Statistics
 from pq_core.worker.ticking import Ticking
@@ -95,6 +98,19 @@ class Supervisor:
         )
         self.book = Book(statements=self.statements, settled=self._settled)
         self.statistics = Statistics(statements=self.statements)
+        self.pruner = Pruner(
+            statements=self.statements,
+            retention=host.pq.retention,
+            queues=queues,
+            share=0.0 if options.until_empty or options.once else options.prune_share,
+            interval=options.prune_interval,
+            open_link=lambda: self._side_link(f"{setup}; SET statement_timeout TO '60s'"),
+        )
+        self.counters = Counters()
+        self.scrapes: ScrapeServer | None = None
+        if options.metrics_port is not None:
+            address = (options.metrics_host, options.metrics_port + (host.page.ordinal if host.page else 0))
+            self.scrapes = ScrapeServer(address, selector=self.selector, text=self._metrics)
         self.children = Children(
             setup=host.child_setup(program, 0),
             selector=self.selector,
@@ -157,6 +173,17 @@ class Supervisor:
         self._fatal: Exception | None = None
         self.ended: list[AttemptOutcome] = []
 
+    def _side_link(self, setup: str) -> Link:
+        """Return a connection for what must not hold claims or heartbeats up."""
+        return Link(
+            self.host.connect_work,
+            selector=self.selector,
+            setup=setup,
+            purpose="side",
+            patience=120.0,
+            hopeless=lambda reason: None,
+        )
+
     # --- the loop -----------------------------------------------------------------------------------------------
 
     def run(self) -> int:
@@ -175,6 +202,9 @@ class Supervisor:
             self._reap_all()
             self.work.close()
             self.watch.close()
+            self.pruner.close()
+            if self.scrapes is not None:
+                self.scrapes.close()
             self.selector.unregister(wakeup)
             wakeup.close()
             alarm.close()
@@ -192,6 +222,8 @@ class Supervisor:
                     self.children.read(child)
                 case Link() as link:
                     link.pump()
+                case ScrapeServer() | Scrape() as served:
+                    served.pump()
                 case None:
                     self._drain_wakeup(wakeup)
         self.children.read_silent()
@@ -209,7 +241,10 @@ class Supervisor:
         self._start_claimed(now)
         if self._claiming:
             self.ticking.advance(now, self.work)
+            self.pruner.advance(now, self.work, self.lease.worker_id)
         self.statistics.advance(now, self.work, self.lease.worker_id)
+        if self.scrapes is not None:
+            self.scrapes.advance(now)
         self._turn(now)
         self._advance_phase(now)
         self._image_at = now if self.host.huge.tend(forks=self.children.forks, idle=not self.children.pids) else None
@@ -238,10 +273,12 @@ class Supervisor:
             self._farewell,
             self._image_at,
             self.obituaries.next_event(),
+            self.scrapes.next_event() if self.scrapes is not None else None,
             self._register_at if self._register_at > now else None,
         ]
         if self.work.idle and self._claiming:
             events.append(self.ticking.next_event())
+            events.append(self.pruner.next_event())
         if self.work.idle and self.lease.worker_id is not None:
             events.append(self.statistics.next_event())
             if self.book:
@@ -346,11 +383,11 @@ class Supervisor:
                 outcome=Outcome.LOST, status=one.status, final=one.status.finished, retry_in=0.0, error=one.error
             )
             self.statistics.note(one.task, outcome)
+            self.counters.note(one.task, outcome)
             self.plugins.post_task(self.program.shown(one.task), outcome)
             self.obituaries.add(self.program.shown(one.task), outcome)
 
     def _beat(self, beat: Beat) -> None:
-        self.host.beat()
         self.claims.suspects = beat.suspects and self.claims.alone is None
         if beat.drain_requested:
             self.drain()
@@ -416,6 +453,7 @@ class Supervisor:
             self._put_back_unstarted("its worker stops")
             logger.info("draining: %d task(s) run", self.children.busy)
             self.phase = Phase.DRAINING
+            self.host.stopping()
             self.lease.draining = True
             self._drain_until = monotonic() + self.options.drain_timeout
 
@@ -594,8 +632,25 @@ class Supervisor:
         poller = getattr(self.selector, "fileno", None)  # epoll and kqueue have a descriptor of their own
         if poller is not None:
             own.append(poller())
-        links = [fd for link in (self.work, self.watch) if (fd := link.fileno) is not None]
-        return [*own, *links, *self.host.foreign_sockets()]
+        links = [fd for link in (self.work, self.watch, self.pruner) if (fd := link.fileno) is not None]
+        scrapes = self.scrapes.filenos() if self.scrapes is not None else []
+        return [*own, *links, *scrapes, *self.host.foreign_sockets()]
+
+    def _metrics(self) -> str:
+        """Return what a scrape gets."""
+        lease = self.lease
+        labels = {"app": self.host.app, "name": self.host.name, "version": __version__, "queues": ",".join(self.queues)}
+        lines = [
+            *gauge("pq_worker_info", "This worker.", 1, labels),
+            *gauge("pq_worker_lease", "1 while it holds a lease.", int(lease.worker_id is not None and lease.held)),
+            *gauge("pq_worker_draining", "1 while it takes nothing new.", int(self.phase is not Phase.RUNNING)),
+            *gauge("pq_worker_concurrency", "Tasks that it runs at once.", self.options.concurrency),
+            *gauge("pq_worker_running", "Tasks that it runs.", self.children.busy),
+            *gauge("pq_worker_unreported", "Ends that the database has not confirmed yet.", len(self.book.entries)),
+            *gauge("pq_worker_image_bytes", "Memory of the image that forks.", self.host.image_rss),
+            *self.counters.lines(),
+        ]
+        return "\n".join(lines) + "\n"
 
     def _start_claimed(self, now: float) -> None:
         children = self.children
@@ -697,6 +752,7 @@ class Supervisor:
             self.ticking.run_ended(entry.task.schedule_id)
         shown, told = self.program.shown(entry.task), self.program.shown_outcome(entry.task, outcome)
         self.statistics.note(entry.task, outcome)
+        self.counters.note(entry.task, outcome)
         self.plugins.post_task(shown, told)
         if entry.died and outcome.outcome is not Outcome.SUCCEEDED:
             self.obituaries.add(shown, told)

@@ -687,3 +687,9 @@ async def async_dies(seconds: float) -> None:
 @jobs.task
 async def async_blocks(seconds: float) -> None:
     time.sleep(seconds)
+
+
+@jobs.task
+def variables() -> list[str]:
+    """Return the names of the environment's variables."""
+    return sorted(os.environ)

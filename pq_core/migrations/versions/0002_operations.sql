@@ -212,4 +212,15 @@ BEGIN
 END
 $pq$;
 
+-- What workers do now and then, one at a time: who does it, and when somebody else may.
+CREATE TABLE {schema}.pq_chores (
+    name       text PRIMARY KEY,
+    next_at    timestamptz NOT NULL,
+    worker_id  bigint
+) WITH (fillfactor = 50);
+
+-- `retention` is for completed and cancelled tasks, this for failed ones. NULL: as the application says; below zero: for
+-- ever.
+ALTER TABLE {schema}.pq_queues ADD COLUMN retention_failed interval;
+
 UPDATE {schema}.pq_schema SET revision = 2;
