@@ -71,7 +71,13 @@ MOST_PROCESSES = 1000
 @click.option("--strict", is_flag=True, help="Refuse to start when the application has started threads.")
 @click.option("--log-format", type=click.Choice(["text", "json"]), default="text", help="Format of pq's own log.")
 @click.option(
-    "--huge-pages/--no-huge-pages", default=True, help="Keep the image in huge pages, which makes forks cheap (Linux)."
+    "--no-huge-pages",
+    "huge_pages",
+    is_flag=True,
+    flag_value=False,
+    default=True,
+    show_default=False,
+    help="Leave the image's memory as it is; huge pages make forks cheap.",
 )
 @click.option("--check", is_flag=True, help="Only report threads, sockets, memory, and the cost of one fork.")
 def worker(app: str, **given: Any) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import psycopg
@@ -16,6 +17,12 @@ from tests.integration import worker_tasks as tasks
 from tests.integration.worker_process import alive, eventually, running
 
 QUICK = 200
+
+
+@pytest.fixture
+def pq(database: str) -> Iterator[PQ]:
+    with PQ(database, tasks=[tasks.__name__]) as pq:
+        yield pq
 
 
 def lines(path: Path) -> list[str]:
