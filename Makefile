@@ -9,6 +9,8 @@ SHELL := /bin/bash
 # COVER=1: report branch coverage, on the newest Python; the tests then take about a third longer.
 JOBS ?= 4
 TESTS ?=
+# The benchmarks of `make bench`; flat, image and peers take longer.
+BENCH ?= enqueue latency drain fork
 ARGS ?=
 PYTEST = -m pytest -n $(JOBS) --dist worksteal $(ARGS)
 
@@ -22,7 +24,7 @@ help:
 	@echo "make chaos      faults of every kind, a checker, a table (ARGS='--kills 1000' the long form)"
 	@echo "make check      ruff, mypy --strict, layers of imports"
 	@echo "make fix        what ruff can repair and format by itself"
-	@echo "make bench      the benchmarks"
+	@echo "make bench      the cheap benchmarks (BENCH=\"$(BENCH)\" ARGS=)"
 	@echo "make docs       check that links and Python code in the documentation hold"
 
 venv:
@@ -70,7 +72,7 @@ fix:
 	@venv="$$(scripts/venv newest)"; "$$venv/bin/ruff" check --fix . || true; "$$venv/bin/ruff" format .
 
 bench:
-	@venv="$$(scripts/venv newest)"; for bench in benchmarks/bench_*.py; do echo "== $$bench"; "$$venv/bin/python" "$$bench"; done
+	@venv="$$(scripts/venv newest)"; for name in $(BENCH); do "$$venv/bin/python" -m benchmarks "$$name" $(ARGS); done
 
 docs:
 	@venv="$$(scripts/venv newest)"; "$$venv/bin/python" scripts/check_docs.py README.md CHANGELOG.md docs examples

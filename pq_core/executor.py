@@ -16,7 +16,7 @@ from typing import Any, NoReturn, Protocol, TypeGuard, cast
 
 import psycopg
 from psycopg.generators import execute as execution
-from psycopg.pq import ExecStatus, TransactionStatus
+from psycopg.pq import ExecStatus, PipelineStatus, TransactionStatus
 from psycopg.pq.abc import PGresult
 from psycopg.rows import tuple_row
 
@@ -78,6 +78,8 @@ class PsycopgExecutor:
         self._connection = connection
 
     def execute(self, statement: Statement, parameters: str) -> list[str]:
+        if _plainly_sendable(self._connection):
+            return PooledExecutor(self._connection).execute(statement, parameters)
         # A cursor of our own kind: the connection's row_factory and cursor_factory are the user's business.
         with psycopg.Cursor(self._connection, row_factory=tuple_row) as cursor:
             _plain_text(cursor)
@@ -97,6 +99,8 @@ class AsyncPsycopgExecutor:
         self._connection = connection
 
     async def execute(self, statement: Statement, parameters: str) -> list[str]:
+        if _plainly_sendable(self._connection):
+            return await AsyncPooledExecutor(self._connection).execute(statement, parameters)
         async with psycopg.AsyncCursor(self._connection, row_factory=tuple_row) as cursor:
             _plain_text(cursor)
             await cursor.execute(_psycopg_query(statement), (_sendable(self._connection, parameters),))
@@ -108,7 +112,8 @@ class AsyncPsycopgExecutor:
 
 class PooledExecutor:
     """The executor of an idle connection of our own, in autocommit mode: past the cursor, whose work takes longer than
-    libpq's. Users' connections get a cursor: what is prepared there, and when, is theirs to say."""
+    libpq's. Users' connections get a cursor where it would do more than send: what is prepared there is theirs to say.
+    """
 
     __slots__ = ("_connection",)
 
@@ -141,6 +146,17 @@ class AsyncPooledExecutor:
         async with connection.lock:
             pgconn.send_query_params(_numbered_query(statement), (parameters.encode(),))
             return _texts(await connection.wait(execution(pgconn)))
+
+
+def _plainly_sendable(connection: psycopg.Connection[Any] | psycopg.AsyncConnection[Any]) -> bool:
+    """Tell whether a cursor would do nothing on the way but send: no BEGIN, no statement to prepare, no pipeline."""
+    pgconn = connection.pgconn
+    return (
+        connection.prepare_threshold is None
+        and pgconn.transaction_status == TransactionStatus.INTRANS
+        and pgconn.pipeline_status == PipelineStatus.OFF
+        and pgconn.parameter_status(b"client_encoding") == b"UTF8"
+    )
 
 
 def _texts(results: list[PGresult]) -> list[str]:
