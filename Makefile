@@ -2,13 +2,14 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-long check fix bench docs clean
+.PHONY: help venv demo test test-long fuzz check fix bench docs clean
 
 # Processes that share the tests of one run: most tests wait for other processes. TESTS: what to run. ARGS: more for pytest.
 # RETRY=1: run what failed once more, alone: on a busy machine another process may have come too late for a test.
 # COVER=1: report branch coverage, on the newest Python; the tests then take about a third longer.
 JOBS ?= 4
 TESTS ?=
+COUNT ?= 1000000
 ARGS ?=
 PYTEST = -m pytest -n $(JOBS) --dist worksteal $(ARGS)
 
@@ -16,6 +17,7 @@ help:
 	@echo "make demo       the main job, on real input, with a Postgres of its own if there is none"
 	@echo "make test       the tests, on the oldest and the newest Python found (TESTS=path JOBS=$(JOBS) ARGS= COVER=1)"
 	@echo "make test-long  the tests that take minutes"
+	@echo "make fuzz       a million odd inputs for the decoders of payloads and frames (COUNT=$(COUNT))"
 	@echo "make check      ruff, mypy --strict, layers of imports"
 	@echo "make fix        what ruff can repair and format by itself"
 	@echo "make bench      the benchmarks"
@@ -41,6 +43,9 @@ test:
 
 test-long:
 	@venv="$$(scripts/venv newest)"; "$$venv/bin/python" -m pytest -n 2 -m long --timeout 1800 $(ARGS) $(TESTS)
+
+fuzz:
+	@venv="$$(scripts/venv newest)"; PYTHONPATH="$$PWD" "$$venv/bin/python" scripts/fuzz.py --count $(COUNT)
 
 check:
 	@venv="$$(scripts/venv newest)"; export PATH="$$PWD/$$venv/bin:$$PATH"; \

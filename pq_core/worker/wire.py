@@ -110,7 +110,9 @@ def _finite(text: str) -> float:
 
 def _body(encoded: bytes) -> dict[str, Any]:
     try:
-        body = json.loads(encoded, parse_constant=_refuse, parse_float=_finite)
+        # Decoded here: from bytes the parser would guess other encodings, too, and import them.
+        text = encoded.decode("utf-8", "surrogatepass")
+        body = json.loads(text, parse_constant=_refuse, parse_float=_finite)
     except (ValueError, RecursionError) as error:
         raise BrokenFrame(f"a frame that is not JSON: {error}") from error
     if not isinstance(body, dict):
