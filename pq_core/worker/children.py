@@ -151,8 +151,9 @@ class Children:
 
     def _hand_over(self, task: ClaimedTask) -> Child | None:
         """Give ``task`` to an idle child; None when it needs a process of its own."""
-        frame = wire.pack_task(task)
-        if task.options.get("memory_limit") or len(frame) > wire.TASK_LIMIT:
+        alone = bool(task.options.get("memory_limit")) or len(task.payload) > wire.TASK_LIMIT
+        frame = b"" if alone else wire.pack_task(task)
+        if alone or len(frame) > wire.TASK_LIMIT:
             self._dismiss(next(iter(self._idle.values())))  # so that no more processes live than agreed
             return None
         pid, idle = self._idle.popitem()
