@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-core test-lowest test-long chaos check fix bench docs clean
+.PHONY: help venv demo test test-core test-lowest test-long chaos fuzz check fix bench docs clean
 
 # Processes that share the tests of one run: most tests wait for other processes. TESTS: what to run. ARGS: more for pytest.
 # RETRY=1: run what failed once more, alone: on a busy machine another process may have come too late for a test.
@@ -11,6 +11,7 @@ JOBS ?= 4
 TESTS ?=
 # The benchmarks of `make bench`; flat, image and peers take longer.
 BENCH ?= enqueue latency drain fork
+COUNT ?= 1000000
 ARGS ?=
 PYTEST = -m pytest -n $(JOBS) --dist worksteal $(ARGS)
 
@@ -22,6 +23,7 @@ help:
 	@echo "make test-lowest  the same with each dependency at its lowest version, on the oldest Python"
 	@echo "make test-long  the tests that take minutes"
 	@echo "make chaos      faults of every kind, a checker, a table (ARGS='--kills 1000' the long form)"
+	@echo "make fuzz       a million odd inputs for the decoders of payloads and frames (COUNT=$(COUNT))"
 	@echo "make check      ruff, mypy --strict, layers of imports"
 	@echo "make fix        what ruff can repair and format by itself"
 	@echo "make bench      the cheap benchmarks (BENCH=\"$(BENCH)\" ARGS=)"
@@ -60,6 +62,9 @@ test-long:
 
 chaos:
 	@venv="$$(scripts/venv newest)"; "$$venv/bin/python" -m tests.chaos $(ARGS)
+
+fuzz:
+	@venv="$$(scripts/venv newest)"; PYTHONPATH="$$PWD" "$$venv/bin/python" scripts/fuzz.py --count $(COUNT)
 
 check:
 	@venv="$$(scripts/venv newest)"; export PATH="$$PWD/$$venv/bin:$$PATH"; \

@@ -21,7 +21,7 @@ from pq_core.worker.crowd import Crowd
 from pq_core.worker.forking import RSS_UNIT, Exit, ended, fork, reap
 from pq_core.worker.inbox import Inbox
 from pq_core.worker.pace import HORIZON, Pace
-from pq_core.worker.runs import Child, Claimed, Ended, Run, grace_of, progress_of, usage
+from pq_core.worker.runs import Child, Claimed, Ended, Run, grace_of, needs_own_process, progress_of, usage
 from pq_core.worker.shared import Place, StopReason
 
 if TYPE_CHECKING:
@@ -162,7 +162,7 @@ class Children:
         self.before(claimed.task)
         if self.crowd.takes(claimed) and self.crowd.start(claimed):
             return
-        alone = self.setup.tasks_per_child == 1 or claimed.task.options.get("memory_limit")
+        alone = self.setup.tasks_per_child == 1 or needs_own_process(claimed.task)
         message = None if alone else inbox.pack(claimed.row)
         if message is not None and len(message) > inbox.TASK_LIMIT:
             message = None
@@ -193,9 +193,11 @@ class Children:
                 continue
             while self.stock and len(child.runs) <= most:
                 claimed = self.stock[0]
-                message = inbox.pack(claimed.row)
-                if claimed.task.options.get("memory_limit") or len(message) > inbox.TASK_LIMIT:
+                if needs_own_process(claimed.task):
                     return  # the next free process is for this one
+                message = inbox.pack(claimed.row)
+                if len(message) > inbox.TASK_LIMIT:
+                    return
                 if child.load + self.pace.expected(claimed.task.name) > HORIZON:
                     break
                 self.before(claimed.task)

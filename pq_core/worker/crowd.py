@@ -10,7 +10,7 @@ from typing import Any
 
 from pq_core.worker import inbox, wire
 from pq_core.worker.forking import Exit
-from pq_core.worker.runs import Child, Claimed, Ended, Run, progress_of, usage
+from pq_core.worker.runs import Child, Claimed, Ended, Run, needs_own_process, progress_of, usage
 from pq_core.worker.shared import StopReason
 
 SUSPECTS = 10_000
@@ -46,8 +46,7 @@ class Crowd:
 
     def takes(self, claimed: Claimed) -> bool:
         """Say whether the task runs here: a coroutine, without a memory limit, that was in no crash."""
-        options = claimed.task.options
-        if self.size <= 1 or options.get("memory_limit") or claimed.task.id in self._suspects:
+        if self.size <= 1 or needs_own_process(claimed.task) or claimed.task.id in self._suspects:
             return False
         return self.wanted(claimed)
 

@@ -12,7 +12,7 @@ from pq_core.types import ClaimedTask
 from pq_core.worker import wire
 from pq_core.worker.claiming import storable
 from pq_core.worker.forking import Exit
-from pq_core.worker.inbox import Inbox
+from pq_core.worker.inbox import TASK_LIMIT, Inbox
 from pq_core.worker.rows import Row
 from pq_core.worker.shared import Place, StopReason
 
@@ -153,6 +153,11 @@ class Ended:
     wall: float
     output: str | None = None
     stacks: str = ""
+
+
+def needs_own_process(task: ClaimedTask) -> bool:
+    """Say whether no other task may run in this one's process: its memory is limited, or it is too large to hand over."""
+    return bool(task.options.get("memory_limit")) or len(task.payload) > TASK_LIMIT
 
 
 def grace_of(task: ClaimedTask, otherwise: float) -> float:

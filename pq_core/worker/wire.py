@@ -104,7 +104,9 @@ def _finite(text: str) -> float:
 
 def _parsed(encoded: bytes) -> Any:
     try:
-        return json.loads(encoded, parse_constant=_refuse, parse_float=_finite)
+        # Decoded here: from bytes the parser would guess other encodings, too, and import them.
+        text = encoded.decode("utf-8", "surrogatepass")
+        return json.loads(text, parse_constant=_refuse, parse_float=_finite)
     except (ValueError, RecursionError) as error:
         raise BrokenFrame(f"a frame that is not JSON: {error}") from error
 
