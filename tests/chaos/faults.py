@@ -13,7 +13,7 @@ import psycopg
 from psycopg.conninfo import make_conninfo
 
 from tests.chaos import pooler
-from tests.chaos.fleet import kill
+from tests.chaos.fleet import children_of, kill
 from tests.chaos.proxy import Mode, Proxy
 from tests.chaos.server import Server
 from tests.chaos.stage import ROLE, Stage, prepare
@@ -101,8 +101,9 @@ class Stop(Fault):
     title = "SIGSTOP to a worker for two leases, then SIGCONT"
 
     def inject(self, stage: Stage, seconds: float) -> int:
-        stage.order_long(stage.size.workers * stage.size.concurrency, 2 * stage.size.lease + 2)
-        stopped = random.sample(stage.fleet.workers, min(2, len(stage.fleet.workers)))
+        # Long enough to live when it is over, few enough for others to have room for what is taken from the stopped.
+        stage.order_long(stage.size.workers, 4 * stage.size.lease)
+        stopped = sorted(stage.fleet.workers, key=lambda pid: len(children_of(pid)))[1:]
         for pid in stopped:
             kill(pid, signal.SIGSTOP)
         time.sleep(2 * stage.size.lease)
@@ -131,8 +132,8 @@ class StopKeeper(Fault):
     promise = "database"
 
     def inject(self, stage: Stage, seconds: float) -> int:
-        stage.order_long(stage.size.workers * stage.size.concurrency, 2 * stage.size.lease + 2)
-        keeper = stage.fleet.keepers[0]
+        stage.order_long(stage.size.workers, 4 * stage.size.lease)
+        keeper = max(stage.fleet.keepers, key=lambda keeper: sum(len(children_of(pid)) for pid in keeper.workers))
         family = [keeper.process.pid, *keeper.workers]
         for pid in family:
             kill(pid, signal.SIGSTOP)

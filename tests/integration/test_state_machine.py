@@ -18,6 +18,8 @@ from hypothesis.stateful import (
     consumes,
     initialize,
     invariant,
+    multiple,
+    precondition,
     rule,
     run_state_machine_as_test,
 )
@@ -178,11 +180,14 @@ class Machine(RuleBasedStateMachine):
     claims: Bundle[tuple[int, int, int]] = Bundle("claims")
     workers: Bundle[int] = Bundle("workers")
 
-    @initialize()
-    def empty(self) -> None:
+    @initialize(target=workers)
+    def begin(self) -> Any:
         self.model = Model()
         self.arguments = 0
         self.connection.execute("TRUNCATE pq_tasks, pq_attempts, pq_workers, pq_queues")
+        for client, careful in (("one", False), (None, False), (None, True)):
+            self.enqueue(client=client, later=False, careful=careful, priority=50)
+        return multiple(self.register(), self.register())
 
     def run(self, name: str, *parameters: bytes | None) -> list[tuple[bytes | None, ...]]:
         """Run a statement of the worker as the worker does: text in, text out."""
@@ -278,7 +283,10 @@ class Machine(RuleBasedStateMachine):
             if task.parked is not None:
                 self.model.history.setdefault((id_, fence), ("succeeded", worker))
             task.end("completed", turn=self.model.turn())
+            if task.status == "completed":
+                task.worker = worker  # who it was stays on record here: its report is yet to come
 
+    @precondition(lambda self: len(self.model.tasks) > 6)
     @rule(everything=st.booleans())
     def prune(self, everything: bool) -> None:
         states = ("completed", "failed", "cancelled", "pending") if everything else ("completed",)
@@ -286,14 +294,15 @@ class Machine(RuleBasedStateMachine):
         assert (self.pq.clear_all() if everything else self.pq.clear_completed()) == len(gone)
         self.model.forget(gone)
 
-    @rule(paused=st.booleans())
-    def pause(self, paused: bool) -> None:
-        self.connection.execute(
-            "INSERT INTO pq_queues (name, paused_at) VALUES ('default', CASE WHEN %s THEN now() END)"
-            " ON CONFLICT (name) DO UPDATE SET paused_at = excluded.paused_at",
-            (paused,),
-        )
-        self.model.paused = paused
+    @rule(worker=workers)
+    def pause(self, worker: int) -> None:
+        """Claim out of a queue that is paused, and resume it."""
+        self.connection.execute("INSERT INTO pq_queues (name, paused_at) VALUES ('default', now())")
+        self.model.paused = True
+        self.claim(worker=worker, most=3)
+        self.claim_suspect(worker=worker)
+        self.connection.execute("DELETE FROM pq_queues")
+        self.model.paused = False
 
     @rule()
     def time_passes(self) -> None:
@@ -309,6 +318,7 @@ class Machine(RuleBasedStateMachine):
 
     # --- workers
 
+    @precondition(lambda self: len(self.model.leases) < 3)
     @rule(target=workers)
     def register(self) -> int:
         words = [number(3600), b"1", b"4", b"name", b"host", b"app", b"0", QUEUE, b"{}"]
@@ -356,18 +366,31 @@ class Machine(RuleBasedStateMachine):
         return self.claimed(worker, rows, most, alone=False)
 
     @rule(target=claims, worker=workers)
+    def claim_all(self, worker: int) -> Any:
+        return self.claim(worker=worker, most=3)
+
+    @precondition(lambda self: self.model.ready(suspects=True))
+    @rule(target=claims, worker=workers)
     def claim_suspect(self, worker: int) -> Any:
         return self.claimed(worker, self.run("claim_suspect", integer(worker), QUEUE, *BANDS), 1, alone=True)
 
     def claimed(self, worker: int, rows: list[tuple[bytes | None, ...]], most: int, *, alone: bool) -> Any:
-        from hypothesis.stateful import multiple
-
         expected = self.model.ready(suspects=alone)[:most] if self.model.leases.get(worker) else []
         for id_ in expected:
             self.model.claim(id_, worker, alone=alone)
         found = {int(row[0] or 0): (int(row[4] or 0), int(row[5] or 0)) for row in rows}
         assert found == {id_: (self.model.tasks[id_].fence, self.model.tasks[id_].attempts) for id_ in expected}
         return multiple(*((worker, id_, self.model.tasks[id_].fence) for id_ in expected))
+
+    @rule(data=st.data(), kind=st.sampled_from(sorted(ENDS)))
+    def report_what_runs(self, data: st.DataObject, kind: str) -> None:
+        """By its owner."""
+        running = [id_ for id_, task in self.model.tasks.items() if task.status == "running"]
+        if running:
+            id_ = data.draw(st.sampled_from(running))
+            task = self.model.tasks[id_]
+            assert task.worker is not None
+            self.report(claim=(task.worker, id_, task.fence), kind=kind)
 
     @rule(claim=claims, kind=st.sampled_from(sorted(ENDS)))
     def report(self, claim: tuple[int, int, int], kind: str) -> None:
@@ -392,6 +415,17 @@ class Machine(RuleBasedStateMachine):
             dead |= {worker for worker, lives in self.model.leases.items() if not lives}
         assert found == self.model.rescue(dead, set(named) if blameless else set())
 
+    @rule(target=claims, worker=workers, data=st.data(), blameless=st.booleans())
+    def lost(self, worker: int, data: st.DataObject, blameless: bool) -> Any:
+        """A worker dies with all that is ready, and another one that lives takes it back."""
+        claims = self.claim(worker=worker, most=3)
+        others = sorted(other for other, lives in self.model.leases.items() if lives and other != worker)
+        if others:
+            self.die(worker=worker)
+            self.rescue(rescuer=data.draw(st.sampled_from(others)), named=[worker], blameless=blameless)
+        return claims
+
+    @precondition(lambda self: len(self.model.leases) > 2)
     @rule(worker=consumes(workers))
     def deregister(self, worker: int) -> None:
         self.run("deregister", integer(worker))
@@ -409,7 +443,9 @@ class Machine(RuleBasedStateMachine):
             for row in one.values():
                 # Of what has ended, `due` says nothing.
                 row["due"] = row["due"] or row["status"] != "pending"
-        assert rows == expected
+        assert rows == expected, [
+            (id_, rows.get(id_), expected.get(id_)) for id_ in rows if rows[id_] != expected.get(id_)
+        ]
         history = self.connection.execute("SELECT task_id, fence, outcome, worker_id FROM pq_attempts").fetchall()
         assert {(id_, fence): (outcome, worker) for id_, fence, outcome, worker in history} == self.model.history
         leases = self.connection.execute("SELECT id, expires_at > clock_timestamp() FROM pq_workers").fetchall()
@@ -438,7 +474,7 @@ def drive(dsn: str, *, examples: int, steps: int) -> None:
 
 
 def test_store_keeps_what_the_model_promises(database: str) -> None:
-    drive(database, examples=40, steps=40)
+    drive(database, examples=25, steps=40)
 
 
 @pytest.mark.long
