@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 from typing import Any, ParamSpec, TypeVar, Unpack, overload
 
 from pq_core.filters import FINISHED, Filter
+from pq_core.operating_methods import OperatingMethods
 from pq_core.operations import FilterFields, Operations
 from pq_core.options import CallFields
 from pq_core.rows import Stats
@@ -30,7 +31,7 @@ R = TypeVar("R")
 T = TypeVar("T")
 
 
-class Methods(ScheduleMethods):
+class Methods(ScheduleMethods, OperatingMethods):
     """Every method of the client that runs one request."""
 
     _operations: Operations

@@ -1,0 +1,135 @@
+"""The methods of those who operate a system, for sync and for async callers: queues, workers, keys, the audit log."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any, TypeVar
+
+from pq_core import keys, operating
+from pq_core.keys import KeyRecord, NewKey
+from pq_core.operating import AuditRecord, QueueRecord
+from pq_core.operations import Operations
+from pq_core.store import Request
+
+T = TypeVar("T")
+
+
+class OperatingMethods:
+    """Every such method."""
+
+    _operations: Operations
+
+    def _run(self, request: Request[T]) -> T:
+        raise NotImplementedError
+
+    def queues(self) -> list[QueueRecord]:
+        """Return every queue that has unfinished tasks, a live worker or settings, by name.
+
+        Counts stop at 10,000 tasks per queue, so that this stays cheap whatever is in the table.
+        """
+        return self._run(operating.queues(self._operations.store.schema))
+
+    def pause_queue(self, name: str, *, by: str | None = None) -> bool:
+        """Let no worker start tasks of this queue until it is resumed; what runs goes on. False when it is paused.
+
+        Holds for every claim that begins after it was committed, also for queues that nobody has used yet. ``by``: who
+        does this, to be shown.
+        """
+        return self._run(operating.pause(self._operations.store.schema, name, by=by))
+
+    def resume_queue(self, name: str) -> bool:
+        """End a pause; workers that sleep are woken. False when the queue is not paused."""
+        return self._run(operating.resume(self._operations.store.schema, name))
+
+    def drain_worker(self, worker_id: int) -> bool:
+        """Let a worker end what it runs and stop, as SIGTERM does; told at once, else with its next heartbeat.
+
+        False when no live worker has this id. A keeper starts no new one in its place.
+        """
+        return self._run(operating.drain(self._operations.store.schema, worker_id))
+
+    def create_key(
+        self, name: str, *, role: str, expires_at: datetime | None = None, created_by: str | None = None
+    ) -> NewKey:
+        """Make a key for the dashboard and its API; what is returned is the one chance to see it.
+
+        ``role``: viewer, operator or admin. ``name``: whose it is; stands in the audit log.
+        """
+        request = keys.create(
+            self._operations.store.schema, name, role=role, expires_at=expires_at, created_by=created_by
+        )
+        return self._run(request)
+
+    def keys(self) -> list[KeyRecord]:
+        """Return all keys, revoked and expired ones included; none tells the key itself."""
+        return self._run(keys.listed(self._operations.store.schema))
+
+    def revoke_key(self, key_id: int) -> bool:
+        """End a key and all sessions that began with it, within seconds. False when there is none to revoke."""
+        return self._run(keys.revoke(self._operations.store.schema, key_id))
+
+    def audit(
+        self, actor: str, action: str, target: str | None = None, details: Mapping[str, Any] | None = None
+    ) -> int:
+        """Add to the audit log that ``actor`` did ``action``; return the row's id.
+
+        With ``using(connection)`` the row is stored with the change that it is about, or not at all.
+        """
+        return self._run(operating.audit(self._operations.store.schema, actor, action, target, details))
+
+    def audit_log(self, *, limit: int = 100, before_id: int | None = None) -> list[AuditRecord]:
+        """Return what was done, the latest first. The next page: ``before_id`` = the last one's id."""
+        return self._run(operating.audit_log(self._operations.store.schema, limit=limit, before_id=before_id))
+
+
+class AsyncOperatingMethods:
+    """The twins of ``OperatingMethods``."""
+
+    _operations: Operations
+
+    async def _arun(self, request: Request[T]) -> T:
+        raise NotImplementedError
+
+    async def aqueues(self) -> list[QueueRecord]:
+        """``queues`` for asynchronous callers."""
+        return await self._arun(operating.queues(self._operations.store.schema))
+
+    async def apause_queue(self, name: str, *, by: str | None = None) -> bool:
+        """``pause_queue`` for asynchronous callers."""
+        return await self._arun(operating.pause(self._operations.store.schema, name, by=by))
+
+    async def aresume_queue(self, name: str) -> bool:
+        """``resume_queue`` for asynchronous callers."""
+        return await self._arun(operating.resume(self._operations.store.schema, name))
+
+    async def adrain_worker(self, worker_id: int) -> bool:
+        """``drain_worker`` for asynchronous callers."""
+        return await self._arun(operating.drain(self._operations.store.schema, worker_id))
+
+    async def acreate_key(
+        self, name: str, *, role: str, expires_at: datetime | None = None, created_by: str | None = None
+    ) -> NewKey:
+        """``create_key`` for asynchronous callers."""
+        request = keys.create(
+            self._operations.store.schema, name, role=role, expires_at=expires_at, created_by=created_by
+        )
+        return await self._arun(request)
+
+    async def akeys(self) -> list[KeyRecord]:
+        """``keys`` for asynchronous callers."""
+        return await self._arun(keys.listed(self._operations.store.schema))
+
+    async def arevoke_key(self, key_id: int) -> bool:
+        """``revoke_key`` for asynchronous callers."""
+        return await self._arun(keys.revoke(self._operations.store.schema, key_id))
+
+    async def aaudit(
+        self, actor: str, action: str, target: str | None = None, details: Mapping[str, Any] | None = None
+    ) -> int:
+        """``audit`` for asynchronous callers."""
+        return await self._arun(operating.audit(self._operations.store.schema, actor, action, target, details))
+
+    async def aaudit_log(self, *, limit: int = 100, before_id: int | None = None) -> list[AuditRecord]:
+        """``audit_log`` for asynchronous callers."""
+        return await self._arun(operating.audit_log(self._operations.store.schema, limit=limit, before_id=before_id))
