@@ -15,10 +15,10 @@ INSERT INTO {schema}.pq_tasks (status, outcome, name, queue, priority, payload, 
     error_fingerprint, ledger, progress, result)
 SELECT
     kind, CASE kind WHEN 'completed' THEN 'succeeded' WHEN 'failed' THEN 'raised' WHEN 'cancelled' THEN 'cancelled' END,
-    'jobs.' || (ARRAY['send_mail', 'index_page', 'resize_image', 'charge_card', 'sync_contact'])[1 + n % 5]
-        || CASE WHEN n % 7 = 0 THEN '_' || n / 7 % 35 ELSE '' END,
-    (ARRAY['default', 'mail', 'reports', 'media', 'import', 'search'])[1 + n / 3 % 6],
-    (ARRAY[50, 50, 50, 50, 75, 25, 0, 100])[1 + n % 8],
+    'jobs.' || (ARRAY['send_mail', 'index_page', 'resize_image', 'charge_card', 'sync_contact'])[1 + h % 5]
+        || CASE WHEN h % 7 = 0 THEN '_' || h / 7 % 35 ELSE '' END,
+    (ARRAY['default', 'mail', 'reports', 'media', 'import', 'search'])[1 + h / 64 % 6],
+    (ARRAY[50, 50, 50, 50, 75, 25, 0, 100])[1 + h / 512 % 8],
     jsonb_build_object('args', jsonb_build_array(n), 'kwargs', jsonb_build_object('copy', true)),
     at, at + CASE WHEN kind = 'pending' AND n % 3 = 0 THEN interval '31 days' ELSE interval '0' END,
     CASE WHEN kind <> 'pending' THEN at + interval '1 second' END,
@@ -34,10 +34,11 @@ SELECT
         '{"wall": 1.5, "cpu_user": 0.4, "cpu_system": 0.1, "peak_memory": 31457280}'::jsonb END,
     CASE WHEN kind = 'running' THEN 0.4 END, CASE WHEN kind = 'completed' THEN '"done"'::jsonb END
 FROM (
-    SELECT n, now() - interval '30 days' * (1 - n / {tasks}::double precision) AS at, CASE
+    SELECT n, abs(hashint8(n)::bigint) AS h, now() - interval '30 days' * (1 - n / {tasks}::double precision) AS at, CASE
         WHEN n > {tasks} - 40 THEN 'running'
         WHEN n > {tasks} * 0.97 THEN 'pending'
-        WHEN n % 20 = 7 THEN 'failed' WHEN n % 200 = 3 THEN 'cancelled' ELSE 'completed' END AS kind
+        WHEN abs(hashint8(n + 1)::bigint) % 20 = 7 THEN 'failed'
+        WHEN abs(hashint8(n + 2)::bigint) % 200 = 3 THEN 'cancelled' ELSE 'completed' END AS kind
     FROM generate_series(1, {tasks}) n
 ) rows;
 
