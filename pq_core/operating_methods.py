@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from datetime import datetime
+from collections.abc import Collection, Mapping
+from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
-from pq_core import keys, operating
+from pq_core import keys, operating, statistics_request
 from pq_core.keys import KeyRecord, NewKey
 from pq_core.operating import AuditRecord, QueueRecord
 from pq_core.operations import Operations
+from pq_core.statistics_request import By, StatisticsRow
 from pq_core.store import Request
 
 T = TypeVar("T")
@@ -48,6 +49,42 @@ class OperatingMethods:
         False when no live worker has this id. A keeper starts no new one in its place.
         """
         return self._run(operating.drain(self._operations.store.schema, worker_id))
+
+    def statistics(
+        self,
+        *,
+        by: Collection[By] = (),
+        last: timedelta | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        step: timedelta | None = None,
+        queue: str | None = None,
+        name: str | None = None,
+        outcome: str | None = None,
+        histograms: bool = True,
+    ) -> list[StatisticsRow]:
+        """Return what the attempts of a time came to, as the workers have counted them; never reads tasks.
+
+        ``by``: what to tell apart, of time, queue, name and outcome; nothing for one row over all. ``last`` until now,
+        or ``since`` and ``until``. ``step``: the spans of ``by=["time"]``, in whole minutes. ``queue``, ``name``,
+        ``outcome``: only these. ``histograms``: False leaves them out, when no percentile is wanted.
+
+        Behind by a few seconds. Spans of whole hours, and anything longer than six hours, are summed up by the hour:
+        ``since`` is then the begin of its hour.
+        """
+        request = statistics_request.read(
+            self._operations.store.schema,
+            by=by,
+            last=last,
+            since=since,
+            until=until,
+            step=step,
+            queue=queue,
+            name=name,
+            outcome=outcome,
+            histograms=histograms,
+        )
+        return self._run(request)
 
     def create_key(
         self, name: str, *, role: str, expires_at: datetime | None = None, created_by: str | None = None
@@ -106,6 +143,34 @@ class AsyncOperatingMethods:
     async def adrain_worker(self, worker_id: int) -> bool:
         """``drain_worker`` for asynchronous callers."""
         return await self._arun(operating.drain(self._operations.store.schema, worker_id))
+
+    async def astatistics(
+        self,
+        *,
+        by: Collection[By] = (),
+        last: timedelta | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        step: timedelta | None = None,
+        queue: str | None = None,
+        name: str | None = None,
+        outcome: str | None = None,
+        histograms: bool = True,
+    ) -> list[StatisticsRow]:
+        """``statistics`` for asynchronous callers."""
+        request = statistics_request.read(
+            self._operations.store.schema,
+            by=by,
+            last=last,
+            since=since,
+            until=until,
+            step=step,
+            queue=queue,
+            name=name,
+            outcome=outcome,
+            histograms=histograms,
+        )
+        return await self._arun(request)
 
     async def acreate_key(
         self, name: str, *, role: str, expires_at: datetime | None = None, created_by: str | None = None

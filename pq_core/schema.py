@@ -41,6 +41,7 @@ TABLES = (
     "pq_schema",
     "pq_keys",
     "pq_audit",
+    "pq_statistics_hours",
 )
 """Every table that the migrations create, besides Alembic's."""
 

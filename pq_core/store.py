@@ -36,7 +36,8 @@ class Request(Generic[T]):
 
 
 @lru_cache(maxsize=64)
-def _names(schema: str) -> Mapping[str, str]:
+def names_of(schema: str) -> Mapping[str, str]:
+    """Return a schema's name as statements write it: as an identifier and as a literal."""
     return {"schema": sql.Identifier(schema).as_string(None), "schema_text": sql.Literal(schema).as_string(None)}
 
 
@@ -44,7 +45,7 @@ def _names(schema: str) -> Mapping[str, str]:
 def statement(schema: str, name: str, where: str = "true") -> Statement:
     """Return the statement of ``sql/client/<name>.sql`` for a schema, with ``where`` as its conditions."""
     text = files("pq_core").joinpath("sql", "client", f"{name}.sql").read_text(encoding="utf-8")
-    return load(name, text, {**_names(schema), "conditions": where})
+    return load(name, text, {**names_of(schema), "conditions": where})
 
 
 def load(name: str, text: str, words: Mapping[str, str]) -> Statement:

@@ -141,6 +141,12 @@ class Figures:
         chosen = RANGES[key]
         return await self._hold((by, key), max(chosen.fresh, 5.0), lambda: self._grouped(by, chosen))
 
+    def grouped_before(self, by: statistics_request.By, key: str) -> dict[str, Sum]:
+        """Return what ``grouped`` returned last, without asking: for those who must not."""
+        _, held = self._held.get((by, key), (0.0, {}))
+        found: dict[str, Sum] = held
+        return found
+
     async def _hold(self, key: tuple[str, ...], fresh: float, read: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Return what was read a moment ago, or read it: once, however many ask."""
         lock = self._locks.setdefault(key, asyncio.Lock())

@@ -30,6 +30,7 @@ from pq_core.worker.obituaries import Obituaries
 from pq_core.worker.options import WorkerOptions
 from pq_core.worker.program import Program
 from pq_core.worker.shared import StopReason
+from pq_core.worker.statistics import Statistics
 from pq_core.worker.ticking import Ticking
 from pq_core.worker.verdict import Verdict, judge
 
@@ -86,6 +87,7 @@ class Supervisor:
             ticking=self.ticking,
         )
         self.book = Book(statements=self.statements, settled=self._settled)
+        self.statistics = Statistics(statements=self.statements)
         self.children = Children(
             setup=host.child_setup(program, 0),
             selector=self.selector,
@@ -194,6 +196,7 @@ class Supervisor:
         self._start_claimed()
         if self._claiming:
             self.ticking.advance(now, self.work)
+        self.statistics.advance(now, self.work, self.lease.worker_id)
         self._turn(now)
         self._advance_phase(now)
         self.host.publish(self.lease.worker_id, self.lease.expires, self.children.pids)
@@ -222,6 +225,7 @@ class Supervisor:
         if self.work.idle and self._claiming:
             events.append(self.ticking.next_event())
         if self.work.idle and self.lease.worker_id is not None:
+            events.append(self.statistics.next_event())
             if self.book:
                 events.append(self._report_at)
             if self.phase is Phase.RUNNING and (at := self.claims.next_event(now, busy=self._busy)) is not None:
@@ -320,6 +324,7 @@ class Supervisor:
             outcome = AttemptOutcome(
                 outcome=Outcome.LOST, status=one.status, final=one.status.finished, retry_in=0.0, error=one.error
             )
+            self.statistics.note(one.task, outcome)
             self.plugins.post_task(one.task, outcome)
             self.obituaries.add(one.task, outcome)
 
@@ -429,6 +434,8 @@ class Supervisor:
             self._stopped()
             return
         worker_id = self.lease.worker_id
+        if self.statistics.say_farewell(now, self.work, worker_id):
+            return
         self._turn_under_way = True
         goodbye = (self.statements["deregister"], [integer(worker_id)])
         self.work.send([goodbye], lambda results, error: self._deregistered(worker_id, error))
@@ -608,6 +615,7 @@ class Supervisor:
         )
         if entry.task.schedule_id is not None:
             self.ticking.run_ended(entry.task.schedule_id)
+        self.statistics.note(entry.task, outcome)
         self.plugins.post_task(entry.task, outcome)
         if entry.died and outcome.outcome is not Outcome.SUCCEEDED:
             self.obituaries.add(entry.task, outcome)

@@ -26,9 +26,43 @@ CREATE TABLE {schema}.pq_audit (
 );
 CREATE INDEX pq_audit_at ON {schema}.pq_audit (at);
 
+-- What the rows of pq_statistics come to by the hour, over all workers: a row goes into it when it is merged into that of
+-- worker 0 for its minute.
+CREATE TABLE {schema}.pq_statistics_hours (
+    hour             timestamptz NOT NULL,
+    queue            text NOT NULL,
+    name             text NOT NULL,
+    outcome          text NOT NULL,
+    count            bigint NOT NULL DEFAULT 0,
+    wait_seconds     double precision NOT NULL DEFAULT 0,
+    run_seconds      double precision NOT NULL DEFAULT 0,
+    cpu_seconds      double precision NOT NULL DEFAULT 0,
+    wait_histogram   integer[] NOT NULL,
+    run_histogram    integer[] NOT NULL,
+    memory_histogram integer[] NOT NULL,
+    PRIMARY KEY (hour, queue, name, outcome)
+) WITH (fillfactor = 70);
+-- The rows that are not merged yet: each is written again and again for a minute, then merged.
+ALTER TABLE {schema}.pq_statistics SET (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.05);
+CREATE INDEX pq_statistics_unmerged ON {schema}.pq_statistics (minute) WHERE worker_id <> 0;
+
+-- One histogram (bucket, count, bucket, count, …; the lowest bucket first) out of several written behind one another
+-- with commas between the numbers.
+CREATE FUNCTION {schema}.pq_histogram(several text) RETURNS integer[]
+LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog AS $pq$
+    SELECT coalesce(array_agg(v.number ORDER BY b.bucket, v.place), '{{}}')
+    FROM (SELECT p.bucket, least(sum(p.count), 2147483647)::integer AS count
+        FROM (SELECT max(u.number) FILTER (WHERE u.n % 2 = 1) AS bucket, max(u.number) FILTER (WHERE u.n % 2 = 0) AS count
+            FROM unnest(array_remove(string_to_array(several, ','), '')::integer[]) WITH ORDINALITY u(number, n)
+            GROUP BY (u.n - 1) / 2) p
+        GROUP BY p.bucket) b,
+        LATERAL (VALUES (0, b.bucket), (1, b.count)) v(place, number)
+$pq$;
+
 -- What one task function has done, by its end: for lists and for what its runs cost. On finished rows alone, so that it
 -- costs one entry when a task ends and nothing when it is enqueued or claimed.
 CREATE INDEX pq_tasks_named ON {schema}.pq_tasks (name, status, completed_at)
     WHERE status IN ('completed', 'failed', 'cancelled');
+
 
 UPDATE {schema}.pq_schema SET revision = 2;
