@@ -34,7 +34,7 @@ LATE = timedelta(minutes=6)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Range:
-    """A time that can be looked at. ``step``: of the bars. ``coarse``: of percentiles. ``fresh``: seconds it is held."""
+    """A time to look at. ``step``: of the bars. ``coarse``: of percentiles. ``fresh``: seconds for which it is held."""
 
     key: str
     title: str
@@ -182,9 +182,7 @@ class Figures:
         whole = Sum()
         for one in coarse:
             _add(whole, one)
-        return Series(
-            range=chosen, times=times, fine=fine, coarse_times=coarse_times, coarse=coarse, whole=whole
-        )
+        return Series(range=chosen, times=times, fine=fine, coarse_times=coarse_times, coarse=coarse, whole=whole)
 
     async def _last_hour(self, times: list[datetime]) -> list[Sum]:
         read_before = monotonic() - self._hour_read_at < LATE.total_seconds() / 2

@@ -1,4 +1,4 @@
-"""Live pages: one poller per dashboard, which asks the database once a second while somebody looks, and tells everybody.
+"""Live pages: one poller per dashboard, which asks the database once a second while somebody looks, and tells all.
 
 Whoever looks on names parts of pages; what the parts need decides which statement comes next, one per second in all,
 however many look on. A part is rendered once for all who may see the same, and sent to those who have not got it yet.

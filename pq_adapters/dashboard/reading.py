@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import psycopg
 from psycopg import sql
 
+from pq_core.bound import reraise
 from pq_core.executor import AsyncPsycopgExecutor
 from pq_core.payload import dumps
-from pq_core.bound import reraise
 from pq_core.store import Request, load
 
 if TYPE_CHECKING:
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _SETTINGS = "SELECT set_config('jit', 'off', true), set_config('statement_timeout', '10s', true)"
-"""For what the dashboard reads. A plan with many LIMITs is estimated far above what it costs: compiling it took 1.8 s where
-running it took 0.1 s. And whatever somebody looks for, the database has better things to do after ten seconds."""
+"""For what the dashboard reads. A plan with many LIMITs is estimated far above what it costs: compiling one took 1.8 s,
+running it 0.1 s. And whatever somebody looks for, the database has better things to do after ten seconds."""
 
 
 @lru_cache(maxsize=64)
@@ -40,7 +40,7 @@ def _statement(schema: str, name: str, words: tuple[tuple[str, str], ...]) -> St
 
 
 def question(pq: PQ, name: str, parameters: Any, **words: str | int) -> Request[list[Any]]:
-    """Return a statement as a request that reads each row as JSON. ``words``: what ``{word}`` in its text stands for."""
+    """Return a statement as a request whose rows are JSON. ``words``: what ``{word}`` in its text stands for."""
     filled = tuple(sorted((word, str(value)) for word, value in words.items()))
     return Request(_statement(pq.schema, name, filled), dumps(parameters), lambda found: [json.loads(r) for r in found])
 

@@ -13,7 +13,7 @@ from markupsafe import Markup, escape
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
-from pq_adapters.dashboard import words
+from pq_adapters.dashboard import svg, words
 from pq_adapters.dashboard.routes import dashboard_of, path_for
 
 if TYPE_CHECKING:
@@ -52,6 +52,7 @@ DONE = {
     "schedule-paused": ("ok", "Schedule paused: no tick becomes a task until it is resumed."),
     "schedule-resumed": ("ok", "Schedule resumed."),
     "schedule-deleted": ("ok", "Schedule deleted. Its tasks stay."),
+    "schedule-run": ("ok", "This is the task that the schedule made just now, beside its rhythm."),
     "schedule-gone": ("warn", "This schedule is gone."),
     "key-revoked": ("ok", "Key revoked: it and its sessions end within seconds."),
 }
@@ -77,7 +78,7 @@ def prepare(environment: Environment) -> None:
         exact=words.absolute,
         plural=plural,
     )
-    environment.globals.update(icon=icon, asset=asset, places=PLACES, said=said, outcome_words=words.outcome)
+    environment.globals.update(icon=icon, asset=asset, places=PLACES, said=said, meter=meter)
 
 
 async def page(request: Request, template: str, /, *, status: int = 200, **values: Any) -> Response:
@@ -146,6 +147,11 @@ def _time(value: datetime | str | None, text: str, kind: str, none: str) -> Mark
         return none if value is None else str(value)
     iso = at.astimezone(UTC).isoformat(timespec="seconds")
     return Markup(f'<time datetime="{iso}" title="{words.absolute(at)}" data-as="{kind}">{escape(text)}</time>')
+
+
+def meter(parts: list[tuple[str, float]], whole: float, label: str) -> Markup:
+    """Return one bar of shares."""
+    return svg.meter(parts, whole=whole, label=label)
 
 
 def plural(count: int, one: str, many: str | None = None) -> str:

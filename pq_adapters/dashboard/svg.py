@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
-from math import ceil, floor, log10
+from math import floor, log10
 
 from markupsafe import Markup
 
@@ -119,7 +119,8 @@ def strip(ticks: Sequence[tuple[str, str]], *, places: int = 50, label: str) -> 
     tall = {"completed": 14.0, "failed": 24.0, "cancelled": 8.0, "running": 18.0, "pending": 11.0, "skipped": 4.0}
     first = places - len(ticks)
     parts = [
-        f'<rect class="t-none" x="{_n(i * step + step * 0.2)}" y="{_n(height - 2)}" width="{_n(step * 0.6)}" height="2"/>'
+        f'<rect class="t-none" x="{_n(i * step + step * 0.2)}" y="{_n(height - 2)}" '
+        f'width="{_n(step * 0.6)}" height="2"/>'
         for i in range(first)
     ]
     for place, (kind, title) in enumerate(ticks, first):
@@ -144,11 +145,10 @@ def meter(parts: Sequence[tuple[str, float]], *, whole: float, label: str) -> Ma
 
 
 def axis(titles: Sequence[str], *, wanted: int = 6) -> list[str]:
-    """Return some of the labels of the columns, evenly spread, for the line below a chart."""
-    if not titles:
-        return []
-    every = max(ceil(len(titles) / wanted), 1)
-    return list(titles[::every])
+    """Return some of the labels of the columns for the line below a chart: the first, the last, and evenly between."""
+    if len(titles) <= wanted:
+        return list(titles)
+    return [titles[round(i * (len(titles) - 1) / (wanted - 1))] for i in range(wanted)]
 
 
 def _runs(values: Sequence[float | None]) -> list[list[tuple[int, float]]]:

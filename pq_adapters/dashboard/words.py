@@ -134,10 +134,16 @@ def outcome(
         case "out_of_memory" if memory_limit is not None:
             return describe_memory(limit=memory_limit, peak=used.get("peak_memory"))
         case "raised":
-            return exception(error) or _PLAIN[kind]
+            return brief(exception(error) or _PLAIN[kind])
         case "succeeded" | "cancelled":
             return _PLAIN[kind]
     return first if first and not first.startswith("Traceback") else _PLAIN.get(kind, kind)
+
+
+def brief(said: str) -> str:
+    """Return an exception without the modules of its class: ``CardDeclined: no answer``."""
+    kind, colon, message = said.partition(":")
+    return said if " " in kind else f"{kind.rpartition('.')[2]}{colon}{message}"
 
 
 _EXCEPTION = re.compile(r"^(?:[\w.]+\.)?(\w+)(?::|$)")

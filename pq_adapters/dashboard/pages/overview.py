@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -20,6 +21,8 @@ from pq_adapters.dashboard.routes import dashboard_of, route
 from pq_core import operating
 from pq_core.operating import COUNTED, QueueRecord
 
+T = TypeVar("T")
+
 RECENT = 5
 """Minutes over which the rate of now is taken: those that are over."""
 TOP = 10
@@ -31,11 +34,9 @@ async def overview(request: Request) -> Response:
     key = request.query_params.get("range", "1h")
     key = key if key in RANGES else "1h"
     figures = figures_of(dashboard)
-    hour, series, by_name, by_queue, queues, [live], failures = await asyncio.gather(
-        figures.series("1h"),
-        figures.series(key),
-        figures.grouped("name", key),
-        figures.grouped("queue", key),
+    (hour, series), (by_name, by_queue), queues, [live], failures = await asyncio.gather(
+        _both(figures.series("1h"), figures.series(key)),
+        _both(figures.grouped("name", key), figures.grouped("queue", key)),
         run(dashboard.pq, operating.queues(dashboard.pq.schema)),
         ask(dashboard.pq, "live", {"tasks": []}),
         groups_of(dashboard.pq, within=key, limit=5),
@@ -59,6 +60,10 @@ async def overview(request: Request) -> Response:
         **tiles(hour, queues, live),
         **charts(series),
     )
+
+
+async def _both(first: Awaitable[T], second: Awaitable[T]) -> tuple[T, T]:
+    return await first, await second
 
 
 def tiles(hour: Series, queues: list[QueueRecord], live: dict[str, Any]) -> dict[str, Any]:
@@ -127,7 +132,7 @@ def _percentiles(series: Series, what: str, word: str) -> Chart:
         return one.wait(share) if what == "wait" else one.run(share)
 
     middle, high = [of(one, 0.5) for one in series.coarse], [of(one, 0.95) for one in series.coarse]
-    top = max((value for value in high if value is not None), default=1.0) * 1.05
+    top = svg.ceiling(max((value for value in high if value is not None), default=1.0))
     titles = [
         f"{at:%a %d %b %H:%M} UTC: half {word.lower()} {words.duration(p50)} at most, 95 % {words.duration(p95)}"
         for at, p50, p95 in zip(series.coarse_times, middle, high, strict=True)

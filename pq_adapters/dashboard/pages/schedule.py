@@ -70,7 +70,9 @@ async def save(request: Request) -> Response:
     try:
         call, options = await asyncio.to_thread(_meant, pq, form)
         target = f"{call.task.name} {options['key']}".strip()
-        async with dashboard_of(request).changing(request, "schedule.save", target, rhythm=_rhythm_words(form)) as bound:
+        async with dashboard_of(request).changing(
+            request, "schedule.save", target, rhythm=_rhythm_words(form)
+        ) as bound:
             schedule_id = await bound.aschedule(call, **options)
     except (PQError, ValueError, TypeError) as error:
         return await _form(request, _said(form), problem=str(error), status=422)
@@ -107,7 +109,7 @@ async def run_now(request: Request) -> Response:
     async with dashboard_of(request).changing(request, "schedule.run", _target(row)) as pq:
         task_id = await pq.arun_schedule_now(row["id"])
         request.state.audit["task"] = int(task_id)
-    return back(request, "task", done="rescheduled", task_id=int(task_id))
+    return back(request, "task", done="schedule-run", task_id=int(task_id))
 
 
 async def remove(request: Request) -> Response:
@@ -143,9 +145,7 @@ def _shown(times: list[datetime], zone: str | None) -> list[dict[str, Any]]:
     return [{"at": at, "there": ticks.in_zone(at, zone)} for at in times]
 
 
-async def _form(
-    request: Request, values: dict[str, str], *, problem: str | None = None, status: int = 200
-) -> Response:
+async def _form(request: Request, values: dict[str, str], *, problem: str | None = None, status: int = 200) -> Response:
     from zoneinfo import available_timezones
 
     registry = dashboard_of(request).pq.registry
@@ -248,7 +248,8 @@ def _json(name: str, text: str, kind: type) -> Any:
     except ValueError as error:
         raise ValueError(f"{name}: {text!r} is not JSON: {error}") from None
     if not isinstance(value, kind):
-        raise ValueError(f"{name}: give {'a list, as [1, 2]' if kind is list else 'an object, as {"region": "eu"}'}")
+        example = "a list, as [1, 2]" if kind is list else 'an object, as {"region": "eu"}'
+        raise ValueError(f"{name}: give {example}")
     return value
 
 

@@ -31,7 +31,13 @@ async def schedules(request: Request) -> Response:
     shown = [told(row, now=now) for row in rows[:PAGE]]
     following = json.dumps([shown[-1]["name"], shown[-1]["key"]]) if more else None
     return await page(
-        request, "schedules.html", here="schedules", schedules=shown, search=search, after=following, first=after is None
+        request,
+        "schedules.html",
+        here="schedules",
+        schedules=shown,
+        search=search,
+        after=following,
+        first=after is None,
     )
 
 

@@ -31,7 +31,9 @@ async def task(request: Request) -> Response:
     """Show one task."""
     found = await ask(dashboard_of(request).pq, "task", {"id": request.path_params["task_id"]})
     if not found:
-        raise Problem(404, "no such task", f"There is no task {request.path_params['task_id']}: deleted, or never there.")
+        raise Problem(
+            404, "no such task", f"There is no task {request.path_params['task_id']}: deleted, or never there."
+        )
     one: dict[str, Any] = found[0]["task"]
     options = one["options"] or {}
     return await page(
@@ -53,9 +55,9 @@ def timeline(task: dict[str, Any], attempts: list[dict[str, Any]], options: dict
     """Return what happened, in order: each recorded attempt, and the run that is not recorded on its own."""
     limit = options.get("memory_limit")
     entries = [dict(one) for one in attempts]
-    if task["outcome"] and task["completed_at"] and all(one["fence"] != task["fence"] for one in attempts):
-        if task["started_at"]:
-            entries.append({**task, "number": task["attempts"], "finished_at": task["completed_at"]})
+    recorded = {one["fence"] for one in attempts}
+    if task["outcome"] and task["started_at"] and task["completed_at"] and task["fence"] not in recorded:
+        entries.append({**task, "number": task["attempts"], "finished_at": task["completed_at"]})
     for entry in entries:
         kind = entry["outcome"]
         entry["tone"], entry["icon"] = TONES.get(kind, ""), ICONS.get(kind, "info")
@@ -71,7 +73,7 @@ def timeline(task: dict[str, Any], attempts: list[dict[str, Any]], options: dict
 def _said(entry: dict[str, Any], *, limit: int | None, hidden: bool) -> str:
     if hidden and entry["outcome"] == "raised":
         # The message is nobody's business; what kind of exception it was is the task's author's.
-        kind = (words.exception(entry["error"]) or "").partition(":")[0].strip()
+        kind = words.brief(words.exception(entry["error"]) or "").partition(":")[0].strip()
         return kind if kind and " " not in kind and kind != "Traceback" else "raised an exception"
     return words.outcome(entry["outcome"], entry["error"], entry["ledger"], limit)
 

@@ -59,7 +59,7 @@ async def jump(request: Request) -> Response:
 
 
 async def names(request: Request) -> list[str]:
-    """Return names of task functions, for the filter to suggest: those that this application has and those seen lately."""
+    """Return names of task functions for the filter to suggest."""
     pq = dashboard_of(request).pq
     found = await ask(pq, "names", {})
     return [name for [name] in found]
@@ -71,7 +71,7 @@ def told(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         if row["sensitive"]:
             row["said"] = "error text hidden"
         elif row["status"] == "pending":
-            row["said"] = words.exception(row["error"]) or ""
+            row["said"] = words.brief(words.exception(row["error"]) or "")
         else:
             row["said"] = words.outcome(row["outcome"], row["error"], row["ledger"], row["memory_limit"])
     return rows

@@ -7,7 +7,7 @@
   // --- times: relative ones go on, absolute ones are the visitor's own
   const zone = Intl.DateTimeFormat().resolvedOptions().timeZone;
   const exact = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "medium" });
-  const brief = new Intl.DateTimeFormat(undefined, { weekday: "short", month: "short", day: "numeric", hour: "2-digit", minute: "2-digit" });
+  const brief = new Intl.DateTimeFormat(undefined, { month: "short", day: "numeric", hour: "2-digit", minute: "2-digit" });
 
   function rough(seconds) {
     for (const [size, word] of [[31536000, "y"], [86400, "d"], [3600, "h"], [60, "min"]]) {
@@ -55,11 +55,15 @@
   const stream = document.querySelector("[data-stream]");
   if (watched.length && stream) {
     let source = null;
-    const marks = document.querySelectorAll(".live");
-    const show = (on) => marks.forEach((mark) => {
-      mark.classList.toggle("on", on);
-      mark.textContent = on ? "Live" : "Connecting";
-    });
+    let on = false;
+    const mark = () => {
+      for (const node of document.querySelectorAll(".live")) {
+        node.classList.toggle("on", on);
+        node.textContent = on ? "Live" : "Connecting";
+      }
+    };
+    const show = (now) => { on = now; mark(); };
+    document.addEventListener("htmx:afterSettle", mark);
     const open = () => {
       if (source) return;
       source = new EventSource(stream.dataset.stream);
