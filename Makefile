@@ -14,6 +14,7 @@ PYTEST = -m pytest -n $(JOBS) --dist worksteal $(ARGS)
 
 help:
 	@echo "make demo       the main job, on real input, with a Postgres of its own if there is none"
+	@echo "                DASHBOARD=1: with the dashboard on it, until Ctrl-C"
 	@echo "make test       the tests, on the oldest and the newest Python found (TESTS=path JOBS=$(JOBS) ARGS= COVER=1)"
 	@echo "make test-long  the tests that take minutes"
 	@echo "make check      ruff, mypy --strict, layers of imports"
@@ -25,7 +26,7 @@ venv:
 	@scripts/venv oldest newest
 
 demo:
-	@venv="$$(scripts/venv newest)"; "$$venv/bin/pq" demo
+	@venv="$$(scripts/venv newest)"; "$$venv/bin/pq" demo $(if $(DASHBOARD),--dashboard)
 
 test:
 	@venvs="$$(scripts/venv oldest newest)"; newest="$${venvs##*$$'\n'}"; \

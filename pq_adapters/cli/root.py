@@ -14,8 +14,10 @@ from pq_core.version import __version__
 COMMANDS = {
     "check": "check:check",
     "completion": "completion:completion",
+    "dashboard": "dashboard:dashboard",
     "demo": "demo.command:demo",
     "enqueue": "enqueue:enqueue",
+    "keys": "keys:keys",
     "migrate": "migrate:migrate",
     "plugins": "plugins:plugins",
     "prune": "prune:prune",
