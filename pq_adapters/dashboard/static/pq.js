@@ -38,6 +38,10 @@
   tell(document);
   setInterval(() => { if (!document.hidden) tell(document); }, 1000);
 
+  // --- the menu on a phone: the present page is in sight
+  const here = document.querySelector(".nav a[aria-current]");
+  if (here && here.parentElement.scrollWidth > here.parentElement.clientWidth) here.scrollIntoView({ inline: "center", block: "nearest" });
+
   // --- theme
   function dark() {
     return root.dataset.theme ? root.dataset.theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
