@@ -88,6 +88,11 @@ class Client:
             self.messages.put_nowait(None)
 
 
+def state_of(task: Mapping[str, Any]) -> str:
+    """Return what makes a task's page another one when it changes."""
+    return f"{task['status']}.{task['fence']}.{task['cancel_requested_at'] is not None:d}.{task['due']:d}"
+
+
 class Poller:
     """Asks for all who look on; there is no task and no statement while nobody does."""
 
@@ -105,9 +110,11 @@ class Poller:
         """How many pages look on."""
         return len(self._clients)
 
-    async def stream(self, request: Request, topic: str, task: int | None) -> AsyncIterator[str]:
-        """Yield the events of one page until it goes."""
+    async def stream(self, request: Request, topic: str, task: int | None, seen: str | None) -> AsyncIterator[str]:
+        """Yield the events of one page until it goes. ``seen``: the state of the task that the page shows."""
         client = Client(request=request, topic=topic, task=task)
+        if seen is not None:
+            client.sent["!task"] = seen
         self._clients.add(client)
         try:
             yield "retry: 2000\n\n"
@@ -223,8 +230,7 @@ class Poller:
                 task = next((one for one in facts["live"]["tasks"] if one["id"] == client.task), None)
                 if task is None:
                     return {"!task": "gone"}
-                state = [task["status"], task["fence"], task["cancel_requested_at"] is not None, task["due"]]
-                parts = {"!task": json.dumps(state)}
+                parts = {"!task": state_of(task)}
                 if task["status"] == "running":
                     parts[f"task-{client.task}"] = await render(request, "task_live.html", task=task)
                 return parts

@@ -24,7 +24,7 @@ async def live(request: Request) -> Response:
     if poller.watching >= CLIENTS:
         raise Problem(503, "too many live pages", "this process serves no more", headers={"Retry-After": "30"})
     return StreamingResponse(
-        poller.stream(request, topic, None if task is None else int(task)),
+        poller.stream(request, topic, None if task is None else int(task), given.get("seen")),
         media_type="text/event-stream",
         # A proxy that collects the answer before it passes it on would make it late.
         headers={"X-Accel-Buffering": "no"},

@@ -10,6 +10,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute
 
 from pq_adapters.dashboard import words
+from pq_adapters.dashboard.live import state_of
 from pq_adapters.dashboard.pages.tasks import PRIORITIES
 from pq_adapters.dashboard.problems import Problem
 from pq_adapters.dashboard.reading import ask
@@ -44,6 +45,7 @@ async def task(request: Request) -> Response:
         options=options,
         worker=found[0]["worker"],
         schedule=found[0]["schedule"],
+        state=state_of(one),
         timeline=timeline(one, found[0]["attempts"], options),
         trace=traceback_lines(one["error"]),
         priorities=PRIORITIES,
