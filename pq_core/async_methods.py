@@ -244,6 +244,18 @@ class AsyncMethods(AsyncScheduleMethods, AsyncOperatingMethods):
         """Return the workers that hold or held a lease and were not yet cleared away."""
         return await self._arun(self._operations.store.workers())
 
+    async def acount(self, *, most: int = 10_000, **chosen: Unpack[FilterFields]) -> int:
+        """``count`` for asynchronous callers."""
+        return await self._arun(self._operations.count(chosen, most=most))
+
+    async def adelete(self, task_id: int) -> bool:
+        """``delete`` for asynchronous callers."""
+        return await self._arun(self._operations.delete(task_id))
+
+    async def adelete_many(self, **chosen: Unpack[FilterFields]) -> int:
+        """``delete_many`` for asynchronous callers."""
+        return await self._arun(self._operations.delete_many(chosen))
+
     async def aclear_failed(self, before: datetime | None = None) -> int:
         """Delete failed tasks, or those that failed before a time; return how many."""
         return await self._arun(self._operations.clear(before=before, among=(TaskStatus.FAILED,)))

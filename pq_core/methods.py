@@ -240,6 +240,18 @@ class Methods(ScheduleMethods, OperatingMethods):
         """Return the workers that hold or held a lease and were not yet cleared away."""
         return self._run(self._operations.store.workers())
 
+    def count(self, *, most: int = 10_000, **chosen: Unpack[FilterFields]) -> int:
+        """Return how many tasks match, at most ``most``: what is beyond is not looked at."""
+        return self._run(self._operations.count(chosen, most=most))
+
+    def delete(self, task_id: int) -> bool:
+        """Delete a task with its history. False when it is running or not there: cancel it first."""
+        return self._run(self._operations.delete(task_id))
+
+    def delete_many(self, **chosen: Unpack[FilterFields]) -> int:
+        """Delete the tasks that match and don't run; return how many. At least one condition is needed."""
+        return self._run(self._operations.delete_many(chosen))
+
     def clear_failed(self, before: datetime | None = None) -> int:
         """Delete failed tasks, or those that failed before a time; return how many."""
         return self._run(self._operations.clear(before=before, among=(TaskStatus.FAILED,)))

@@ -98,7 +98,7 @@ class OperatingMethods:
         )
         return self._run(request)
 
-    def keys(self) -> list[KeyRecord]:
+    def list_keys(self) -> list[KeyRecord]:
         """Return all keys, revoked and expired ones included; none tells the key itself."""
         return self._run(keys.listed(self._operations.store.schema))
 
@@ -181,8 +181,8 @@ class AsyncOperatingMethods:
         )
         return await self._arun(request)
 
-    async def akeys(self) -> list[KeyRecord]:
-        """``keys`` for asynchronous callers."""
+    async def alist_keys(self) -> list[KeyRecord]:
+        """``list_keys`` for asynchronous callers."""
         return await self._arun(keys.listed(self._operations.store.schema))
 
     async def arevoke_key(self, key_id: int) -> bool:

@@ -28,6 +28,8 @@ T = TypeVar("T")
 LARGEST_BATCH = 240 * 2**20
 """Bytes of JSON in one statement: Postgres takes no array of more than 256 MiB as jsonb."""
 
+_NOT_RUNNING = tuple(status for status in TaskStatus if status is not TaskStatus.RUNNING)
+
 BeforeEnqueue = Callable[[Call[Any], dict[str, str]], None]
 """Lets the hooks add to the headers of a call."""
 
@@ -43,6 +45,10 @@ class FilterFields(TypedDict, total=False):
     error: str | None
     before: datetime | None
     before_id: int | None
+    since: datetime | None
+    priority: int | None
+    schedule_id: int | None
+    worker_id: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,6 +191,18 @@ class Operations:
         build(CallOptions, {"run_at": run_at, "run_in": run_in, "priority": priority}, what="reschedule()")
         chosen = Filter(id=_id(task_id))
         return _then(self.store.reschedule(chosen, run_at=run_at, run_in=run_in, priority=priority), bool)
+
+    def count(self, chosen: FilterFields, *, most: int) -> Request[int]:
+        """Plan a count that stops at ``most``."""
+        return self.store.count(Filter.of("count", chosen), most=most)
+
+    def delete(self, task_id: int) -> Request[bool]:
+        """Plan the deletion of one task that does not run."""
+        return _then(self.store.delete_tasks(Filter(id=_id(task_id)), among=_NOT_RUNNING), bool)
+
+    def delete_many(self, chosen: FilterFields) -> Request[int]:
+        """Plan the deletion of all that match and don't run."""
+        return self.store.delete_tasks(_narrow("delete_many", chosen), among=_NOT_RUNNING)
 
     def clear(self, *, before: datetime | None, among: Sequence[TaskStatus]) -> Request[int]:
         """Plan the deletion of all tasks of some states."""

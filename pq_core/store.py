@@ -108,6 +108,11 @@ class Store:
         """Count tasks by state; a state without any is 0."""
         return self._request("counts", chosen.parameters(), rows.counts, where=conditions(chosen))
 
+    def count(self, chosen: Filter, *, most: int) -> Request[int]:
+        """Count the tasks that match, no further than ``most``."""
+        parameters = {**chosen.parameters(), "limit": _limit(most)}
+        return self._request("count", parameters, rows.number, where=conditions(chosen))
+
     def cancel(self, chosen: Filter, *, reason: str | None) -> Request[dict[int, TaskStatus]]:
         """Cancel what has not finished; the state of each task after it, by id."""
         parameters = {**chosen.parameters(), "reason": reason}

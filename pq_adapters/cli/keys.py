@@ -56,7 +56,7 @@ def create(pq: PQ, role: str, name: str, expires: str | None, as_json: bool) -> 
 @database_command
 def list_(pq: PQ, as_json: bool) -> None:
     """List all keys, those that were revoked or have expired included; no key itself."""
-    found = pq.keys()
+    found = pq.list_keys()
     if as_json:
         print_json(found)
         return

@@ -16,7 +16,7 @@ from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.staticfiles import StaticFiles
 
-from pq_adapters.dashboard import api, login, pages
+from pq_adapters.dashboard import api, health, login, pages
 from pq_adapters.dashboard.access import Access
 from pq_adapters.dashboard.problems import Problem, on_error
 from pq_adapters.dashboard.protection import Protection
@@ -38,6 +38,7 @@ class Dashboard:
         self.pq = pq
         self.settings = settings
         self.access = Access(pq, settings)
+        self.metrics = health.Metrics(pq)
 
     @cached_property
     def templates(self) -> Environment:
@@ -129,6 +130,7 @@ def create_app(
     app = Starlette(
         routes=[
             *login.routes(),
+            *health.routes(),
             *api.routes(),
             *pages.routes(),
             public_files("/static", StaticFiles(directory=_HERE / "static", check_dir=False), name="static"),

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+import psycopg
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
@@ -19,7 +20,9 @@ from pq_core.errors import (
     DuplicateClientId,
     NotMigrated,
     PQError,
+    ScheduleNotFound,
     SchemaIncompatible,
+    TaskNotFound,
 )
 
 if TYPE_CHECKING:
@@ -54,6 +57,12 @@ def problem_of(error: Exception) -> Problem:
             return Problem(409, "client_id is taken", str(error), existing_id=error.existing_id)
         case DatabaseUnavailable() | DatabaseNotConfigured() | NotMigrated() | SchemaIncompatible():
             return Problem(503, "the database is not ready", str(error), headers={"Retry-After": "5"})
+        case TaskNotFound() | ScheduleNotFound():
+            return Problem(404, "not found", str(error))
+        case psycopg.OperationalError():
+            return Problem(503, "the database is not ready", str(error), headers={"Retry-After": "5"})
+        case psycopg.DataError():
+            return Problem(422, "this can't be done", f"the database refuses: {error}".splitlines()[0])
         case PQError():
             return Problem(422, "this can't be done", str(error))
         case _:

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
     from pq_adapters.dashboard.settings import Settings
 
+_PATIENCE = 8
+"""How many times the limit is read and thrown away of a body that is too large."""
 CONTENT_SECURITY_POLICY = "; ".join(
     (
         "default-src 'none'",
@@ -63,6 +65,7 @@ class Protection:
 
         length = dict(scope["headers"]).get(b"content-length", b"0")
         if not length.isdigit() or int(length) > self._limit:
+            await _discard(receive, self._limit * _PATIENCE)
             await _too_large(self._limit, protected)
             return
         read = 0
@@ -79,11 +82,22 @@ class Protection:
         try:
             await self._app(scope, limited, protected)
         except _TooLarge:
+            await _discard(receive, self._limit * _PATIENCE)
             await _too_large(self._limit, protected)
 
 
 class _TooLarge(BaseException):
     """Ends a request whose body, sent in pieces without a length, went over the limit; no handler takes it."""
+
+
+async def _discard(receive: Receive, most: int) -> None:
+    """Read what still comes, within reason: who is cut off while sending never sees the answer."""
+    read = 0
+    while read <= most:
+        message = await receive()
+        read += len(message.get("body", b""))
+        if message["type"] != "http.request" or not message.get("more_body", False):
+            return
 
 
 async def _too_large(limit: int, send: Send) -> None:
