@@ -141,6 +141,11 @@ class Figures:
         chosen = RANGES[key]
         return await self._hold((by, key), max(chosen.fresh, 5.0), lambda: self._grouped(by, chosen))
 
+    def forget(self) -> None:
+        """Hold nothing any more; the next look reads everything."""
+        self._held.clear()
+        self._hour, self._hour_read_at = {}, float("-inf")
+
     def grouped_before(self, by: statistics_request.By, key: str) -> dict[str, Sum]:
         """Return what ``grouped`` returned last, without asking: for those who must not."""
         _, held = self._held.get((by, key), (0.0, {}))

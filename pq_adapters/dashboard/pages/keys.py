@@ -55,7 +55,7 @@ async def _show(
     pq = dashboard_of(request).pq
     before = request.query_params.get("before", "")
     before_id = int(before) if before.isascii() and before.isdecimal() and len(before) < 19 else None
-    listed, log = await asyncio.gather(pq.akeys(), pq.aaudit_log(limit=PAGE + 1, before_id=before_id))
+    listed, log = await asyncio.gather(pq.alist_keys(), pq.aaudit_log(limit=PAGE + 1, before_id=before_id))
     return await page(
         request,
         "keys.html",
