@@ -68,8 +68,9 @@ async def _both(first: Awaitable[T], second: Awaitable[T]) -> tuple[T, T]:
 
 def tiles(hour: Series, queues: list[QueueRecord], live: dict[str, Any]) -> dict[str, Any]:
     """Return what stands in the tiles at the top."""
-    ended = [float(one.count) for one in hour.fine]
-    bad = [float(one.bad) for one in hour.fine]
+    # Without the minute that is not over: it would always seem to break down.
+    ended = [float(one.count) for one in hour.fine[:-1]]
+    bad = [float(one.bad) for one in hour.fine[:-1]]
     recent = hour.fine[-RECENT - 1 : -1]
     due = sum(queue.due for queue in queues)
     longest = max(queues, key=lambda queue: queue.oldest_wait if queue.due else 0.0, default=None)

@@ -42,6 +42,9 @@
   const here = document.querySelector(".nav a[aria-current]");
   if (here && here.parentElement.scrollWidth > here.parentElement.clientWidth) here.scrollIntoView({ inline: "center", block: "nearest" });
 
+  const chosen = document.querySelector(".states a[aria-current]");
+  if (chosen) chosen.parentElement.scrollLeft = chosen.offsetLeft - 60;
+
   // --- theme
   function dark() {
     return root.dataset.theme ? root.dataset.theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
