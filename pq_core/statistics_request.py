@@ -86,18 +86,22 @@ def read(
     name: str | None,
     outcome: str | None,
     histograms: bool,
+    everything: bool = False,
 ) -> Request[list[StatisticsRow]]:
-    """Plan a look; InvalidOption for a span or a grouping that there is not."""
+    """Plan a look; InvalidOption for a span or a grouping that there is not.
+
+    ``everything``: instead of a span, all that was ever counted, what is too old to be kept included.
+    """
     if isinstance(by, str) or any(one not in DIMENSIONS for one in by):
         raise InvalidOption(f"by={by!r}: give a list of {', '.join(DIMENSIONS)}")
-    if (last is None) == (since is None):
+    if not everything and (last is None) == (since is None):
         raise InvalidOption("statistics(): give either last=, a timedelta, or since=")
     if last is not None and (not isinstance(last, timedelta) or last <= timedelta(0)):
         raise InvalidOption(f"last={last!r}: give a timedelta above 0")
     _check_step(by, step)
     hourly = step is not None and step % HOUR == timedelta(0)
     if step is None and (last is None or last > MINUTELY):
-        hourly = last is not None or _longer(since, until)
+        hourly = everything or last is not None or _longer(since, until)
     conditions: dict[str, str] = {}
     for option, value in (("queue", queue), ("name", name), ("outcome", outcome)):
         check_text(option, value)
@@ -105,13 +109,30 @@ def read(
             conditions[option] = value
     parameters: dict[str, Any] = {
         "last": None if last is None else last.total_seconds(),
-        "since": None if since is None else moment("since", since),
+        "since": "-infinity" if everything else None if since is None else moment("since", since),
         "until": None if until is None else moment("until", until),
         "step": None if step is None else step.total_seconds(),
         **conditions,
     }
     text = _statement(schema, tuple(sorted(set(by))), tuple(sorted(conditions)), hourly, histograms)
     return Request(text, dumps(parameters), lambda found: [_row(row, by) for row in found])
+
+
+def totals(schema: str) -> Request[list[StatisticsRow]]:
+    """Plan a look at all that was ever counted, by queue, name and outcome: sums that never shrink."""
+    return read(
+        schema,
+        by=("queue", "name", "outcome"),
+        last=None,
+        since=None,
+        until=None,
+        step=None,
+        queue=None,
+        name=None,
+        outcome=None,
+        histograms=True,
+        everything=True,
+    )
 
 
 def _check_step(by: Collection[By], step: timedelta | None) -> None:

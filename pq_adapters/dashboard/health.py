@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Iterator
-from datetime import timedelta
 from time import monotonic
 from typing import TYPE_CHECKING
 
@@ -20,7 +19,7 @@ from pq_adapters.dashboard.roles import Role
 from pq_adapters.dashboard.routes import dashboard_of, route
 from pq_core.operating import QueueRecord
 from pq_core.statistics import SECONDS, lower_bound
-from pq_core.statistics_request import StatisticsRow
+from pq_core.statistics_request import StatisticsRow, totals
 
 if TYPE_CHECKING:
     from prometheus_client.metrics_core import Metric
@@ -30,8 +29,6 @@ if TYPE_CHECKING:
 
 FRESH = 2.0
 """Seconds for which metrics that were read are shown again."""
-RETAINED = timedelta(days=400)
-"""As far back as statistics can go: counters are sums over all that is kept."""
 _BOUNDS = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 10, 30, 60, 300, 900, 3600, 14400, 86400)
 """Seconds at which the buckets of the histograms end."""
 
@@ -81,7 +78,7 @@ class Metrics:
         try:
             queues = await self._pq.aqueues()
             workers = await self._pq.aworkers()
-            done = await self._pq.astatistics(by=["queue", "name", "outcome"], last=RETAINED)
+            done = await self._pq._arun(totals(self._pq.schema))
             registry = CollectorRegistry(auto_describe=False)
             registry.register(_Found(queues, workers, done))
             self._text = generate_latest(registry)

@@ -87,6 +87,7 @@ def _listen(host: str, port: int | None) -> socket.socket:
             try:
                 listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 listening.bind(address)
+                listening.listen(1024)  # from here on who connects waits for the server to begin
             except BaseException:
                 listening.close()
                 raise

@@ -14,6 +14,7 @@ import pytest
 
 from pq_core import PQ, InvalidOption
 from pq_core.statistics import stored
+from pq_core.statistics_request import totals
 from pq_core.worker.claiming import Statements, number
 from tests.integration import worker_tasks as tasks
 from tests.integration.worker_process import eventually, running, until_empty
@@ -134,6 +135,13 @@ def test_old_rows_go(connection: psycopg.Connection, database: str) -> None:
     merge(connection)
 
     assert [row.count for row in pq.statistics(last=timedelta(days=400))] == [2]
+    # What was dropped still counts in the sums over everything, so that a counter never falls.
+    assert [row.count for row in pq._run(totals("public"))] == [3]
+    put(connection, age=timedelta(days=50), worker=1, count=5)
+    merge(connection)
+    merge(connection)
+    (everything,) = pq._run(totals("public"))
+    assert (everything.count, everything.runs) == (8, {5: 3, 7: 8})
     assert connection.execute("SELECT count(*) FROM pq_statistics").fetchone() == (1,)
 
 
