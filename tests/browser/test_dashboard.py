@@ -185,7 +185,7 @@ def test_paused_queue_starts_nothing(site: Site) -> None:
 
 def test_worker_is_drained(site: Site) -> None:
     with site.worker(queues=["mail"]) as worker:
-        page = site.visitor("operator").go("/workers")
+        page = site.visitor("admin").go("/workers")
         expect(page.locator("tbody tr")).to_have_count(1)
         page.get_by_role("button", name="Drain").click()
 

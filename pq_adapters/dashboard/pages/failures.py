@@ -45,13 +45,13 @@ async def failures(request: Request) -> Response:
     )
 
 
-async def groups_of(pq: PQ, *, within: str, limit: int = GROUPS) -> list[dict[str, Any]]:
+async def groups_of(pq: PQ, *, within: str, limit: int = GROUPS, looked_at: int = LOOKED_AT) -> list[dict[str, Any]]:
     """Return groups of failures, the one that failed last first."""
     now = datetime.now(tz=UTC)
     parameters = {
         "since": (now - WITHIN[within][1]).isoformat(), "until": now.isoformat(), "buckets": BUCKETS, "limit": limit
     }  # fmt: skip
-    groups: list[dict[str, Any]] = await ask(pq, "failures", parameters, looked_at=LOOKED_AT)
+    groups: list[dict[str, Any]] = await ask(pq, "failures", parameters, looked_at=looked_at)
     for group in groups:
         said = words.outcome(group["outcome"], group["error"], group["ledger"], group["memory_limit"])
         kind, _, message = said.partition(":") if group["outcome"] == "raised" else (said, "", "")

@@ -26,6 +26,8 @@ T = TypeVar("T")
 RECENT = 5
 """Minutes over which the rate of now is taken: those that are over."""
 TOP = 10
+LATEST = 1_000
+"""Failed tasks among which the latest groups are found."""
 
 
 async def overview(request: Request) -> Response:
@@ -39,7 +41,7 @@ async def overview(request: Request) -> Response:
         _both(figures.grouped("name", key), figures.grouped("queue", key)),
         run(dashboard.pq, operating.queues(dashboard.pq.schema)),
         ask(dashboard.pq, "live", {"tasks": []}),
-        groups_of(dashboard.pq, within=key, limit=5),
+        groups_of(dashboard.pq, within=key, limit=5, looked_at=LATEST),
     )
     functions = sorted(by_name.items(), key=lambda item: (-item[1].count, item[0]))
     lanes = sorted(

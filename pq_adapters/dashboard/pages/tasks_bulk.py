@@ -48,7 +48,7 @@ class Bulk:
 
 async def confirm(request: Request) -> Response:
     """Show what would be changed, and how many."""
-    bulk = _asked(request.query_params)
+    bulk = _allowed(request, _asked(request.query_params))
     asked_at = datetime.now(tz=UTC)
     total = await _count(request, replace(bulk, search=_until(bulk.search, asked_at)))
     return await page(
@@ -59,7 +59,7 @@ async def confirm(request: Request) -> Response:
 async def change(request: Request) -> Response:
     """Do it, for those that matched when the count was shown; ``CAP`` tasks at most."""
     form = await request.form(max_files=0, max_fields=CAP)
-    bulk = _asked(form)
+    bulk = _allowed(request, _asked(form))
     try:
         asked_at = datetime.fromisoformat(str(form.get("asked_at"))).astimezone(UTC)
     except ValueError:
@@ -107,6 +107,13 @@ async def _count(request: Request, bulk: Bulk) -> Count:
     if bulk.ids:
         return Count(number=len(bulk.ids), exact=True)
     return await count(dashboard_of(request).pq, bulk.search) if bulk.possible else Count(number=0, exact=True)
+
+
+def _allowed(request: Request, bulk: Bulk) -> Bulk:
+    """Return what was asked for, unless it is not for this one to do: what is deleted does not come back."""
+    if bulk.action == "delete" and not request.state.principal.may("admin"):
+        raise Problem(403, "not allowed", "deleting tasks needs the role admin")
+    return bulk
 
 
 def _until(search: Search, moment: datetime) -> Search:

@@ -44,5 +44,5 @@ def routes() -> list[BaseRoute]:
     """Return the routes."""
     return [
         route("/workers", workers, role="viewer"),
-        route("/workers/{worker_id:int}/drain", drain, role="operator", methods=["POST"], name="worker_drain"),
+        route("/workers/{worker_id:int}/drain", drain, role="admin", methods=["POST"], name="worker_drain"),
     ]

@@ -6,7 +6,7 @@ WITH input AS (SELECT cast(cast({parameters} AS text) AS jsonb) AS p), span AS M
         cast(p ->> 'buckets' AS integer) AS buckets, cast(p ->> 'limit' AS integer) AS limit
     FROM input
 ), failed AS MATERIALIZED (
-    SELECT t.id, t.name, coalesce(t.error_fingerprint, '') AS fingerprint, t.completed_at, t.created_at, t.outcome
+    SELECT t.id, t.name, coalesce(t.error_fingerprint, '') AS fingerprint, t.completed_at
     FROM {schema}.pq_tasks t
     WHERE t.status = 'failed' AND t.completed_at >= (SELECT since FROM span)
     ORDER BY t.completed_at DESC LIMIT {looked_at}
