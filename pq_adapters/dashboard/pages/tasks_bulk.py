@@ -18,7 +18,7 @@ from pq_adapters.dashboard.rendering import page
 from pq_adapters.dashboard.routes import dashboard_of, path_for, route
 from pq_adapters.dashboard.words import CAP
 from pq_core.bound import AsyncBoundPQ
-from pq_core.filters import FINISHED, Filter
+from pq_core.filters import FINISHED
 
 Action = Literal["retry", "cancel", "delete"]
 BATCH = 500
@@ -99,8 +99,7 @@ async def _change(bound: AsyncBoundPQ, bulk: Bulk, ids: list[int]) -> int:
         case "cancel":
             return await bound.acancel_many(ids=ids)
         case "delete":
-            store = bound._operations.store
-            return await bound._arun(store.delete_tasks(Filter(ids=ids), among=FINISHED))
+            return await bound.adelete_many(ids=ids, status=FINISHED)
 
 
 async def _count(request: Request, bulk: Bulk) -> Count:
