@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-core test-lowest test-long chaos fuzz check fix bench docs clean
+.PHONY: help venv demo test test-core test-lowest test-long chaos fuzz check fix bench docs screenshots clean
 
 # Processes that share the tests of one run: most tests wait for other processes. TESTS: what to run. ARGS: more for pytest.
 # RETRY=1: run what failed once more, alone: on a busy machine another process may have come too late for a test.
@@ -27,6 +27,7 @@ help:
 	@echo "make check      ruff, mypy --strict, layers of imports"
 	@echo "make fix        what ruff can repair and format by itself"
 	@echo "make bench      the cheap benchmarks (BENCH=\"$(BENCH)\" ARGS=)"
+	@echo "make screenshots  the dashboard's pictures in docs/images, made with chromium"
 	@echo "make docs       check that links and Python code in the documentation hold"
 
 venv:
@@ -81,6 +82,9 @@ bench:
 
 docs:
 	@venv="$$(scripts/venv newest)"; "$$venv/bin/python" scripts/check_docs.py README.md CHANGELOG.md docs examples
+
+screenshots:
+	@venv="$$(scripts/venv newest)"; PQ_SCREENSHOTS=docs/images "$$venv/bin/python" -m pytest -p no:xdist -m "not long" --timeout 300 tests/browser/test_screenshots.py $(ARGS)
 
 clean:
 	rm -rf .venv-* .pq .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .coverage* build dist

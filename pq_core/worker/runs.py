@@ -156,7 +156,7 @@ class Ended:
 
 
 def needs_own_process(task: ClaimedTask) -> bool:
-    """Say whether no other task may run in this one's process: its memory is limited, or it is too large to hand over."""
+    """Say whether no other task may run in this one's process: its memory is limited, or it is too large."""
     return bool(task.options.get("memory_limit")) or len(task.payload) > TASK_LIMIT
 
 
