@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 from pq_core.types import ClaimedTask
 from pq_core.worker import guards, inbox, wire
-from pq_core.worker.child import Channel, ChildSetup, run_child
+from pq_core.worker.channel import Channel
+from pq_core.worker.child import run_child
+from pq_core.worker.child_setup import ChildSetup
 from pq_core.worker.crowd import Crowd
 from pq_core.worker.forking import RSS_UNIT, Exit, ended, fork, reap
 from pq_core.worker.inbox import Inbox

@@ -18,7 +18,7 @@ from pq_core.types import AttemptOutcome, ClaimedTask, Outcome, TaskStatus, Work
 from pq_core.version import __version__
 from pq_core.worker.attention import Attention
 from pq_core.worker.book import Book, Entry
-from pq_core.worker.child import Unroutable
+from pq_core.worker.child_setup import Unroutable
 from pq_core.worker.children import Children
 from pq_core.worker.claiming import Statements, integer, number, one_line, text_array
 from pq_core.worker.claims import Claims
