@@ -112,7 +112,7 @@ class Supervisor:
             address = (options.metrics_host, options.metrics_port + (host.page.ordinal if host.page else 0))
             self.scrapes = ScrapeServer(address, selector=self.selector, text=self._metrics)
         self.children = Children(
-            setup=host.child_setup(program, 0),
+            host.child_setup(program, 0),
             selector=self.selector,
             concurrency=options.concurrency,
             grace=options.grace,
@@ -198,7 +198,7 @@ class Supervisor:
                 while self.phase is not Phase.STOPPED:
                     self._turn_once(wakeup)
         finally:
-            self.children.kill_all(StopReason.INTERRUPT)
+            self.children.halting.kill_all(StopReason.INTERRUPT)
             self._reap_all()
             self.work.close()
             self.watch.close()
@@ -208,7 +208,7 @@ class Supervisor:
             self.selector.unregister(wakeup)
             wakeup.close()
             alarm.close()
-            self.children.close()
+            self.children.processes.close()
             self.selector.close()
         if self._fatal is not None:
             raise self._fatal
@@ -219,18 +219,18 @@ class Supervisor:
         for key, _ in self.selector.select(timeout):
             match key.data:
                 case Child() as child:
-                    self.children.read(child)
+                    self.children.listening.read(child)
                 case Link() as link:
                     link.pump()
                 case ScrapeServer() | Scrape() as served:
                     served.pump()
                 case None:
                     self._drain_wakeup(wakeup)
-        self.children.read_silent()
+        self.children.listening.read_silent()
         self._note_progress()
         now = monotonic()
-        self.children.enforce(now)
-        for done in self.children.reap(now):
+        self.children.halting.enforce(now)
+        for done in self.children.reaping.reap(now):
             self._ended(done)
         self.obituaries.advance(now)
         self.work.advance(now)
@@ -247,15 +247,19 @@ class Supervisor:
             self.scrapes.advance(now)
         self._turn(now)
         self._advance_phase(now)
-        self._image_at = now if self.host.huge.tend(forks=self.children.forks, idle=not self.children.pids) else None
-        self.host.publish(self.lease.worker_id, self.lease.expires, self.children.pids)
+        self._image_at = (
+            now
+            if self.host.huge.tend(forks=self.children.processes.forks, idle=not self.children.processes.pids)
+            else None
+        )
+        self.host.publish(self.lease.worker_id, self.lease.expires, self.children.processes.pids)
 
     def _drain_wakeup(self, wakeup: socket.socket) -> None:
         try:
             while numbers := wakeup.recv(4096):
                 for number_ in numbers:
                     if number_ == signal.SIGCHLD:
-                        self.children.child_ended()
+                        self.children.processes.look_for_ended = True
                     else:
                         self._signalled(number_)
         except BlockingIOError:
@@ -265,7 +269,7 @@ class Supervisor:
         now = monotonic()
         events = [
             self.children.next_event(now),
-            self._taken_at + STALE if self.children.stock else None,
+            self._taken_at + STALE if self.children.feeding.stock else None,
             self.work.next_event(),
             self.watch.next_event(),
             self.lease.next_event(),
@@ -283,7 +287,7 @@ class Supervisor:
             events.append(self.statistics.next_event())
             if self.book:
                 events.append(self._report_due(now))
-            room = self.children.room(now) if self._wants_more(now) else 0
+            room = self.children.feeding.room(now) if self._wants_more(now) else 0
             at = self.claims.next_event(now, room=room, busy=self._busy) if self.phase is Phase.RUNNING else None
             if at is not None:
                 events.append(max(at, self._claim_at))
@@ -306,7 +310,7 @@ class Supervisor:
     def _register(self, now: float) -> None:
         if self.lease.worker_id is not None or self._registering or self.phase is not Phase.RUNNING:
             return
-        held = self.children.pids or self.children.stock or self.book.entries
+        held = self.children.processes.pids or self.children.feeding.stock or self.book.entries
         if now < self._register_at or not self.work.idle or held:
             return  # what the last life has to report goes first: the next one will take its tasks back
         self._registering = True
@@ -344,7 +348,7 @@ class Supervisor:
             self._fail(refusal)
             return
         worker_id = int(id_ or 0)
-        self.children.setup = self.host.child_setup(self.program, worker_id)
+        self.children.processes.setup = self.host.child_setup(self.program, worker_id)
         self.lease.begin(worker_id, sent)
         self.claims.forget()
         served, at_once = ", ".join(self.queues), self.options.concurrency
@@ -369,7 +373,7 @@ class Supervisor:
         self.phase = Phase.STOPPED
 
     def _lease_gone(self) -> None:
-        self.children.kill_all(StopReason.LOST)
+        self.children.halting.kill_all(StopReason.LOST)
         self.book.progress.clear()
         self._put_back_unstarted("its worker lost its lease")
         self.claims.forget()
@@ -394,14 +398,14 @@ class Supervisor:
         mine = {run.key: (child, run) for child, run in self.children}
         for key, (child, run) in mine.items():
             if (words := beat.running.get(key)) is not None:
-                self.children.stop_run(child, run, StopReason.CANCEL, words)
+                self.children.halting.stop_run(child, run, StopReason.CANCEL, words)
             elif key not in beat.running and run.handed < beat.sent and not run.end and not run.completed_itself:
                 logger.warning("task %s was taken away from this worker; its child is ended", run.task.id)
-                self.children.stop_run(child, run, StopReason.LOST)
+                self.children.halting.stop_run(child, run, StopReason.LOST)
         self._forget_of_stock(beat)
         # Rows that nobody here remembers: a claim whose answer was lost. Only what two heartbeats in a row have seen,
         # with no turn under way: a claim may have been answered between the statement and this line.
-        stock = {(one.task.id, one.task.fence) for one in self.children.stock}
+        stock = {(one.task.id, one.task.fence) for one in self.children.feeding.stock}
         known = mine.keys() | stock | self.book.reported_ids()
         unknown = beat.running.keys() - known
         if self._turn_under_way:
@@ -413,15 +417,15 @@ class Supervisor:
 
     def _forget_of_stock(self, beat: Beat) -> None:
         """Let go of tasks not begun that were cancelled or taken away."""
-        for one in list(self.children.stock):
+        for one in list(self.children.feeding.stock):
             key = (one.task.id, one.task.fence)
             if (words := beat.running.get(key)) is not None:
-                self.children.stock.remove(one)
+                self.children.feeding.stock.remove(one)
                 error = f"cancelled before it began: {words}" if words else "cancelled before it began"
                 self._enter(one.task, Verdict(outcome=Outcome.CANCELLED, error=error, started=False))
             elif key not in beat.running and one.at < beat.sent:
                 logger.warning("task %s was taken away from this worker before it began", one.task.id)
-                self.children.stock.remove(one)
+                self.children.feeding.stock.remove(one)
 
     def _put_back(self, id_: int, fence: int) -> None:
         assert self.lease.worker_id is not None
@@ -432,9 +436,9 @@ class Supervisor:
         self._enter(task, verdict)
 
     def _put_back_unstarted(self, why: str) -> None:
-        self.children.take_all_back()
-        while self.children.stock:
-            task = self.children.stock.popleft().task
+        self.children.feeding.take_all_back()
+        while self.children.feeding.stock:
+            task = self.children.feeding.stock.popleft().task
             self._enter(task, Verdict(outcome=Outcome.INTERRUPTED, error=f"put back: {why}", started=False))
 
     # --- signals and phases -------------------------------------------------------------------------------------
@@ -464,7 +468,7 @@ class Supervisor:
             logger.info("stopping: %d task(s) are interrupted and put back", self.children.busy)
             self.phase = Phase.KILLING
             self.lease.draining = True
-            self.children.interrupt_all(2.0)
+            self.children.halting.interrupt_all(2.0)
 
     def _advance_phase(self, now: float) -> None:
         match self.phase:
@@ -476,7 +480,7 @@ class Supervisor:
             self._farewell_when_done(now)
 
     def _nothing_left(self) -> bool:
-        if self.children.busy or self.children.stock or self.book or self.obituaries or self._turn_under_way:
+        if self.children.busy or self.children.feeding.stock or self.book or self.obituaries or self._turn_under_way:
             return False
         if self.ticking.busy(monotonic()):
             return False
@@ -492,8 +496,8 @@ class Supervisor:
         return bool(attention.look_at) and empty and not self.claims.suspects
 
     def _farewell_when_done(self, now: float) -> None:
-        self.children.dismiss_idle()
-        if self.children.pids or self.obituaries:
+        self.children.feeding.dismiss_idle()
+        if self.children.processes.pids or self.obituaries:
             return
         self._put_back_unstarted("its worker stopped")
         if self._farewell is None:
@@ -537,15 +541,15 @@ class Supervisor:
 
     @property
     def _busy(self) -> bool:
-        return bool(self.children.busy or self.children.stock)
+        return self.children.has_work
 
     def _wants_more(self, now: float) -> bool:
         """True when the next round trip should bring tasks: not for each one that was handed out."""
-        return self.children.hungry or (bool(self.book) and self._report_due(now) <= now)
+        return self.children.feeding.hungry or (bool(self.book) and self._report_due(now) <= now)
 
     def _report_due(self, now: float) -> float:
         """Return when the ends are to be reported: at once, unless there is work at hand and more will follow soon."""
-        if self._first_end is None or self.children.hungry or len(self.book.entries) >= REPORT_MANY:
+        if self._first_end is None or self.children.feeding.hungry or len(self.book.entries) >= REPORT_MANY:
             return self._report_at
         return max(self._report_at, self._first_end + REPORT_PAUSE)
 
@@ -563,7 +567,7 @@ class Supervisor:
             return
         worker_id = self.lease.worker_id
         sending: list[tuple[Query, Parameters]] = []
-        room = self.children.room(now) if self._wants_more(now) else 0
+        room = self.children.feeding.room(now) if self._wants_more(now) else 0
         if self.book and now >= self._report_due(now):
             sending = self.book.statements_to_send(worker_id)
             self._first_end = None
@@ -618,7 +622,7 @@ class Supervisor:
             if any(row[2] == b"pending" or row[6] not in (None, b"0") for row in results[0]):
                 self.attention.wake()  # a parked version took its place, or on_failure enqueued something
         if kind:
-            if not self.children.stock:
+            if not self.children.feeding.stock:
                 self._taken_at = now
             self._stock(self.claims.take(kind, results[-1], asked=asked, now=now))
             if worker_id != self.lease.worker_id:
@@ -653,20 +657,20 @@ class Supervisor:
         return "\n".join(lines) + "\n"
 
     def _start_claimed(self, now: float) -> None:
-        children = self.children
+        feeding = self.children.feeding
         if self.phase is not Phase.RUNNING or not self.lease.held:
-            if children.stock:
+            if feeding.stock:
                 self._put_back_unstarted("its worker stops or has lost its lease")
             return
-        before = len(children.stock)
-        children.even_out()
-        while (claimed := children.next_claimed) is not None:
+        before = len(feeding.stock)
+        feeding.even_out()
+        while (claimed := feeding.next_claimed) is not None:
             if not self._start(claimed):
                 break
-        children.top_up()
-        if len(children.stock) < before:
+        feeding.top_up()
+        if len(feeding.stock) < before:
             self._taken_at = now
-        elif children.stock and now >= self._taken_at + STALE:
+        elif feeding.stock and now >= self._taken_at + STALE:
             self._put_back_unstarted("this worker's processes are all in long runs")
 
     def _stock(self, found: list[Claimed]) -> None:
@@ -685,12 +689,12 @@ class Supervisor:
                 self._enter(task, Verdict(outcome=Outcome.RAISED, error=words, retryable=False, started=False))
                 continue
             runnable.append(self.host.prepared(claimed))
-        self.children.add(runnable)
+        self.children.feeding.add(runnable)
 
     def _start(self, claimed: Claimed) -> bool:
         """Start the first task of the stock; False when the system has no room for it."""
         try:
-            self.children.start()
+            self.children.feeding.start()
         except OSError as error:
             # No process or descriptor left: not the task's fault, and others may have room.
             logger.error("task %s can't be started: %s", claimed.task.id, error)
@@ -701,10 +705,10 @@ class Supervisor:
         return True
 
     def _note_progress(self) -> None:
-        for run in self.children.news:
+        for run in self.children.listening.news:
             if self.lease.worker_id is not None and run.reason is not StopReason.LOST:
                 self.book.progress[run.task.id] = {"fence": run.task.fence, **(run.progress or {})}
-        self.children.news.clear()
+        self.children.listening.news.clear()
 
     def _ended(self, done: Ended) -> None:
         run = done.run
@@ -732,7 +736,7 @@ class Supervisor:
             self.attention.wake()  # it may be due again at once, and its time has to be known
         if self._first_end is None:
             self._first_end = monotonic()
-        self.book.add(entry_of(task, verdict, transition, worker_id=self.children.setup.worker_id, **known))
+        self.book.add(entry_of(task, verdict, transition, worker_id=self.children.processes.setup.worker_id, **known))
 
     def _settled(self, entry: Entry, outcome: AttemptOutcome) -> None:
         self.ended.append(outcome)
@@ -759,7 +763,7 @@ class Supervisor:
 
     def _reap_all(self) -> None:
         until = monotonic() + 5.0
-        while self.children.pids and monotonic() < until:
-            self.children.child_ended()
-            self.children.reap(monotonic())
+        while self.children.processes.pids and monotonic() < until:
+            self.children.processes.look_for_ended = True
+            self.children.reaping.reap(monotonic())
             self.selector.select(0.01)
