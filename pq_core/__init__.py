@@ -45,6 +45,7 @@ if TYPE_CHECKING:
         WaitTimeout,
         WorkerStartError,
     )
+    from pq_core.retention import Retention
     from pq_core.roles import role
     from pq_core.tasks import Call, Task, TaskGroup, call
     from pq_core.types import (
@@ -78,6 +79,7 @@ _NAMES = {
         TaskCancelled TaskFailed TaskNotAllowed TaskNotFound TaskTimeout TransactionRequired UnknownTask
         UnsupportedConnection UseAsync UseSync WaitTimeout WorkerStartError
     """,
+    "retention": "Retention",
     "roles": "role",
     "tasks": "Call Task TaskGroup call",
     "types": """
@@ -120,6 +122,7 @@ __all__ = [
     "PayloadTooLarge",
     "PluginError",
     "Priority",
+    "Retention",
     "Retry",
     "Role",
     "ScheduleNotFound",

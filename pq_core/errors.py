@@ -170,7 +170,14 @@ class TaskTimeout(BaseException):
 
 
 class TaskCancelled(BaseException):
-    """Raised inside a task when it is cancelled while running, or interrupted by a worker that stops."""
+    """Raised inside a task when it is cancelled while running, or interrupted by a worker that stops.
+
+    ``reason``: what ``pq.cancel(…, reason=…)`` said, its first 900 bytes or so; None without, and when interrupted.
+    """
+
+    def __init__(self, message: str = "", *, reason: str | None = None) -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 def _seconds(what: str, after: float | timedelta | None) -> float | None:

@@ -29,10 +29,10 @@ from pq_core.types import AttemptOutcome, ClaimedTask, EndedAttempt, Outcome
 from pq_core.worker.book import Book
 from pq_core.worker.child import ChildSetup, Unroutable, attempt_of, failure, success, unloadable
 from pq_core.worker.claiming import Statements
-from pq_core.worker.connection import Row
 from pq_core.worker.ending import AttemptCost, entry_of
 from pq_core.worker.options import WorkerOptions
 from pq_core.worker.program import Program
+from pq_core.worker.rows import Row
 from pq_core.worker.shared import StopReason
 from pq_core.worker.verdict import Evidence, Verdict, judge
 

@@ -128,10 +128,10 @@ def spec_fields(options: TaskOptions) -> dict[str, Any]:
     ``on_failure`` is not in it (the caller writes it, as a spec of its own), nor what is not stored at all.
     """
     spec: dict[str, Any] = {}
-    for field in fields(options):
-        value = getattr(options, field.name)
-        if value is not None and (write := _WRITERS.get(field.name)) is not None:
-            spec[field.name] = write(value)
+    for name in _CALL_WRITERS if isinstance(options, CallOptions) else _TASK_WRITERS:
+        value = getattr(options, name)
+        if value is not None:
+            spec[name] = _WRITERS[name](value)
     if not options.sensitive:
         spec.pop("sensitive", None)
     return spec
@@ -324,6 +324,8 @@ _WRITERS: Mapping[str, Callable[[Any], Any]] = {
     "unique": str,
     "headers": dict,
 }
+_TASK_WRITERS = tuple(field.name for field in fields(TaskOptions) if field.name in _WRITERS)
+_CALL_WRITERS = tuple(field.name for field in fields(CallOptions) if field.name in _WRITERS)
 
 
 def names(

@@ -191,6 +191,10 @@ def enqueued(rows: Rows) -> Enqueued:
     return Enqueued(tuple(found["ids"] or ()), tuple(n - 1 for n in found["duplicates"] or ()))
 
 
+def truth(rows: Rows) -> bool:
+    return bool(rows) and bool(json.loads(rows[0]))
+
+
 def number(rows: Rows) -> int:
     return int(rows[0])
 

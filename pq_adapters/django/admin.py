@@ -13,6 +13,7 @@ from django.utils.safestring import SafeString
 from django.utils.translation import gettext_lazy as _
 from django.utils.translation import ngettext
 
+from pq_adapters.django.admin_buttons import TaskButtons
 from pq_adapters.django.client import pq
 from pq_adapters.django.models import Attempt, Schedule, Task, Worker
 from pq_core.filters import FINISHED
@@ -99,7 +100,7 @@ class AttemptInline(ReadOnly, admin.StackedInline):
 
 
 @admin.register(Task)
-class TaskAdmin(ReadOnly, admin.ModelAdmin):
+class TaskAdmin(TaskButtons, ReadOnly, admin.ModelAdmin):
     """Tasks, the newest first."""
 
     list_display = ("id", "name", "status", "queue", "priority", "attempts", "run_at", "completed_at", "last_line")

@@ -53,6 +53,10 @@ class Program:
             raise Unroutable(f"{task.name}: version {task.version} is newer than this code's {found.version}")
         return found
 
+    def is_async(self, task: ClaimedTask) -> bool:
+        """Say whether the task is a coroutine that may share a process; one with secrets may not."""
+        return self.find(task).is_async and not self.sensitive(task)
+
     def sensitive(self, task: ClaimedTask) -> bool:
         """Say whether nothing of the task's values may get out: its row says so, or its code."""
         if task.options.get("sensitive"):

@@ -31,8 +31,8 @@ def collector() -> Iterator[Endpoint]:
         yield made
 
 
-def enqueue(collector: Endpoint, database: str, scenario: str) -> None:
-    run(PROGRAM, "enqueue", scenario, environment={"COLLECTOR": collector.url, "PQ_DATABASE_URL": database})
+def enqueue(collector: Endpoint, database: str, scenario: str, **more: str) -> None:
+    run(PROGRAM, "enqueue", scenario, environment={**more, "COLLECTOR": collector.url, "PQ_DATABASE_URL": database})
 
 
 def work(collector: Endpoint, database: str, *options: str, wrapper: tuple[str, ...] = (), **more: str) -> str:
@@ -241,6 +241,31 @@ def test_metrics_come_from_the_worker_alone(collector: Endpoint, database: str) 
     assert about["messaging.operation.name"] == "process"
     assert "started the thread" not in said
     assert "threads run before the fork" not in said
+
+
+def test_sending_is_counted_and_timed_where_tasks_are_enqueued(collector: Endpoint, database: str) -> None:
+    enqueue(collector, database, "measured", METRICS="1")
+
+    points = {
+        (name, about.get("messaging.destination.name"), about.get("error.type")): (about, point)
+        for name, about, point in collector.points
+    }
+    duplicate = "pq_core.errors.DuplicateClientId"
+    sent, took = "messaging.client.sent.messages", "messaging.client.operation.duration"
+    assert {key: point.as_int for key, (_, point) in points.items() if key[0] == sent} == {
+        (sent, "mail", None): 5,
+        (sent, "other", None): 1,
+        (sent, "mail", duplicate): 1,
+    }
+    assert {key: point.count for key, (_, point) in points.items() if key[0] == took} == {
+        (took, "mail", None): 2,
+        (took, None, None): 1,
+        (took, "mail", duplicate): 1,
+    }
+    about, duration = points[took, "mail", None]
+    assert 0 < duration.sum < 60
+    assert about["messaging.operation.name"] == "send"
+    assert about["messaging.system"] == "pq"
 
 
 def test_without_sdk_nothing_is_recorded_and_tasks_run(database: str) -> None:

@@ -151,6 +151,34 @@ def test_schedules_check_in_with_their_monitor(sentry: Endpoint, database: str) 
     assert began["environment"] == "test"
 
 
+def test_real_schedules_say_their_rhythm(sentry: Endpoint, database: str) -> None:
+    run(PROGRAM, "schedule", environment={"SENTRY": "127.0.0.1:1", "PQ_DATABASE_URL": database})
+
+    work(sentry, database)
+
+    checks = {(each["monitor_slug"], each["status"]): each["monitor_config"] for each in sentry.of_type("check_in")}
+    every = {"schedule": {"type": "interval", "value": 2, "unit": "hour"}}
+    weekly = {"schedule": {"type": "crontab", "value": "0 9 * * 1"}, "timezone": "Europe/Berlin"}
+    assert checks == {
+        ("nightly-report-eu", "in_progress"): every,
+        ("nightly-report-eu", "ok"): every,
+        ("nightly-report-weekly", "in_progress"): weekly,
+        ("nightly-report-weekly", "ok"): weekly,
+    }
+    with psycopg.connect(database) as connection:
+        rows = connection.execute("SELECT headers FROM pq_tasks WHERE headers ? 'tenant'").fetchall()
+    assert rows == [
+        (
+            {
+                "tenant": "7",
+                "pq-schedule-cron": "0 9 * * 1",
+                "pq-schedule-timezone": "Europe/Berlin",
+                "pq-schedule-key": "weekly",
+            },
+        )
+    ]
+
+
 def test_dead_child_checks_in_as_an_error(sentry: Endpoint, database: str) -> None:
     enqueue_tick(database, headers={"pq-schedule-every": "7200", "pq-schedule-key": "EU"}, crash=True)
 

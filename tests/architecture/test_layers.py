@@ -40,6 +40,8 @@ LEAVES = {
     "pq_core.worker.child",
     "pq_core.worker.concealing",
     "pq_core.worker.guards",
+    "pq_core.worker.inbox",
+    "pq_core.worker.rows",
     "pq_core.worker.shared",
     "pq_core.worker.wire",
     "pq_hooks",
