@@ -11,7 +11,7 @@ from typing import Any, ParamSpec, TypeVar, Unpack, overload
 
 from pq_core.filters import FINISHED, Filter
 from pq_core.operating_methods import AsyncOperatingMethods
-from pq_core.operations import FilterFields, Operations
+from pq_core.operations import FilterFields, Operations, Planned
 from pq_core.options import CallFields
 from pq_core.rows import Stats
 from pq_core.schedule_methods import AsyncScheduleMethods
@@ -38,6 +38,12 @@ class AsyncMethods(AsyncScheduleMethods, AsyncOperatingMethods):
 
     async def _arun(self, request: Request[T]) -> T:
         raise NotImplementedError
+
+    async def _asend(self, planned: Planned[T]) -> T:
+        if planned.around is None:
+            return await self._arun(planned)
+        with planned.around:
+            return await self._arun(planned)
 
     @overload
     async def aenqueue(self, call: Call[R], /, **options: Unpack[CallFields]) -> TaskId[R]: ...
@@ -97,7 +103,7 @@ class AsyncMethods(AsyncScheduleMethods, AsyncOperatingMethods):
         Raises DuplicateClientId if the ``client_id`` is taken (the transaction stays usable), TaskNotAllowed,
         PayloadError, TransactionRequired.
         """
-        return await self._arun(self._operations.enqueue(self._operations.call("aenqueue", target, args, kwargs)))
+        return await self._asend(self._operations.enqueue(self._operations.call("aenqueue", target, args, kwargs)))
 
     async def aenqueue_many(
         self, calls: Iterable[Call[R]], *, on_duplicate: OnDuplicate | None = None
@@ -108,7 +114,7 @@ class AsyncMethods(AsyncScheduleMethods, AsyncOperatingMethods):
         otherwise the first one raises DuplicateClientId and nothing of the batch is stored.
         """
         planned = self._operations.enqueue_many(calls, on_duplicate=on_duplicate)
-        return [] if planned is None else await self._arun(planned)
+        return [] if planned is None else await self._asend(planned)
 
     @overload
     async def aupsert(self, call: Call[R], /, **options: Unpack[CallFields]) -> TaskId[R]: ...
@@ -156,7 +162,7 @@ class AsyncMethods(AsyncScheduleMethods, AsyncOperatingMethods):
         Waiting, finished or absent: it is put in place at once. Running: it runs after that run has ended,
         however it ends (or with the commit of its ``complete()``); never beside it. Of several the last one counts.
         """
-        return await self._arun(self._operations.upsert(self._operations.call("aupsert", target, args, kwargs)))
+        return await self._asend(self._operations.upsert(self._operations.call("aupsert", target, args, kwargs)))
 
     async def acancel(self, task_id: int, *, reason: str | None = None) -> bool:
         """Cancel a task; its row stays. True when it is cancelled, or will be: a running one is told to stop.
@@ -196,11 +202,11 @@ class AsyncMethods(AsyncScheduleMethods, AsyncOperatingMethods):
 
     async def aget_task(self, task_id: int) -> TaskRecord | None:
         """Return the task, or None."""
-        return await self._arun(self._operations.store.get_task(task_id))
+        return await self._arun(self._operations.get_task(task_id))
 
     async def aget_task_by_client_id(self, client_id: str) -> TaskRecord | None:
         """Return the newest task with the ``client_id``, or None."""
-        return await self._arun(self._operations.store.get_task_by_client_id(client_id))
+        return await self._arun(self._operations.get_task_by_client_id(client_id))
 
     async def alist_tasks(self, *, limit: int = 100, **chosen: Unpack[FilterFields]) -> list[TaskRecord]:
         """Return the tasks that match, newest first. The next page: ``before_id`` = the last one's id."""

@@ -59,6 +59,23 @@ def conninfo(dsn: str, **defaults: str | int) -> str:
     return make_conninfo("", **said)
 
 
+def rotated(dsn: str, by: int) -> str:
+    """Return the DSN with its hosts in another order, the first ``by`` of them last.
+
+    Only where ``target_session_attrs`` says which of them will do; else their order says which one is meant.
+    """
+    said = {option.keyword.decode(): option.val.decode() for option in _parse(dsn, "the DSN") if option.val is not None}
+    wanted = said.get("target_session_attrs", os.environ.get("PGTARGETSESSIONATTRS"))
+    count = max(len(said.get(name, "").split(",")) for name in ("host", "hostaddr"))
+    if count < 2 or wanted not in ("read-write", "primary"):
+        return dsn
+    for name in ("host", "hostaddr", "port"):
+        values = said.get(name, "").split(",")
+        if len(values) == count:  # a single port is that of all
+            said[name] = ",".join(values[(place + by) % count] for place in range(count))
+    return make_conninfo("", **said)
+
+
 def redact(dsn: str) -> str:
     """Return the DSN with its secrets as ``***``; of one that can't be read, only the scheme."""
     scheme = re.match(r"[A-Za-z][\w+.-]*:(?=//)", dsn)

@@ -11,7 +11,7 @@ from typing import Any, ParamSpec, TypeVar, Unpack, overload
 
 from pq_core.filters import FINISHED, Filter
 from pq_core.operating_methods import OperatingMethods
-from pq_core.operations import FilterFields, Operations
+from pq_core.operations import FilterFields, Operations, Planned
 from pq_core.options import CallFields
 from pq_core.rows import Stats
 from pq_core.schedule_methods import ScheduleMethods
@@ -38,6 +38,12 @@ class Methods(ScheduleMethods, OperatingMethods):
 
     def _run(self, request: Request[T]) -> T:
         raise NotImplementedError
+
+    def _send(self, planned: Planned[T]) -> T:
+        if planned.around is None:
+            return self._run(planned)
+        with planned.around:
+            return self._run(planned)
 
     @overload
     def enqueue(self, call: Call[R], /, **options: Unpack[CallFields]) -> TaskId[R]: ...
@@ -95,7 +101,7 @@ class Methods(ScheduleMethods, OperatingMethods):
         Raises DuplicateClientId if the ``client_id`` is taken (the transaction stays usable), TaskNotAllowed,
         PayloadError, TransactionRequired.
         """
-        return self._run(self._operations.enqueue(self._operations.call("enqueue", target, args, kwargs)))
+        return self._send(self._operations.enqueue(self._operations.call("enqueue", target, args, kwargs)))
 
     def enqueue_many(self, calls: Iterable[Call[R]], *, on_duplicate: OnDuplicate | None = None) -> list[TaskId[R]]:
         """Enqueue calls in one statement, all or none, and return their ids in order.
@@ -104,7 +110,7 @@ class Methods(ScheduleMethods, OperatingMethods):
         otherwise the first one raises DuplicateClientId and nothing of the batch is stored.
         """
         planned = self._operations.enqueue_many(calls, on_duplicate=on_duplicate)
-        return [] if planned is None else self._run(planned)
+        return [] if planned is None else self._send(planned)
 
     @overload
     def upsert(self, call: Call[R], /, **options: Unpack[CallFields]) -> TaskId[R]: ...
@@ -152,7 +158,7 @@ class Methods(ScheduleMethods, OperatingMethods):
         Waiting, finished or absent: it is put in place at once. Running: it runs after that run has ended,
         however it ends (or with the commit of its ``complete()``); never beside it. Of several the last one counts.
         """
-        return self._run(self._operations.upsert(self._operations.call("upsert", target, args, kwargs)))
+        return self._send(self._operations.upsert(self._operations.call("upsert", target, args, kwargs)))
 
     def cancel(self, task_id: int, *, reason: str | None = None) -> bool:
         """Cancel a task; its row stays. True when it is cancelled, or will be: a running one is told to stop.
@@ -192,11 +198,11 @@ class Methods(ScheduleMethods, OperatingMethods):
 
     def get_task(self, task_id: int) -> TaskRecord | None:
         """Return the task, or None."""
-        return self._run(self._operations.store.get_task(task_id))
+        return self._run(self._operations.get_task(task_id))
 
     def get_task_by_client_id(self, client_id: str) -> TaskRecord | None:
         """Return the newest task with the ``client_id``, or None."""
-        return self._run(self._operations.store.get_task_by_client_id(client_id))
+        return self._run(self._operations.get_task_by_client_id(client_id))
 
     def list_tasks(self, *, limit: int = 100, **chosen: Unpack[FilterFields]) -> list[TaskRecord]:
         """Return the tasks that match, newest first. The next page: ``before_id`` = the last one's id."""

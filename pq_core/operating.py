@@ -12,7 +12,9 @@ from pq_core import rows
 from pq_core.errors import InvalidOption
 from pq_core.filters import bigint
 from pq_core.payload import dumps, storable_text
+from pq_core.retention import Keep, seconds
 from pq_core.store import Request, statement
+from pq_core.types import TaskStatus
 
 COUNTED = 10_000
 """Tasks of one queue and state that are counted; of more it is only said that there are more."""
@@ -26,7 +28,8 @@ class QueueRecord:
 
     ``due``, ``scheduled``, ``running``: tasks that could run now, whose time has not come, that run. They are exact up
     to ``COUNTED``; ``more`` names those of which there are more. ``oldest_wait``: seconds for which a due task has
-    waited at most. ``workers``: how many live ones take tasks out of it. ``paused_by``: who paused it.
+    waited at most. ``workers``: how many live ones take tasks out of it. ``paused_by``: who paused it. ``retention``,
+    ``retention_failed``: how long finished and failed tasks stay, below zero for ever, None as the application says.
     """
 
     name: str
@@ -42,6 +45,7 @@ class QueueRecord:
     rate_limit: int | None = None
     rate_period: timedelta | None = None
     retention: timedelta | None = None
+    retention_failed: timedelta | None = None
 
     @property
     def paused(self) -> bool:
@@ -81,6 +85,23 @@ def drain(schema: str, worker_id: int) -> Request[bool]:
     return Request(statement(schema, "worker_drain"), dumps({"id": bigint(worker_id, option="worker_id")}), rows.truth)
 
 
+def set_retention(schema: str, name: str, *, finished: Keep, failed: Keep) -> Request[bool]:
+    """Plan what is said of a queue's finished tasks."""
+    parameters = {
+        "name": _queue_name(name),
+        "finished": seconds("finished", finished),
+        "failed": seconds("failed", failed),
+    }
+    return Request(statement(schema, "queue_retention"), dumps(parameters), rows.truth)
+
+
+def pace(schema: str, window: float) -> Request[dict[TaskStatus, int]]:
+    """Plan a count of what ended lately."""
+    if isinstance(window, bool) or not isinstance(window, (int, float)) or not 0 < window <= 3600:
+        raise InvalidOption(f"seconds={window!r}: give seconds above 0, an hour at most")
+    return Request(statement(schema, "pace"), dumps({"seconds": float(window)}), rows.counts)
+
+
 def audit(schema: str, actor: str, action: str, target: str | None, details: Mapping[str, Any] | None) -> Request[int]:
     """Plan a row of the audit log."""
     for option, value in (("actor", actor), ("action", action)):
@@ -116,7 +137,7 @@ def _queue(row: str) -> QueueRecord:
     values["more"] = tuple(name for name, count in counts.items() if count > COUNTED)
     values |= {name: min(count, COUNTED) for name, count in counts.items()}
     values["paused_at"] = rows.time(values["paused_at"])
-    for name in ("rate_period", "retention"):
+    for name in ("rate_period", "retention", "retention_failed"):
         values[name] = None if values[name] is None else timedelta(seconds=values[name])
     return QueueRecord(**values)
 

@@ -10,8 +10,10 @@ from pq_core import keys, operating, statistics_request
 from pq_core.keys import KeyRecord, NewKey
 from pq_core.operating import AuditRecord, QueueRecord
 from pq_core.operations import Operations
+from pq_core.retention import Keep
 from pq_core.statistics_request import By, StatisticsRow
 from pq_core.store import Request
+from pq_core.types import TaskStatus
 
 T = TypeVar("T")
 
@@ -49,6 +51,18 @@ class OperatingMethods:
         False when no live worker has this id. A keeper starts no new one in its place.
         """
         return self._run(operating.drain(self._operations.store.schema, worker_id))
+
+    def set_retention(self, name: str, *, finished: Keep = None, failed: Keep = None) -> None:
+        """Say how long finished tasks of a queue stay: completed and cancelled ones (``finished``), failed ones.
+
+        A timedelta, or ``"forever"``; None: as the application's ``PQ(retention=…)`` says.
+        """
+        schema = self._operations.store.schema
+        self._run(operating.set_retention(schema, name, finished=finished, failed=failed))
+
+    def pace(self, seconds: float = 10.0) -> dict[TaskStatus, int]:
+        """Return how many tasks ended within the last ``seconds``, by state; cheap to ask often."""
+        return self._run(operating.pace(self._operations.store.schema, seconds))
 
     def statistics(
         self,
@@ -143,6 +157,15 @@ class AsyncOperatingMethods:
     async def adrain_worker(self, worker_id: int) -> bool:
         """``drain_worker`` for asynchronous callers."""
         return await self._arun(operating.drain(self._operations.store.schema, worker_id))
+
+    async def aset_retention(self, name: str, *, finished: Keep = None, failed: Keep = None) -> None:
+        """``set_retention`` for asynchronous callers."""
+        schema = self._operations.store.schema
+        await self._arun(operating.set_retention(schema, name, finished=finished, failed=failed))
+
+    async def apace(self, seconds: float = 10.0) -> dict[TaskStatus, int]:
+        """``pace`` for asynchronous callers."""
+        return await self._arun(operating.pace(self._operations.store.schema, seconds))
 
     async def astatistics(
         self,

@@ -7,27 +7,35 @@ results together, or the first error. Built on libpq's own asynchronous calls.
 from __future__ import annotations
 
 import enum
+import hashlib
 import selectors
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from psycopg import OperationalError, pq
 
+from pq_core.worker.rows import Row
+
 if TYPE_CHECKING:
     from psycopg.pq.abc import PGconn, PGresult
 
-Row = tuple[bytes | None, ...]
 Parameters = Sequence[bytes | None]
 
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """One statement of a turn: ``name`` is what it is prepared under; placeholders are ``$1`` and on."""
+    """One statement of a turn; placeholders are ``$1`` and on. ``prepared``: what it is prepared under."""
 
     name: str
     text: str
+    prepared: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        # Behind a pooler the session may be one on which another schema's or another version's worker has prepared.
+        digest = hashlib.blake2b(self.text.encode(), digest_size=6).hexdigest()
+        object.__setattr__(self, "prepared", f"{self.name}_{digest}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +89,7 @@ class Connection:
         self._results: Results = []
         self._error: StatementError | None = None
         self._callback: Callback | None = None
+        self._statements: Sequence[tuple[Query, Parameters]] = ()
         self._wants_write = False
         self._became_ready = False
         self._notes: deque[tuple[str, str]] = deque()
@@ -109,6 +118,7 @@ class Connection:
             raise RuntimeError(f"the connection is {self.state.value}")
         self.state = State.BUSY
         self._callback = callback
+        self._statements = statements
         self._results = []
         self._error = None
         pgconn = self._pgconn
@@ -125,7 +135,7 @@ class Connection:
             pgconn.send_query_params(query.text.encode(), parameters)
             self._sent.append((query.name, True))
             return
-        name = query.name.encode()
+        name = query.prepared.encode()
         if query.name not in self._prepared:
             pgconn.send_prepare(name, query.text.encode())
             self._prepared.add(query.name)
@@ -223,9 +233,12 @@ class Connection:
         self._callback = None
         self._sent.clear()
         self.state = State.IDLE
-        if error is not None and error.sqlstate in ("26000", "42P05"):
-            # A pooler gave this transaction another server session than the one that prepared.
+        if callback is not None and error is not None and error.sqlstate in ("26000", "42P05") and self._can_prepare:
+            # A pooler gave this transaction another server session than the one that prepared, or one on which
+            # somebody else has. Nothing of it was done: once more, without.
             self._can_prepare = False
+            self.send(self._statements, callback)
+            return
         if callback is not None:
             self._done = (callback, None if error else self._results, error)
 

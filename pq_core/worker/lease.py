@@ -3,30 +3,34 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from time import monotonic
 
 from pq_core.types import ClaimedTask, TaskStatus
 from pq_core.worker.book import DATA_ERRORS
-from pq_core.worker.claiming import Statements, claimed_task, integer
-from pq_core.worker.connection import Results, Row, StatementError
+from pq_core.worker.claiming import Statements, integer
+from pq_core.worker.connection import Results, StatementError
 from pq_core.worker.link import Link
+from pq_core.worker.rows import Row, claimed_task
 
 logger = logging.getLogger("pq.worker")
 
-SETTLING = 0.2
-"""Seconds between the end of another's lease and the look whether it was renewed."""
+SETTLING = 1.2
+"""Seconds between the end of another's lease and the look whether it was renewed: rescue.sql lets one pass."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Beat:
-    """What one heartbeat told. ``running``: (task id, fence) to whether it is to be cancelled."""
+    """What one heartbeat told.
+
+    ``running``: (task id, fence) to the words of whoever cancelled it, which may be none (``""``); None: it goes on.
+    """
 
     sent: float
     drain_requested: bool
     suspects: bool
-    running: dict[tuple[int, int], bool]
+    running: dict[tuple[int, int], str | None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +65,7 @@ class Lease:
     _next_rescue: float | None = None
     _sent: float = 0.0
     _expired_others: bool = False
+    _blameless: set[int] = field(default_factory=set)
     _plain: bool = False
 
     def begin(self, worker_id: int, sent: float) -> None:
@@ -97,6 +102,10 @@ class Lease:
         if self.worker_id is None:
             return
         if now >= self.expires:
+            # In time for its own end: it is the database that was away. One that comes late has stalled, and may owe
+            # that to a task of its own.
+            if now - self.expires < self.seconds / 3:
+                self._blameless.add(self.worker_id)
             self.lose("it could not be renewed in time")
             return
         if not self.link.idle:
@@ -147,7 +156,10 @@ class Lease:
                 sent=self._sent,
                 drain_requested=drain == b"t",
                 suspects=suspects == b"t",
-                running={(int(r[0] or 0), int(r[1] or 0)): r[2] == b"t" for r in running},
+                running={
+                    (int(r[0] or 0), int(r[1] or 0)): None if r[2] is None else r[2].decode("utf-8", "replace")
+                    for r in running
+                },
             )
         )
 
@@ -164,9 +176,9 @@ class Lease:
     def _rescue(self, worker_id: int) -> None:
         dead, self.known_dead = self.known_dead, []
         self._next_rescue = None
-        known = b"{" + b",".join(integer(one) for one in dead) + b"}"
+        plain = b"t" if self._plain else b"f"
         self.link.send(
-            [(self.statements["rescue"], [integer(worker_id), known, b"t" if self._plain else b"f"])],
+            [(self.statements["rescue"], [integer(worker_id), _ids(dead), plain, _ids(self._blameless)])],
             lambda results, error: self._rescued(dead, results, error),
         )
 
@@ -180,6 +192,7 @@ class Lease:
                 self._plain = True
             return
         self._plain = False
+        self._blameless.difference_update(dead)
         rows = results[0]
         found = [_rescued(row) for row in rows if row[4] is not None]
         workers = int(rows[0][0] or 0) if rows else 0
@@ -191,6 +204,10 @@ class Lease:
         self._expired_others = self._expired_others and not workers
         if found:
             self.on_rescued(found)
+
+
+def _ids(ids: Iterable[int]) -> bytes:
+    return b"{" + b",".join(integer(one) for one in ids) + b"}"
 
 
 def _rescued(row: Row) -> Rescued:

@@ -9,7 +9,7 @@ import pytest
 from psycopg.conninfo import conninfo_to_dict
 
 from pq_core.database import conninfo, find_dsn, redact, start_connection
-from pq_core.dsn import is_embedded, without_secrets
+from pq_core.dsn import is_embedded, rotated, without_secrets
 from pq_core.errors import DatabaseNotConfigured, InvalidDSN, PQError
 
 SECRET = "s3cr3t"
@@ -17,7 +17,15 @@ SECRET = "s3cr3t"
 
 @pytest.fixture(autouse=True)
 def no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("PQ_DATABASE_URL", "DATABASE_URL", "PGSERVICE", "PGAPPNAME", "PGCONNECT_TIMEOUT", "PGPASSWORD"):
+    for name in (
+        "PQ_DATABASE_URL",
+        "DATABASE_URL",
+        "PGSERVICE",
+        "PGAPPNAME",
+        "PGCONNECT_TIMEOUT",
+        "PGPASSWORD",
+        "PGTARGETSESSIONATTRS",
+    ):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -209,3 +217,38 @@ def test_a_connection_that_fails_at_once_is_reported_without_the_password() -> N
         start_connection(f"host=/nonexistent/folder user=u password={SECRET} dbname=d")
     assert SECRET not in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+# --- hosts in turn
+
+
+def hosts_of(dsn: str) -> list[tuple[str, str]]:
+    said = conninfo_to_dict(dsn)
+    hosts = str(said["host"]).split(",")
+    ports = str(said.get("port", "5432")).split(",")
+    return list(zip(hosts, ports if len(ports) > 1 else ports * len(hosts), strict=True))
+
+
+def test_each_host_comes_first_in_turn() -> None:
+    dsn = "postgresql://a:1,b:2,c:3/shop?target_session_attrs=read-write"
+
+    turns = [hosts_of(rotated(dsn, turn)) for turn in range(4)]
+
+    assert turns[0] == [("a", "1"), ("b", "2"), ("c", "3")]
+    assert turns[1] == [("b", "2"), ("c", "3"), ("a", "1")]
+    assert turns[2] == [("c", "3"), ("a", "1"), ("b", "2")]
+    assert turns[3] == turns[0]
+    assert conninfo_to_dict(rotated(dsn, 1))["dbname"] == "shop"
+
+
+def test_one_port_is_that_of_all_hosts() -> None:
+    dsn = "host=a,b port=6000 target_session_attrs=primary"
+
+    assert hosts_of(rotated(dsn, 1)) == [("b", "6000"), ("a", "6000")]
+
+
+@pytest.mark.parametrize(
+    "dsn", ["host=a,b", "host=a target_session_attrs=read-write", "host=a,b target_session_attrs=any", ""]
+)
+def test_order_of_hosts_that_means_something_stays(dsn: str) -> None:
+    assert rotated(dsn, 1) == dsn

@@ -40,7 +40,8 @@ SELECT cast(row_to_json(r) AS text) FROM (
             AS oldest_wait,
         coalesce(w.workers, 0) AS workers, q.paused_at, q.paused_by, q.concurrency_limit, q.rate_limit,
         cast(extract(epoch FROM q.rate_period) AS double precision) AS rate_period,
-        cast(extract(epoch FROM q.retention) AS double precision) AS retention
+        cast(extract(epoch FROM q.retention) AS double precision) AS retention,
+        cast(extract(epoch FROM q.retention_failed) AS double precision) AS retention_failed
     FROM input, names n
     CROSS JOIN LATERAL (SELECT count(*) AS due FROM (SELECT FROM {schema}.pq_tasks t
         WHERE t.status = 'pending' AND t.due AND t.losses < 2 AND t.queue = n.name

@@ -5,6 +5,8 @@
 --             must the server: after an outage nobody is given up for dead before he had time to come back.
 -- $2 bigint[] workers known to be dead (their keeper saw them and all their children end): no waiting for these
 -- $3 boolean  leave on_failure out: one of them was found broken, and must not keep the others from being rescued
+-- $4 bigint[] of $2 those that gave their lease up by themselves, with the database out of reach: nobody's fault
+-- The second after the end of a lease belongs to the keeper of its worker, which kills one that did not notice.
 -- A lost task comes back uncounted, or fails where on_lost says so. From the second loss on it runs alone; lost three
 -- times while alone, it fails as suspect of killing its workers.
 WITH rescuer AS (
@@ -14,7 +16,7 @@ WITH rescuer AS (
     SELECT w.id, w.name FROM {schema}.pq_workers w
     WHERE w.id <> $1::bigint AND (
         w.id = ANY ($2::bigint[])
-        OR (w.expires_at < clock_timestamp() AND EXISTS (SELECT FROM rescuer r WHERE r.watched > w.lease)))
+        OR (w.expires_at < clock_timestamp() - interval '1 second' AND EXISTS (SELECT FROM rescuer r WHERE r.watched > w.lease)))
     FOR UPDATE SKIP LOCKED
 ), removed AS (
     DELETE FROM {schema}.pq_workers w USING dead d WHERE w.id = d.id
@@ -22,13 +24,16 @@ WITH rescuer AS (
     SELECT t.id, t.fence, t.attempts, t.worker_id, t.started_at, t.losses, t.alone, t.name, t.queue, t.priority,
         t.max_attempts, t.payload, t.headers, t.version, t.run_at, t.created_at, t.client_id, t.max_runtime_seconds,
         t.options, t.snoozes, t.schedule_id, t.tick_at, t.on_lost,
+        CASE WHEN t.worker_id = ANY ($4::bigint[]) THEN 0 ELSE 1 END AS blame,
         CASE
             WHEN t.cancel_requested_at IS NOT NULL THEN 'cancelled'
             WHEN t.on_lost = 'fail' THEN 'failed'
-            WHEN t.alone AND t.lone_losses >= 2 THEN 'failed'
+            WHEN t.alone AND t.lone_losses >= 2 AND t.worker_id <> ALL ($4::bigint[]) THEN 'failed'
             ELSE 'pending'
         END AS end_status,
         CASE
+            WHEN t.worker_id = ANY ($4::bigint[]) THEN format('lost: worker %s (%s) could not reach the database before its lease ended%s',
+                t.worker_id, coalesce(d.name, '?'), CASE WHEN t.on_lost = 'fail' THEN ', and on_lost="fail" forbids to start this twice' ELSE '' END)
             WHEN t.on_lost = 'fail' THEN format('lost: worker %s (%s) died while this ran, and on_lost="fail" forbids to start it twice', t.worker_id, coalesce(d.name, '?'))
             WHEN t.alone AND t.lone_losses >= 2 THEN format('lost: suspect of killing its workers: %s were lost while they ran nothing else', t.lone_losses + 1)
             ELSE format('lost: worker %s (%s) died while this ran', t.worker_id, coalesce(d.name, '?'))
@@ -50,8 +55,8 @@ WITH rescuer AS (
         outcome = 'lost',
         worker_id = NULL,
         attempts = greatest(t.attempts - 1, 0),
-        losses = t.losses + 1,
-        lone_losses = t.lone_losses + CASE WHEN t.alone THEN 1 ELSE 0 END,
+        losses = t.losses + l.blame,
+        lone_losses = t.lone_losses + CASE WHEN t.alone THEN l.blame ELSE 0 END,
         alone = false,
         due = true,
         run_at = CASE WHEN l.end_status = 'pending' THEN least(t.run_at, clock_timestamp()) ELSE t.run_at END,

@@ -1,0 +1,167 @@
+"""The chaos suite: its short form passes, and its checker finds what is wrong when something is."""
+
+from __future__ import annotations
+
+import ast
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from tests.chaos import checker, record
+from tests.chaos.checker import Checker, Findings
+from tests.chaos.stage import TABLES
+
+ROOT = Path(__file__).parents[2]
+
+pytestmark = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc")
+
+
+@pytest.mark.timeout(400)
+def test_short_form_passes() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.chaos", "--short"], cwd=ROOT, capture_output=True, text=True, timeout=390
+    )
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "workers killed" in done.stdout
+
+
+def test_checker_has_nothing_of_the_code_under_test() -> None:
+    for module in (checker, record):
+        tree = ast.parse(Path(module.__file__ or "").read_text())
+        names = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+        names |= {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+        assert not {name for name in names if name and name.startswith("pq_")}
+        assert {name for name in names if name and name.startswith("tests")} <= {"tests.chaos"}
+
+
+class Scene:
+    """A run in which all is well, to be spoiled. Times of the log are seconds of no particular clock."""
+
+    def __init__(self, connection: psycopg.Connection, folder: Path) -> None:
+        self.connection = connection
+        self.folder = folder
+        os.environ[record.FOLDER] = str(folder)
+        self.ids: dict[str, int] = {}
+        for kind in ("plain", "effect", "once"):
+            self.task(kind, f"a-{kind}")
+            self.order(kind, f"a-{kind}")
+            self.ran("start", f"a-{kind}")
+            self.ran("end", f"a-{kind}")
+        connection.execute("INSERT INTO chaos_effects VALUES ('a-effect', %s, 1)", (self.ids["a-effect"],))
+        self.task("doomed", "a-doomed", status="failed")
+        self.task("mourn", "a-doomed")
+        self.ran("end", "a-doomed")
+        self.order("doomed", "a-doomed")
+        self.task("version", "a-client", second="7")
+        self.ran("start", "a-client")
+        self.ran("end", "a-client", extra="7")
+        self.order("version", "a-version", client="a-client", number=7)
+        connection.execute(
+            "INSERT INTO pq_periodic (name, payload, run_every, next_run)"
+            " VALUES ('chaos.tick', '{}', '1 s', '2030-01-01')"
+        )
+        for second in (58, 59):
+            self.task("tick", f"tick-{second}", schedule=1, tick=f"2029-12-31 23:59:{second}")
+            self.ran("end", f"tick-{second}")
+
+    def task(
+        self, kind: str, key: str, *, status: str = "completed", second: str | None = None, schedule: int | None = None,
+        tick: str | None = None,
+    ) -> None:  # fmt: skip
+        row = self.connection.execute(
+            "INSERT INTO pq_tasks (name, payload, status, run_at, due, fence, attempts, schedule_id, tick_at)"
+            " VALUES (%s, jsonb_build_object('args', jsonb_build_array(%s::text, %s::text)), %s, now(), true, 1, 1, %s,"
+            " %s) RETURNING id",
+            (f"chaos.{kind}", key, second, status, schedule, tick),
+        ).fetchone()
+        assert row is not None
+        self.ids[key] = row[0]
+
+    def order(self, kind: str, key: str, *, client: str | None = None, number: int | None = None) -> None:
+        self.connection.execute("INSERT INTO chaos_orders VALUES (%s, %s, %s, %s)", (key, kind, client, number))
+        record.append(record.ORDERS, "committed", key)
+
+    def ran(self, what: str, key: str, *, fence: int = 1, extra: str = "-") -> None:
+        record.note(what, task=self.ids[key], fence=fence, attempt=1, key=key, extra=extra)
+
+    def run(self, statement: str, *keys: str) -> None:
+        self.connection.execute(statement, [self.ids[key] for key in keys])
+
+    def check(self, dsn: str) -> Findings:
+        return Checker(dsn, self.folder).check()
+
+
+@pytest.fixture
+def scene(connection: psycopg.Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Scene:
+    monkeypatch.setenv(record.FOLDER, str(tmp_path))
+    connection.execute(TABLES)
+    return Scene(connection, tmp_path)
+
+
+def test_checker_is_content_with_what_is_right(scene: Scene, database: str) -> None:
+    found = scene.check(database)
+
+    assert found.problems == []
+    assert (found.tasks, found.effects, found.ticks, found.starts) == (8, 1, 2, 4)
+
+
+TWICE = "INSERT INTO chaos_effects VALUES ('a-effect', %s, 1)"
+SPOILED: dict[str, tuple[str, Callable[[Scene], object]]] = {
+    "a task is gone": ("lost", lambda s: s.run("DELETE FROM pq_tasks WHERE id = %s", "a-plain")),
+    "a transaction is gone": ("lost", lambda s: record.append(record.ORDERS, "committed", "another")),
+    "a rolled back task is there": ("wrong", lambda s: record.append(record.ORDERS, "rolled-back", "a-plain")),
+    "a task without an order": ("wrong", lambda s: s.task("plain", "stray", status="failed")),
+    "a task twice": ("duplicated", lambda s: (s.task("plain", "a-plain"), s.ran("end", "a-plain"))),
+    "left running": ("stuck", lambda s: s.run("UPDATE pq_tasks SET status = 'running' WHERE id = %s", "a-plain")),
+    "left pending": ("stuck", lambda s: s.run("UPDATE pq_tasks SET status = 'pending' WHERE id = %s", "a-plain")),
+    "failed": ("lost", lambda s: s.run("UPDATE pq_tasks SET status = 'failed' WHERE id = %s", "a-plain")),
+    "completed by an attempt that did not end": (
+        "lost",
+        lambda s: s.run("UPDATE pq_tasks SET fence = 2 WHERE id = %s", "a-plain"),
+    ),
+    "given up too early": (
+        "lost",
+        lambda s: s.run(
+            "UPDATE pq_tasks SET status = 'failed', error = 'suspect of killing' WHERE id = %s", "a-plain"
+        ),
+    ),
+    "started twice under one fence": ("duplicated", lambda s: s.ran("start", "a-plain")),
+    "ran without a record": ("wrong", lambda s: s.ran("start", "a-plain", fence=3)),
+    "an effect twice": ("duplicated", lambda s: s.run(TWICE, "a-effect")),
+    "no effect": ("lost", lambda s: s.run("DELETE FROM chaos_effects")),
+    "the effect of another attempt": ("lost", lambda s: s.run("UPDATE chaos_effects SET fence = 2")),
+    "started twice though it must not": ("duplicated", lambda s: s.ran("start", "a-once", fence=2)),
+    "no consequence": ("lost", lambda s: s.run("DELETE FROM pq_tasks WHERE name = 'chaos.mourn'")),
+    "an old version": ("lost", lambda s: s.order("version", "later", client="a-client", number=8)),
+    "a tick twice": (
+        "duplicated",
+        lambda s: s.run("UPDATE pq_tasks SET schedule_id = NULL WHERE id = %s", "tick-59")
+        or (s.connection.execute("DROP INDEX pq_tasks_tick")
+        and s.task("tick", "again", schedule=1, tick="2029-12-31 23:59:58")),
+    ),
+    "a tick left out": ("lost", lambda s: s.run("DELETE FROM pq_tasks WHERE id = %s", "tick-59")),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", SPOILED)
+def test_checker_finds(scene: Scene, database: str, what: str) -> None:
+    kind, spoil = SPOILED[what]
+
+    spoil(scene)
+
+    found = scene.check(database)
+    assert getattr(found, kind), found
+
+
+def test_checker_measures_how_long_two_attempts_live(scene: Scene, database: str) -> None:
+    scene.ran("overlap", "a-plain")
+    scene.ran("parted", "a-plain")
+
+    (seconds,) = scene.check(database).overlaps
+    assert seconds >= 0

@@ -1,0 +1,130 @@
+"""Postgres servers of the suite's own: made, stopped in every way, copied to a standby, promoted."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import psycopg
+from psycopg.conninfo import make_conninfo
+
+from pq_core.embedded.binaries import find_binaries
+from pq_core.embedded.identity import give_data, prepare_server
+from pq_core.embedded.plan import Plan
+
+READY_WITHIN = 60.0
+STOP = {"smart": signal.SIGTERM, "fast": signal.SIGINT, "immediate": signal.SIGQUIT}
+
+
+def free_port() -> int:
+    """Return a port of the loopback interface that nobody listens on."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
+
+
+class Server:
+    """One data folder and the server on it. Without fsync: what is killed here are processes, not the machine."""
+
+    def __init__(self, folder: Path, **settings: str) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        folder.chmod(0o755)
+        self.folder = folder
+        self.port = free_port()
+        self.settings = {
+            "listen_addresses": "127.0.0.1",
+            "port": str(self.port),
+            "unix_socket_directories": "",
+            "fsync": "off",
+            "max_connections": "60",
+            "shared_buffers": "32MB",
+            "max_wal_size": "256MB",
+            "log_min_messages": "warning",
+            "autovacuum_naptime": "10s",
+            **settings,
+        }
+        self._binaries = find_binaries().folder
+        plan = Plan(folder=folder, sockets=folder, binaries=self._binaries, settings={}, linger=0.0, as_root="auto")
+        self.data, self._log = plan.data, plan.log
+        if not self.data.exists():
+            self.data.mkdir(mode=0o700)
+        self._prepare = prepare_server(plan)
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def dsn(self) -> str:
+        """The superuser's DSN of the database ``postgres``."""
+        return make_conninfo(host="127.0.0.1", port=self.port, user="postgres", dbname="postgres", connect_timeout=5)
+
+    def create(self) -> Server:
+        """Make the data folder's cluster."""
+        command = [self._binaries / "initdb", "--no-sync", "--auth=trust", "--encoding=UTF8", "--locale=C"]
+        subprocess.run(
+            [*command, "--username=postgres", f"--pgdata={self.data}"],
+            check=True, stdout=subprocess.DEVNULL, env=_environment(), preexec_fn=self._prepare,
+        )  # fmt: skip
+        return self
+
+    def start(self) -> Server:
+        """Start it and wait until it answers."""
+        options = [word for name, value in self.settings.items() for word in ("-c", f"{name}={value}")]
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [self._binaries / "postgres", "-D", self.data, *options],
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=_environment(), preexec_fn=self._prepare,
+            )  # fmt: skip
+        until = time.monotonic() + READY_WITHIN
+        while True:
+            try:
+                psycopg.connect(self.dsn).close()
+                return self
+            except psycopg.OperationalError:
+                if self._process.poll() is not None or time.monotonic() > until:
+                    raise RuntimeError(f"Postgres does not start:\n{self._log.read_text()[-2000:]}") from None
+                time.sleep(0.05)
+
+    def stop(self, how: str = "fast") -> None:
+        """Stop it: smart, fast or immediate, the last without a checkpoint or a goodbye."""
+        if self._process is None:
+            return
+        self._process.send_signal(STOP[how])
+        try:
+            self._process.wait(30)
+        except subprocess.TimeoutExpired:
+            self._process.send_signal(STOP["immediate"])
+            self._process.wait(30)
+        self._process = None
+
+    def execute(self, statement: str, parameters: Any = None, *, database: str = "postgres") -> list[Any]:
+        """Run one statement as the superuser, by itself, and return its rows."""
+        with psycopg.connect(make_conninfo(self.dsn, dbname=database), autocommit=True) as connection:
+            cursor = connection.execute(statement, parameters)
+            return cursor.fetchall() if cursor.description else []
+
+    def copy_to(self, folder: Path) -> Server:
+        """Return a standby that follows this server, which is restarted for the copy."""
+        self.stop()
+        standby = Server(folder, **{**self.settings, "port": "0"})
+        standby.settings["port"] = str(standby.port)
+        shutil.rmtree(standby.data)
+        shutil.copytree(self.data, standby.data)
+        (standby.data / "standby.signal").touch()
+        upstream = f"host=127.0.0.1 port={self.port} user=postgres application_name=standby"
+        with (standby.data / "postgresql.auto.conf").open("a") as file:
+            file.write(f"primary_conninfo = '{upstream}'\n")
+        owner = self.data.stat()
+        if standby.data.stat().st_uid != owner.st_uid:
+            give_data(standby.data, owner.st_uid, owner.st_gid)
+        standby.data.chmod(0o700)
+        self.start()
+        return standby.start()
+
+
+def _environment() -> dict[str, str]:
+    return {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C", "TZ": "UTC"}
