@@ -151,7 +151,8 @@ $pq$;
 -- What a claim or a report counts on: a row written by hand that can't be claimed would keep all others of its queue from
 -- it, and one whose name does not fit into an index could never end. Not validated: what is there was written by pq.
 ALTER TABLE {schema}.pq_tasks ADD CONSTRAINT pq_tasks_possible CHECK (octet_length(name) <= 1020
-    AND attempts < 2000000000 AND losses < 2000000000 AND lone_losses < 2000000000 AND snoozes < 2000000000 AND fence < 4611686018427387904
+    AND attempts < 2000000000 AND losses < 2000000000 AND lone_losses < 2000000000 AND snoozes < 2000000000
+    AND fence < 4611686018427387904
     AND (unroutable_since IS NULL OR isfinite(unroutable_since))) NOT VALID;
 
 -- As in the first schema, with a shorter way for most single tasks. What it takes and returns stands there.
