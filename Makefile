@@ -2,31 +2,39 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-long chaos check fix bench docs clean
+.PHONY: help venv demo test test-core test-lowest test-long chaos fuzz check fix bench docs screenshots clean
 
 # Processes that share the tests of one run: most tests wait for other processes. TESTS: what to run. ARGS: more for pytest.
 # RETRY=1: run what failed once more, alone: on a busy machine another process may have come too late for a test.
 # COVER=1: report branch coverage, on the newest Python; the tests then take about a third longer.
 JOBS ?= 4
 TESTS ?=
+# The benchmarks of `make bench`; flat, image and peers take longer.
+BENCH ?= enqueue latency drain fork
+COUNT ?= 1000000
 ARGS ?=
 PYTEST = -m pytest -n $(JOBS) --dist worksteal $(ARGS)
 
 help:
 	@echo "make demo       the main job, on real input, with a Postgres of its own if there is none"
+	@echo "                DASHBOARD=1: with the dashboard on it, until Ctrl-C"
 	@echo "make test       the tests, on the oldest and the newest Python found (TESTS=path JOBS=$(JOBS) ARGS= COVER=1)"
+	@echo "make test-core  the core's tests without any optional package, on the newest Python"
+	@echo "make test-lowest  the same with each dependency at its lowest version, on the oldest Python"
 	@echo "make test-long  the tests that take minutes"
 	@echo "make chaos      faults of every kind, a checker, a table (ARGS='--kills 1000' the long form)"
+	@echo "make fuzz       a million odd inputs for the decoders of payloads and frames (COUNT=$(COUNT))"
 	@echo "make check      ruff, mypy --strict, layers of imports"
 	@echo "make fix        what ruff can repair and format by itself"
-	@echo "make bench      the benchmarks"
+	@echo "make bench      the cheap benchmarks (BENCH=\"$(BENCH)\" ARGS=)"
+	@echo "make screenshots  the dashboard's pictures in docs/images, made with chromium"
 	@echo "make docs       check that links and Python code in the documentation hold"
 
 venv:
 	@scripts/venv oldest newest
 
 demo:
-	@venv="$$(scripts/venv newest)"; "$$venv/bin/pq" demo
+	@venv="$$(scripts/venv newest)"; "$$venv/bin/pq" demo $(if $(DASHBOARD),--dashboard)
 
 test:
 	@venvs="$$(scripts/venv oldest newest)"; newest="$${venvs##*$$'\n'}"; \
@@ -40,11 +48,24 @@ test:
 	    }; \
 	done
 
+# Tests of adapters and plugins stand apart; others say which optional package they need.
+CORE = tests/unit tests/integration tests/contract tests/migrations tests/acceptance tests/architecture
+
+test-core:
+	@venv="$$(scripts/venv core newest)"; PQ_TEST_ENVIRONMENT=core "$$venv/bin/python" $(PYTEST) $(or $(TESTS),$(CORE))
+
+test-lowest:
+	@venv="$$(scripts/venv lowest oldest)"; \
+	PQ_TEST_ENVIRONMENT=lowest "$$venv/bin/python" $(PYTEST) $(or $(TESTS),tests/unit tests/integration tests/migrations)
+
 test-long:
 	@venv="$$(scripts/venv newest)"; "$$venv/bin/python" -m pytest -n 2 -m long --timeout 1800 $(ARGS) $(TESTS)
 
 chaos:
 	@venv="$$(scripts/venv newest)"; "$$venv/bin/python" -m tests.chaos $(ARGS)
+
+fuzz:
+	@venv="$$(scripts/venv newest)"; PYTHONPATH="$$PWD" "$$venv/bin/python" scripts/fuzz.py --count $(COUNT)
 
 check:
 	@venv="$$(scripts/venv newest)"; export PATH="$$PWD/$$venv/bin:$$PATH"; \
@@ -57,10 +78,13 @@ fix:
 	@venv="$$(scripts/venv newest)"; "$$venv/bin/ruff" check --fix . || true; "$$venv/bin/ruff" format .
 
 bench:
-	@venv="$$(scripts/venv newest)"; for bench in benchmarks/bench_*.py; do echo "== $$bench"; "$$venv/bin/python" "$$bench"; done
+	@venv="$$(scripts/venv newest)"; for name in $(BENCH); do "$$venv/bin/python" -m benchmarks "$$name" $(ARGS); done
 
 docs:
 	@venv="$$(scripts/venv newest)"; "$$venv/bin/python" scripts/check_docs.py README.md CHANGELOG.md docs examples
+
+screenshots:
+	@venv="$$(scripts/venv newest)"; PQ_SCREENSHOTS=docs/images "$$venv/bin/python" -m pytest -p no:xdist -m "not long" --timeout 300 tests/browser/test_screenshots.py $(ARGS)
 
 clean:
 	rm -rf .venv-* .pq .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .coverage* build dist

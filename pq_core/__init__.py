@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         InvalidDSN,
         InvalidOption,
         InvalidTask,
+        KeysNotConfigured,
         NoCurrentAttempt,
         NotMigrated,
         PayloadDecodeError,
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
         WaitTimeout,
         WorkerStartError,
     )
+    from pq_core.retention import Retention
     from pq_core.roles import role
     from pq_core.tasks import Call, Task, TaskGroup, call
     from pq_core.types import (
@@ -72,11 +74,12 @@ _NAMES = {
     "current": "set_default",
     "errors": """
         AppNotFound AttemptLost Cancel DatabaseNotConfigured DatabaseUnavailable DuplicateClientId EmbeddedServerError
-        InvalidDSN InvalidOption InvalidTask NoCurrentAttempt NotMigrated PQError PayloadDecodeError
-        PayloadError PayloadTooLarge PluginError Retry ScheduleNotFound SchemaIncompatible Snooze TaskCancelled
-        TaskFailed TaskNotAllowed TaskNotFound TaskTimeout TransactionRequired UnknownTask UnsupportedConnection
-        UseAsync UseSync WaitTimeout WorkerStartError
+        InvalidDSN InvalidOption InvalidTask KeysNotConfigured NoCurrentAttempt NotMigrated PQError
+        PayloadDecodeError PayloadError PayloadTooLarge PluginError Retry ScheduleNotFound SchemaIncompatible Snooze
+        TaskCancelled TaskFailed TaskNotAllowed TaskNotFound TaskTimeout TransactionRequired UnknownTask
+        UnsupportedConnection UseAsync UseSync WaitTimeout WorkerStartError
     """,
+    "retention": "Retention",
     "roles": "role",
     "tasks": "Call Task TaskGroup call",
     "types": """
@@ -109,6 +112,7 @@ __all__ = [
     "InvalidDSN",
     "InvalidOption",
     "InvalidTask",
+    "KeysNotConfigured",
     "NoCurrentAttempt",
     "NotMigrated",
     "Outcome",
@@ -118,6 +122,7 @@ __all__ = [
     "PayloadTooLarge",
     "PluginError",
     "Priority",
+    "Retention",
     "Retry",
     "Role",
     "ScheduleNotFound",

@@ -10,7 +10,8 @@ from datetime import datetime, timedelta
 from typing import Any, ParamSpec, TypeVar, Unpack, overload
 
 from pq_core.filters import FINISHED, Filter
-from pq_core.operations import FilterFields, Operations
+from pq_core.operating_methods import AsyncOperatingMethods
+from pq_core.operations import FilterFields, Operations, Planned
 from pq_core.options import CallFields
 from pq_core.rows import Stats
 from pq_core.schedule_methods import AsyncScheduleMethods
@@ -30,13 +31,19 @@ R = TypeVar("R")
 T = TypeVar("T")
 
 
-class AsyncMethods(AsyncScheduleMethods):
+class AsyncMethods(AsyncScheduleMethods, AsyncOperatingMethods):
     """Every method of the client that runs one request, awaited."""
 
     _operations: Operations
 
     async def _arun(self, request: Request[T]) -> T:
         raise NotImplementedError
+
+    async def _asend(self, planned: Planned[T]) -> T:
+        if planned.around is None:
+            return await self._arun(planned)
+        with planned.around:
+            return await self._arun(planned)
 
     @overload
     async def aenqueue(self, call: Call[R], /, **options: Unpack[CallFields]) -> TaskId[R]: ...
@@ -96,7 +103,7 @@ class AsyncMethods(AsyncScheduleMethods):
         Raises DuplicateClientId if the ``client_id`` is taken (the transaction stays usable), TaskNotAllowed,
         PayloadError, TransactionRequired.
         """
-        return await self._arun(self._operations.enqueue(self._operations.call("aenqueue", target, args, kwargs)))
+        return await self._asend(self._operations.enqueue(self._operations.call("aenqueue", target, args, kwargs)))
 
     async def aenqueue_many(
         self, calls: Iterable[Call[R]], *, on_duplicate: OnDuplicate | None = None
@@ -107,7 +114,7 @@ class AsyncMethods(AsyncScheduleMethods):
         otherwise the first one raises DuplicateClientId and nothing of the batch is stored.
         """
         planned = self._operations.enqueue_many(calls, on_duplicate=on_duplicate)
-        return [] if planned is None else await self._arun(planned)
+        return [] if planned is None else await self._asend(planned)
 
     @overload
     async def aupsert(self, call: Call[R], /, **options: Unpack[CallFields]) -> TaskId[R]: ...
@@ -155,7 +162,7 @@ class AsyncMethods(AsyncScheduleMethods):
         Waiting, finished or absent: it is put in place at once. Running: it runs after that run has ended,
         however it ends (or with the commit of its ``complete()``); never beside it. Of several the last one counts.
         """
-        return await self._arun(self._operations.upsert(self._operations.call("aupsert", target, args, kwargs)))
+        return await self._asend(self._operations.upsert(self._operations.call("aupsert", target, args, kwargs)))
 
     async def acancel(self, task_id: int, *, reason: str | None = None) -> bool:
         """Cancel a task; its row stays. True when it is cancelled, or will be: a running one is told to stop.
@@ -195,11 +202,11 @@ class AsyncMethods(AsyncScheduleMethods):
 
     async def aget_task(self, task_id: int) -> TaskRecord | None:
         """Return the task, or None."""
-        return await self._arun(self._operations.store.get_task(task_id))
+        return await self._arun(self._operations.get_task(task_id))
 
     async def aget_task_by_client_id(self, client_id: str) -> TaskRecord | None:
         """Return the newest task with the ``client_id``, or None."""
-        return await self._arun(self._operations.store.get_task_by_client_id(client_id))
+        return await self._arun(self._operations.get_task_by_client_id(client_id))
 
     async def alist_tasks(self, *, limit: int = 100, **chosen: Unpack[FilterFields]) -> list[TaskRecord]:
         """Return the tasks that match, newest first. The next page: ``before_id`` = the last one's id."""
@@ -242,6 +249,18 @@ class AsyncMethods(AsyncScheduleMethods):
     async def aworkers(self) -> list[WorkerRecord]:
         """Return the workers that hold or held a lease and were not yet cleared away."""
         return await self._arun(self._operations.store.workers())
+
+    async def acount(self, *, most: int = 10_000, **chosen: Unpack[FilterFields]) -> int:
+        """``count`` for asynchronous callers."""
+        return await self._arun(self._operations.count(chosen, most=most))
+
+    async def adelete(self, task_id: int) -> bool:
+        """``delete`` for asynchronous callers."""
+        return await self._arun(self._operations.delete(task_id))
+
+    async def adelete_many(self, **chosen: Unpack[FilterFields]) -> int:
+        """``delete_many`` for asynchronous callers."""
+        return await self._arun(self._operations.delete_many(chosen))
 
     async def aclear_failed(self, before: datetime | None = None) -> int:
         """Delete failed tasks, or those that failed before a time; return how many."""

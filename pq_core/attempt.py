@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -130,6 +131,9 @@ class Attempt:
 
 
 _current: Attempt | None = None
+"""The attempt of this process: threads that a task starts have it too."""
+_shared: ContextVar[Attempt | None] = ContextVar("pq_attempt", default=None)
+"""The attempt of a coroutine that shares its process with others."""
 
 
 def current_attempt() -> Attempt:
@@ -137,6 +141,8 @@ def current_attempt() -> Attempt:
 
     Raises NoCurrentAttempt outside a task.
     """
+    if (attempt := _shared.get()) is not None:
+        return attempt
     if _current is None:
         raise NoCurrentAttempt("no task runs here: current_attempt() works inside a task function only")
     return _current
@@ -152,3 +158,8 @@ def _is_async(executor: object) -> bool:
     import inspect
 
     return inspect.iscoroutinefunction(getattr(executor, "execute", None))
+
+
+def share_current_attempt(attempt: Attempt) -> None:
+    """Set what ``current_attempt`` returns in this context alone."""
+    _shared.set(attempt)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Sequence
 from dataclasses import fields
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar, cast, overload
 
 import psycopg
@@ -16,9 +17,9 @@ from pq_core.compatibility import aexamine, examine
 from pq_core.errors import InvalidOption
 from pq_core.executor import (
     AsyncExecutor,
-    AsyncPsycopgExecutor,
+    AsyncPooledExecutor,
     Executor,
-    PsycopgExecutor,
+    PooledExecutor,
     find_executor,
     is_async,
     is_undefined,
@@ -28,7 +29,9 @@ from pq_core.operations import Operations
 from pq_core.options import build
 from pq_core.overriding import Override, override_of
 from pq_core.registry import Registry
+from pq_core.retention import DEFAULT_RETENTION, Retention, retention_of
 from pq_core.schema import check_schema_name
+from pq_core.sealing import Seals
 from pq_core.store import Request, Store
 from pq_core.table_methods import TableMethods
 from pq_core.tasks import Call, TaskGroup
@@ -71,7 +74,9 @@ class PQ(Methods, AsyncMethods, TableMethods):
     ``app``: a name for workers and connections. ``tasks``: modules with tasks, imported when one is looked up.
     ``allow``: modules whose plain functions may run. ``defaults``: for what a task leaves unsaid. ``plugins``:
     objects with hooks; ``discover_plugins`` adds those of installed packages. ``payload_limit``: bytes of
-    arguments that a task may have.
+    arguments that a task may have. ``keys``: for payloads that are signed or encrypted, the first seals, all open;
+    without it PQ_KEYS, with commas, is read at first use. ``retention``: how long
+    finished tasks stay; by default a week, failed ones 30 days. ``None``: for ever.
     """
 
     def __init__(
@@ -87,6 +92,8 @@ class PQ(Methods, AsyncMethods, TableMethods):
         plugins: Iterable[Plugin] = (),
         discover_plugins: bool = False,
         payload_limit: int = 2**20,
+        keys: Iterable[str] | str | None = None,
+        retention: Retention | timedelta | None = DEFAULT_RETENTION,
     ) -> None:
         check_constructor(dsn=dsn, listen_dsn=listen_dsn, schema=schema, payload_limit=payload_limit)
         self._dsn = dsn
@@ -95,7 +102,8 @@ class PQ(Methods, AsyncMethods, TableMethods):
         self.app = app
         self.defaults = build(TaskOptions, options_said(defaults), what="PQ(defaults=…)")
         self.payload_limit = payload_limit
-        self.registry = Registry(modules=tasks, allow=allow, owner=self)
+        self.registry = Registry(modules=tasks, allow=allow, owner=self, seals=Seals(keys))
+        self.retention = retention_of(retention)
         self.store = Store(schema)
         self._given_plugins = tuple(plugins)
         self._discover_plugins = discover_plugins
@@ -110,6 +118,7 @@ class PQ(Methods, AsyncMethods, TableMethods):
             defaults=self.defaults,
             payload_limit=payload_limit,
             before_enqueue=self._before_enqueue,
+            around_enqueue=self._around_enqueue,
             app=app,
         )
         self._made: dict[str, Any] = {}
@@ -221,7 +230,7 @@ class PQ(Methods, AsyncMethods, TableMethods):
         cancelled, TaskNotFound if it does not exist (not yet: its transaction must have been committed),
         DatabaseUnavailable if there is no database at first; one that goes away later is waited for.
         """
-        patience = Patience(task_id, timeout=timeout, poll=poll)
+        patience = Patience(task_id, timeout=timeout, poll=poll, seals=self.registry.seals)
         return wait_for_end(lambda: self._listen_pool, patience, self.store.watch(task_id), self._run)
 
     @overload
@@ -230,7 +239,7 @@ class PQ(Methods, AsyncMethods, TableMethods):
     async def await_(self, task_id: int, timeout: float | None = None, *, poll: float = 1.0) -> Any: ...
     async def await_(self, task_id: int, timeout: float | None = None, *, poll: float = 1.0) -> Any:
         """``wait`` for asynchronous callers; the plain twin's name is a word of the language."""
-        patience = Patience(task_id, timeout=timeout, poll=poll)
+        patience = Patience(task_id, timeout=timeout, poll=poll, seals=self.registry.seals)
         return await await_end(lambda: self._async_listen_pool, patience, self.store.watch(task_id), self._arun)
 
     def close(self) -> None:
@@ -279,7 +288,7 @@ class PQ(Methods, AsyncMethods, TableMethods):
         if (override := override_of(self)) is not None and override.executor is not None:
             return override.run(request)
         with self._pool.connection() as connection:
-            executor = PsycopgExecutor(connection)
+            executor = PooledExecutor(connection)
             try:
                 rows = executor.execute(request.statement, request.parameters)
             except psycopg.errors.UniqueViolation:
@@ -297,7 +306,7 @@ class PQ(Methods, AsyncMethods, TableMethods):
         if (override := override_of(self)) is not None and override.executor is not None:
             return await override.arun(request)
         async with self._async_pool.connection() as connection:
-            executor = AsyncPsycopgExecutor(connection)
+            executor = AsyncPooledExecutor(connection)
             try:
                 rows = await executor.execute(request.statement, request.parameters)
             except psycopg.errors.UniqueViolation:
@@ -365,6 +374,9 @@ class PQ(Methods, AsyncMethods, TableMethods):
     def _before_enqueue(self, call: Call[Any], headers: dict[str, str]) -> None:
         if self._has_plugins():
             self.plugins.before_enqueue(call, headers)
+
+    def _around_enqueue(self, calls: Sequence[Call[Any]]) -> contextlib.AbstractContextManager[None] | None:
+        return self.plugins.enqueuing(calls) if self._has_plugins() else None
 
 
 def _dsn_of(override: Override) -> DSN | None:

@@ -73,6 +73,10 @@ class PayloadDecodeError(PQError, ValueError):
     """Raised in the child when stored arguments can't be turned back into Python values."""
 
 
+class KeysNotConfigured(PQError):
+    """Raised when a task says ``payload="pickle"`` or ``"encrypted"`` and there is no key."""
+
+
 class InvalidOption(PQError, ValueError):
     """Raised when an option has a value that makes no sense; names the option, the value and the fix."""
 
@@ -166,7 +170,14 @@ class TaskTimeout(BaseException):
 
 
 class TaskCancelled(BaseException):
-    """Raised inside a task when it is cancelled while running, or interrupted by a worker that stops."""
+    """Raised inside a task when it is cancelled while running, or interrupted by a worker that stops.
+
+    ``reason``: what ``pq.cancel(…, reason=…)`` said, its first 900 bytes or so; None without, and when interrupted.
+    """
+
+    def __init__(self, message: str = "", *, reason: str | None = None) -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 def _seconds(what: str, after: float | timedelta | None) -> float | None:

@@ -15,7 +15,9 @@ from functools import lru_cache
 from typing import Any, NoReturn, Protocol, TypeGuard, cast
 
 import psycopg
-from psycopg.pq import TransactionStatus
+from psycopg.generators import execute as execution
+from psycopg.pq import ExecStatus, PipelineStatus, TransactionStatus
+from psycopg.pq.abc import PGresult
 from psycopg.rows import tuple_row
 
 from pq_core.errors import DatabaseUnavailable, InvalidOption, NotMigrated, PQError, UnsupportedConnection
@@ -76,6 +78,8 @@ class PsycopgExecutor:
         self._connection = connection
 
     def execute(self, statement: Statement, parameters: str) -> list[str]:
+        if _plainly_sendable(self._connection):
+            return PooledExecutor(self._connection).execute(statement, parameters)
         # A cursor of our own kind: the connection's row_factory and cursor_factory are the user's business.
         with psycopg.Cursor(self._connection, row_factory=tuple_row) as cursor:
             _plain_text(cursor)
@@ -95,6 +99,8 @@ class AsyncPsycopgExecutor:
         self._connection = connection
 
     async def execute(self, statement: Statement, parameters: str) -> list[str]:
+        if _plainly_sendable(self._connection):
+            return await AsyncPooledExecutor(self._connection).execute(statement, parameters)
         async with psycopg.AsyncCursor(self._connection, row_factory=tuple_row) as cursor:
             _plain_text(cursor)
             await cursor.execute(_psycopg_query(statement), (_sendable(self._connection, parameters),))
@@ -102,6 +108,70 @@ class AsyncPsycopgExecutor:
 
     def in_transaction(self) -> bool:
         return _waits_for_commit(self._connection)
+
+
+class PooledExecutor:
+    """The executor of an idle connection of our own, in autocommit mode: past the cursor, whose work takes longer than
+    libpq's. Users' connections get a cursor where it would do more than send: what is prepared there is theirs to say.
+    """
+
+    __slots__ = ("_connection",)
+
+    def __init__(self, connection: psycopg.Connection[Any]) -> None:
+        self._connection = connection
+
+    def execute(self, statement: Statement, parameters: str) -> list[str]:
+        connection = self._connection
+        pgconn = connection.pgconn
+        if pgconn.parameter_status(b"client_encoding") != b"UTF8":
+            return PsycopgExecutor(connection).execute(statement, parameters)
+        with connection.lock:
+            pgconn.send_query_params(_numbered_query(statement), (parameters.encode(),))
+            return _texts(connection.wait(execution(pgconn)))
+
+
+class AsyncPooledExecutor:
+    """The async twin of ``PooledExecutor``."""
+
+    __slots__ = ("_connection",)
+
+    def __init__(self, connection: psycopg.AsyncConnection[Any]) -> None:
+        self._connection = connection
+
+    async def execute(self, statement: Statement, parameters: str) -> list[str]:
+        connection = self._connection
+        pgconn = connection.pgconn
+        if pgconn.parameter_status(b"client_encoding") != b"UTF8":
+            return await AsyncPsycopgExecutor(connection).execute(statement, parameters)
+        async with connection.lock:
+            pgconn.send_query_params(_numbered_query(statement), (parameters.encode(),))
+            return _texts(await connection.wait(execution(pgconn)))
+
+
+def _plainly_sendable(connection: psycopg.Connection[Any] | psycopg.AsyncConnection[Any]) -> bool:
+    """Tell whether a cursor would do nothing on the way but send: no BEGIN, no statement to prepare, no pipeline."""
+    pgconn = connection.pgconn
+    return (
+        connection.prepare_threshold is None
+        and pgconn.transaction_status == TransactionStatus.INTRANS
+        and pgconn.pipeline_status == PipelineStatus.OFF
+        and pgconn.parameter_status(b"client_encoding") == b"UTF8"
+    )
+
+
+def _texts(results: list[PGresult]) -> list[str]:
+    """Return the rows of a statement's only result; raise what the server said instead."""
+    for result in results:
+        if result.status == ExecStatus.FATAL_ERROR:
+            raise psycopg.errors.error_from_result(result)
+    (result,) = results
+    found = [result.get_value(row, 0) for row in range(result.ntuples)]
+    return [cast(str, value if value is None else value.decode()) for value in found]
+
+
+@lru_cache(maxsize=1024)
+def _numbered_query(statement: Statement) -> bytes:
+    return statement.render("$1").encode()
 
 
 @lru_cache(maxsize=1024)

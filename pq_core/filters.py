@@ -13,12 +13,16 @@ from pq_core.types import TaskStatus
 
 _GIVE_STATES = f"give one of {', '.join(TaskStatus)}, or a list of them"
 
+_NUMBERS = ("id", "before_id", "priority", "schedule_id", "worker_id")
+_MOMENTS = ("before", "since")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Filter:
     """Which tasks are meant: all that is said must hold. ``error``: text that the error contains, in any case.
 
-    ``before``: finished, or created if it has not finished, earlier than that. ``before_id``: a smaller id.
+    ``before`` and ``since``: finished, or created if it has not finished, earlier than that, and not earlier.
+    ``before_id``: a smaller id. ``schedule_id``: made by that schedule. ``worker_id``: runs on that worker.
     """
 
     id: int | None = None
@@ -30,16 +34,21 @@ class Filter:
     error: str | None = None
     before: datetime | None = None
     before_id: int | None = None
+    since: datetime | None = None
+    priority: int | None = None
+    schedule_id: int | None = None
+    worker_id: int | None = None
 
     def __post_init__(self) -> None:
         """Refuse what no column can be compared with, and read what can be read only once."""
         for name in ("queue", "name", "client_id", "error"):
             check_text(name, getattr(self, name))
-        for name in ("id", "before_id"):
+        for name in _NUMBERS:
             if (number := getattr(self, name)) is not None:
                 bigint(number, option=name)
-        if self.before is not None:
-            moment("before", self.before)
+        for name in _MOMENTS:
+            if (value := getattr(self, name)) is not None:
+                moment(name, value)
         if self.ids is not None:
             if isinstance(self.ids, str | bytes | Mapping) or not isinstance(self.ids, Iterable):
                 raise InvalidOption(f"ids={self.ids!r}: give a list of ids, integers")
@@ -77,11 +86,12 @@ class Filter:
         """Return what was said, as JSON values by the names that the conditions read."""
         said = {f.name: value for f in fields(self) if (value := getattr(self, f.name)) is not None}
         said.pop("status", None)
-        if self.before is not None:
-            said["before"] = moment("before", self.before)
+        for name in _MOMENTS:
+            if name in said:
+                said[name] = moment(name, said[name])
         if self.ids is not None:
             said["ids"] = [bigint(i) for i in self.ids]
-        for name in ("id", "before_id"):
+        for name in _NUMBERS:
             if name in said:
                 said[name] = bigint(said[name])
         return said
@@ -115,6 +125,10 @@ CONDITIONS: Mapping[str, str] = {
     "(t.client_id_unique = 'retained' OR t.status IN ('pending', 'running', 'blocked'))))",
     "error": "position(lower((SELECT p ->> 'error' FROM input)) IN lower(t.error)) > 0",
     "before": "coalesce(t.completed_at, t.created_at) < (SELECT cast(p ->> 'before' AS timestamptz) FROM input)",
+    "since": "coalesce(t.completed_at, t.created_at) >= (SELECT cast(p ->> 'since' AS timestamptz) FROM input)",
+    "priority": "t.priority = (SELECT cast(p ->> 'priority' AS bigint) FROM input)",
+    "schedule_id": "t.schedule_id = (SELECT cast(p ->> 'schedule_id' AS bigint) FROM input)",
+    "worker_id": "t.worker_id = (SELECT cast(p ->> 'worker_id' AS bigint) FROM input)",
     "before_id": "t.id < (SELECT cast(p ->> 'before_id' AS bigint) FROM input)",
 }
 FINISHED = (TaskStatus.COMPLETED, TaskStatus.FAILED, TaskStatus.CANCELLED)

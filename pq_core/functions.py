@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -57,6 +57,40 @@ def parameters_of(function: Callable[..., Any]) -> inspect.Signature:
 
         return inspect.signature(function, annotation_format=annotationlib.Format.STRING)
     return inspect.signature(function)
+
+
+class Arity:
+    """What a signature takes: a quick yes for most calls, where ``Signature.bind`` works for longer than the rest."""
+
+    __slots__ = ("_missing", "_most", "_places", "_required")
+
+    def __init__(self, signature: inspect.Signature) -> None:
+        kinds = inspect.Parameter
+        by_place = [p for p in signature.parameters.values() if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+        by_name = [p for p in signature.parameters.values() if p.kind is kinds.KEYWORD_ONLY]
+        required = [p.name for p in (*by_place, *by_name) if p.default is kinds.empty]
+        endless = any(p.kind is kinds.VAR_POSITIONAL for p in signature.parameters.values())
+        self._required = frozenset(required)
+        self._most = sys.maxsize if endless else len(by_place)
+        # Where a name's argument stands when it is given by place; beyond all places when it can't be.
+        self._places = {p.name: n for n, p in enumerate(by_place) if p.kind is not kinds.POSITIONAL_ONLY}
+        self._places |= {p.name: sys.maxsize for p in by_name}
+        # How many of the required ones are still missing after so many arguments by place.
+        names = [p.name for p in by_place]
+        self._missing = [len(self._required - set(names[:n])) for n in range(len(names) + 1)]
+
+    def fits(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+        """Tell whether the arguments fit for sure; False is a perhaps."""
+        given = len(args)
+        if given > self._most:
+            return False
+        missing = self._missing[min(given, len(self._missing) - 1)]
+        for name in kwargs:
+            if self._places.get(name, -1) < given:
+                return False
+            if name in self._required:
+                missing -= 1
+        return missing == 0
 
 
 def check_function(function: object) -> None:

@@ -16,7 +16,6 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from pq_core import attempt as attempts
-from pq_core import payload
 from pq_core.errors import (
     InvalidOption,
     NoCurrentAttempt,
@@ -30,10 +29,10 @@ from pq_core.types import AttemptOutcome, ClaimedTask, EndedAttempt, Outcome
 from pq_core.worker.book import Book
 from pq_core.worker.child import ChildSetup, Unroutable, attempt_of, failure, success, unloadable
 from pq_core.worker.claiming import Statements
-from pq_core.worker.connection import Row
 from pq_core.worker.ending import AttemptCost, entry_of
 from pq_core.worker.options import WorkerOptions
 from pq_core.worker.program import Program
+from pq_core.worker.rows import Row
 from pq_core.worker.shared import StopReason
 from pq_core.worker.verdict import Evidence, Verdict, judge
 
@@ -119,7 +118,8 @@ class _Inline:
             load=self.program.load,
             in_child=nullcontext,
             retryable=self.program.retryable,
-            encode_result=lambda value, limit: payload.encode_result(value, limit=limit),
+            sensitive=self.program.sensitive,
+            encode_result=self.program.encode_result,
             find_executor=pq._find_executor,
             result_limit=options.result_limit,
             default_timeout=None,
@@ -181,7 +181,7 @@ class _Run:
             function, args, kwargs = self.inline.setup.load(self.task)
         except Exception as error:
             self.exception = None if isinstance(error, Unroutable) else error
-            self._end = unloadable(error)
+            self._end = unloadable(self.inline.setup, self.task, error)
             return None
         return function(*args, **kwargs)
 
@@ -299,7 +299,7 @@ class _Run:
             outcome=outcome.outcome,
             status=outcome.status,
             retry_in=outcome.retry_in,
-            result=payload.decode_result(stored) if succeeded else None,
+            result=self.inline.program.registry.seals.open_result(stored, task_id=task.id) if succeeded else None,
             error=outcome.error,
             exception=self.exception,
             exception_type=outcome.exception_type,

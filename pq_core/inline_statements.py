@@ -17,8 +17,7 @@ from pq_core.executor import Statement
 from pq_core.rows import Rows
 from pq_core.store import Request, load
 from pq_core.types import ClaimedTask
-from pq_core.worker.claiming import claimed_task
-from pq_core.worker.connection import Row
+from pq_core.worker.rows import Row, claimed_task
 
 WORKER_ID = 0
 """Stands where a worker's id would; no lease ever has it."""

@@ -10,7 +10,8 @@ from datetime import datetime, timedelta
 from typing import Any, ParamSpec, TypeVar, Unpack, overload
 
 from pq_core.filters import FINISHED, Filter
-from pq_core.operations import FilterFields, Operations
+from pq_core.operating_methods import OperatingMethods
+from pq_core.operations import FilterFields, Operations, Planned
 from pq_core.options import CallFields
 from pq_core.rows import Stats
 from pq_core.schedule_methods import ScheduleMethods
@@ -30,13 +31,19 @@ R = TypeVar("R")
 T = TypeVar("T")
 
 
-class Methods(ScheduleMethods):
+class Methods(ScheduleMethods, OperatingMethods):
     """Every method of the client that runs one request."""
 
     _operations: Operations
 
     def _run(self, request: Request[T]) -> T:
         raise NotImplementedError
+
+    def _send(self, planned: Planned[T]) -> T:
+        if planned.around is None:
+            return self._run(planned)
+        with planned.around:
+            return self._run(planned)
 
     @overload
     def enqueue(self, call: Call[R], /, **options: Unpack[CallFields]) -> TaskId[R]: ...
@@ -94,7 +101,7 @@ class Methods(ScheduleMethods):
         Raises DuplicateClientId if the ``client_id`` is taken (the transaction stays usable), TaskNotAllowed,
         PayloadError, TransactionRequired.
         """
-        return self._run(self._operations.enqueue(self._operations.call("enqueue", target, args, kwargs)))
+        return self._send(self._operations.enqueue(self._operations.call("enqueue", target, args, kwargs)))
 
     def enqueue_many(self, calls: Iterable[Call[R]], *, on_duplicate: OnDuplicate | None = None) -> list[TaskId[R]]:
         """Enqueue calls in one statement, all or none, and return their ids in order.
@@ -103,7 +110,7 @@ class Methods(ScheduleMethods):
         otherwise the first one raises DuplicateClientId and nothing of the batch is stored.
         """
         planned = self._operations.enqueue_many(calls, on_duplicate=on_duplicate)
-        return [] if planned is None else self._run(planned)
+        return [] if planned is None else self._send(planned)
 
     @overload
     def upsert(self, call: Call[R], /, **options: Unpack[CallFields]) -> TaskId[R]: ...
@@ -151,7 +158,7 @@ class Methods(ScheduleMethods):
         Waiting, finished or absent: it is put in place at once. Running: it runs after that run has ended,
         however it ends (or with the commit of its ``complete()``); never beside it. Of several the last one counts.
         """
-        return self._run(self._operations.upsert(self._operations.call("upsert", target, args, kwargs)))
+        return self._send(self._operations.upsert(self._operations.call("upsert", target, args, kwargs)))
 
     def cancel(self, task_id: int, *, reason: str | None = None) -> bool:
         """Cancel a task; its row stays. True when it is cancelled, or will be: a running one is told to stop.
@@ -191,11 +198,11 @@ class Methods(ScheduleMethods):
 
     def get_task(self, task_id: int) -> TaskRecord | None:
         """Return the task, or None."""
-        return self._run(self._operations.store.get_task(task_id))
+        return self._run(self._operations.get_task(task_id))
 
     def get_task_by_client_id(self, client_id: str) -> TaskRecord | None:
         """Return the newest task with the ``client_id``, or None."""
-        return self._run(self._operations.store.get_task_by_client_id(client_id))
+        return self._run(self._operations.get_task_by_client_id(client_id))
 
     def list_tasks(self, *, limit: int = 100, **chosen: Unpack[FilterFields]) -> list[TaskRecord]:
         """Return the tasks that match, newest first. The next page: ``before_id`` = the last one's id."""
@@ -238,6 +245,18 @@ class Methods(ScheduleMethods):
     def workers(self) -> list[WorkerRecord]:
         """Return the workers that hold or held a lease and were not yet cleared away."""
         return self._run(self._operations.store.workers())
+
+    def count(self, *, most: int = 10_000, **chosen: Unpack[FilterFields]) -> int:
+        """Return how many tasks match, at most ``most``: what is beyond is not looked at."""
+        return self._run(self._operations.count(chosen, most=most))
+
+    def delete(self, task_id: int) -> bool:
+        """Delete a task with its history. False when it is running or not there: cancel it first."""
+        return self._run(self._operations.delete(task_id))
+
+    def delete_many(self, **chosen: Unpack[FilterFields]) -> int:
+        """Delete the tasks that match and don't run; return how many. At least one condition is needed."""
+        return self._run(self._operations.delete_many(chosen))
 
     def clear_failed(self, before: datetime | None = None) -> int:
         """Delete failed tasks, or those that failed before a time; return how many."""

@@ -6,6 +6,7 @@ Sync and async, on our connection or on the user's: all run the requests that ar
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
@@ -17,7 +18,7 @@ from pq_core.options import build, split_flat_options
 from pq_core.rows import Retried
 from pq_core.store import Request, Store
 from pq_core.tasks import BoundOptions, Call
-from pq_core.types import CallOptions, OnDuplicate, TaskId, TaskOptions, TaskStatus
+from pq_core.types import CallOptions, OnDuplicate, TaskId, TaskOptions, TaskRecord, TaskStatus
 from pq_hooks.batches import batch
 
 if TYPE_CHECKING:
@@ -27,6 +28,10 @@ T = TypeVar("T")
 
 LARGEST_BATCH = 240 * 2**20
 """Bytes of JSON in one statement: Postgres takes no array of more than 256 MiB as jsonb."""
+
+Around = Callable[[Sequence[Call[Any]]], AbstractContextManager[None] | None]
+"""Returns what the hooks put around the statement that enqueues these calls; None if nobody cares."""
+_NOT_RUNNING = tuple(status for status in TaskStatus if status is not TaskStatus.RUNNING)
 
 BeforeEnqueue = Callable[[Call[Any], dict[str, str]], None]
 """Lets the hooks add to the headers of a call."""
@@ -43,13 +48,21 @@ class FilterFields(TypedDict, total=False):
     error: str | None
     before: datetime | None
     before_id: int | None
+    since: datetime | None
+    priority: int | None
+    schedule_id: int | None
+    worker_id: int | None
 
 
 @dataclass(frozen=True, slots=True)
 class Planned(Request[T]):
-    """A request and what its connection must be. ``needs_transaction``: who insists on an open one, if any."""
+    """A request and what its connection must be. ``needs_transaction``: who insists on an open one, if any.
+
+    ``around``: what the hooks put around its statement, if any.
+    """
 
     needs_transaction: str | None = None
+    around: AbstractContextManager[None] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +74,7 @@ class Operations:
     defaults: TaskOptions
     payload_limit: int
     before_enqueue: BeforeEnqueue
+    around_enqueue: Around
     app: str = ""
 
     def call(self, method: str, target: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Call[Any]:
@@ -93,7 +107,7 @@ class Operations:
             return TaskId(task_id)
 
         enqueued = self.store.enqueue(payload.dumps(spec))
-        return Planned(enqueued.statement, enqueued.parameters, parse, _insists([call]))
+        return self._plan(enqueued, parse, [call], _insists(call))
 
     def enqueue_many(
         self, calls: Iterable[Call[Any]], *, on_duplicate: OnDuplicate | None
@@ -106,13 +120,19 @@ class Operations:
             raise InvalidOption(f"on_duplicate={on_duplicate!r}: give 'raise' or 'return'")
         specs: list[dict[str, Any]] = []
         called: list[Call[Any]] = []
+        insists: str | None = None
+        named = False
         with batch():  # for the hooks, which are called for each
             for call in calls:
                 if not isinstance(call, Call):
                     raise InvalidTask(f"enqueue_many() takes calls: task.call(…) for each, not {call!r}")
                 spec = self._spec(call)
-                if "client_id" in spec:
-                    spec["on_duplicate"] = on_duplicate or call.settings.on_duplicate or "raise"
+                settings = call.settings
+                if settings.client_id is not None:
+                    spec["on_duplicate"] = on_duplicate or settings.on_duplicate or "raise"
+                    named = True
+                if insists is None and settings.require_transaction:
+                    insists = call.task.name
                 specs.append(spec)
                 called.append(call)
         if not specs:
@@ -123,17 +143,19 @@ class Operations:
                 f"this batch of {len(specs)} tasks has {len(text)} bytes, {LARGEST_BATCH} fit into one statement: "
                 "enqueue it in parts, in one transaction if it must be atomic"
             )
-        _refuse_twins(specs)
+        if named:
+            _refuse_twins(specs)
 
         def parse(rows: list[str]) -> list[TaskId[Any]]:
             done = enqueued.parse(rows)
             for position in done.duplicates:
                 if specs[position]["on_duplicate"] == "raise":
                     raise DuplicateClientId(specs[position]["client_id"], _known(done.ids[position]))
-            return [TaskId(_known(i)) for i in done.ids]
+            assert None not in done.ids
+            return list(map(TaskId, done.ids))  # type: ignore[arg-type]
 
         enqueued = self.store.enqueue_many(text)
-        return Planned(enqueued.statement, enqueued.parameters, parse, _insists(called))
+        return self._plan(enqueued, parse, called, insists)
 
     def upsert(self, call: Call[Any]) -> Planned[TaskId[Any]]:
         """Plan the replacement of the task with this ``client_id``, or a new one."""
@@ -147,7 +169,26 @@ class Operations:
         def parse(rows: list[str]) -> TaskId[Any]:
             return TaskId(enqueued.parse(rows)[0])
 
-        return Planned(enqueued.statement, enqueued.parameters, parse, _insists([call]))
+        return self._plan(enqueued, parse, [call], _insists(call))
+
+    def get_task(self, task_id: int) -> Request[TaskRecord | None]:
+        """Plan the reading of one task."""
+        return _then(self.store.get_task(task_id), self._opened)
+
+    def get_task_by_client_id(self, client_id: str) -> Request[TaskRecord | None]:
+        """Plan the reading of the newest task with a ``client_id``."""
+        return _then(self.store.get_task_by_client_id(client_id), self._opened)
+
+    def _opened(self, record: TaskRecord | None) -> TaskRecord | None:
+        """Return the record with what is encrypted in it as it was, where this process has the key."""
+        if record is None:
+            return None
+        seals = self.registry.seals
+        arguments = seals.readable(record.payload, name=record.name, version=record.version)
+        result = seals.readable_result(record.result, task_id=record.id)
+        if arguments is record.payload and result is record.result:
+            return record
+        return replace(record, payload=arguments, result=result)
 
     def cancel(self, task_id: int, *, reason: str | None) -> Request[bool]:
         """Plan the end of one task; True when it is cancelled or will be."""
@@ -186,6 +227,18 @@ class Operations:
         chosen = Filter(id=_id(task_id))
         return _then(self.store.reschedule(chosen, run_at=run_at, run_in=run_in, priority=priority), bool)
 
+    def count(self, chosen: FilterFields, *, most: int) -> Request[int]:
+        """Plan a count that stops at ``most``."""
+        return self.store.count(Filter.of("count", chosen), most=most)
+
+    def delete(self, task_id: int) -> Request[bool]:
+        """Plan the deletion of one task that does not run."""
+        return _then(self.store.delete_tasks(Filter(id=_id(task_id)), among=_NOT_RUNNING), bool)
+
+    def delete_many(self, chosen: FilterFields) -> Request[int]:
+        """Plan the deletion of all that match and don't run."""
+        return self.store.delete_tasks(_narrow("delete_many", chosen), among=_NOT_RUNNING)
+
     def clear(self, *, before: datetime | None, among: Sequence[TaskStatus]) -> Request[int]:
         """Plan the deletion of all tasks of some states."""
         return self.store.delete_tasks(Filter(before=before), among=among)
@@ -205,10 +258,15 @@ class Operations:
             raise InvalidOption(f"batch={batch!r}: give an integer of at least 1")
         return self.store.prune(status=status, older_than=older_than, limit=batch)
 
+    def _plan(
+        self, request: Request[Any], parse: Callable[[list[str]], T], called: list[Call[Any]], insists: str | None
+    ) -> Planned[T]:
+        return Planned(request.statement, request.parameters, parse, insists, self.around_enqueue(called))
+
     def _spec(self, call: Call[Any]) -> dict[str, Any]:
         spec = call.spec(self.defaults, self.registry, payload_limit=self.payload_limit)
-        headers: dict[str, str] = dict(spec.get("headers") or {})
-        self.before_enqueue(call, headers)
+        headers: dict[str, str] = dict(spec["headers"]) if "headers" in spec else {}
+        self.before_enqueue(replace(call, args=(), kwargs={}) if "sensitive" in spec else call, headers)
         if headers:
             # What a plugin puts in must not keep a task out: characters that Postgres can't store are replaced.
             spec["headers"] = {payload.storable_text(k): payload.storable_text(v) for k, v in headers.items()}
@@ -242,8 +300,8 @@ def _count_revived(found: list[Retried]) -> int:
     return sum(one.other is None for one in found)
 
 
-def _insists(called: Iterable[Call[Any]]) -> str | None:
-    return next((call.task.name for call in called if call.settings.require_transaction), None)
+def _insists(call: Call[Any]) -> str | None:
+    return call.task.name if call.settings.require_transaction else None
 
 
 def _refuse_twins(specs: Sequence[Mapping[str, Any]]) -> None:

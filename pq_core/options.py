@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, NoReturn, TypedDict, TypeVar
 
 from pq_core.errors import InvalidOption, InvalidTask
-from pq_core.types import Backoff, CallOptions, OnDuplicate, OnLost, TaskOptions, Unique
+from pq_core.types import Backoff, CallOptions, OnDuplicate, OnLost, PayloadKind, TaskOptions, Unique
 
 if TYPE_CHECKING:
     from pq_core.tasks import Call, Task
@@ -28,8 +28,8 @@ SCHEDULE_NAMES = frozenset({"run_every", "cron", "key", "max_concurrent", "activ
 """python-pq's options of ``schedule`` beside those. Both sets are frozen: no newer option is ever taken flat."""
 FROZEN_NAMES = FLAT_NAMES | SCHEDULE_NAMES
 
-CODE_ONLY = frozenset({"retry_on", "no_retry_on"})
-"""Options that live in the code that runs the task and are not stored with a call."""
+CODE_ONLY = frozenset({"retry_on", "no_retry_on", "payload", "sensitive"})
+"""Options that live in the code that runs the task: a single call can't say them."""
 
 O = TypeVar("O", bound=TaskOptions)  # noqa: E741
 
@@ -54,6 +54,8 @@ class TaskFields(CommonFields, total=False):
 
     retry_on: tuple[type[BaseException], ...] | None
     no_retry_on: tuple[type[BaseException], ...] | None
+    payload: PayloadKind | None
+    sensitive: bool | None
 
 
 class CallFields(CommonFields, total=False):
@@ -126,10 +128,12 @@ def spec_fields(options: TaskOptions) -> dict[str, Any]:
     ``on_failure`` is not in it (the caller writes it, as a spec of its own), nor what is not stored at all.
     """
     spec: dict[str, Any] = {}
-    for field in fields(options):
-        value = getattr(options, field.name)
-        if value is not None and (write := _WRITERS.get(field.name)) is not None:
-            spec[field.name] = write(value)
+    for name in _CALL_WRITERS if isinstance(options, CallOptions) else _TASK_WRITERS:
+        value = getattr(options, name)
+        if value is not None:
+            spec[name] = _WRITERS[name](value)
+    if not options.sensitive:
+        spec.pop("sensitive", None)
     return spec
 
 
@@ -291,6 +295,8 @@ _CHECKS: Mapping[str, Callable[[str, str, object], None]] = {
     "on_lost": _one_of("retry", "fail"),
     "on_failure": _call,
     "result_limit": _integer(0, 2**30, "give bytes as an integer from 0 to 2**30"),
+    "payload": _one_of("json", "pickle", "encrypted"),
+    "sensitive": _flag,
     "run_at": _run_at,
     "run_in": _run_in,
     "client_id": check_client_id,
@@ -310,6 +316,7 @@ _WRITERS: Mapping[str, Callable[[Any], Any]] = {
     "memory_limit": int,
     "on_lost": str,
     "result_limit": int,
+    "sensitive": bool,
     "run_at": lambda moment: moment.astimezone(UTC).isoformat(),
     "run_in": timedelta.total_seconds,
     "client_id": str,
@@ -317,6 +324,8 @@ _WRITERS: Mapping[str, Callable[[Any], Any]] = {
     "unique": str,
     "headers": dict,
 }
+_TASK_WRITERS = tuple(field.name for field in fields(TaskOptions) if field.name in _WRITERS)
+_CALL_WRITERS = tuple(field.name for field in fields(CallOptions) if field.name in _WRITERS)
 
 
 def names(

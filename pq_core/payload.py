@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from pq_core.errors import PayloadDecodeError, PayloadError, PayloadTooLarge
 from pq_core.payload_decoding import TAG, TAGS, Decoder, Malformed
-from pq_core.payload_encoding import Encoder, Refused
+from pq_core.payload_encoding import Encoder, Refused, are_plain
 from pq_core.payload_refining import Refiner
 from pq_core.payload_signature import plan_of, signature_of
 
@@ -62,6 +62,8 @@ def encode(
     beyond the limit.
     """
     plan = plan_of(signature)
+    if plan.trivial and are_plain(args, kwargs, limit):
+        return {"args": list(args), "kwargs": dict(kwargs)}
     encoder = Encoder(limit)
     positional: list[JSON] = []
     keywords: dict[str, JSON] = {}

@@ -12,7 +12,7 @@ import dataclasses
 import enum
 import functools
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from datetime import date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from typing import Any
@@ -37,6 +37,7 @@ JSON = Any
 
 # Below the smallest limit that sys.set_int_max_str_digits() accepts, so that json can always read it back.
 _PLAIN_INT_BITS = 2048
+_QUICK_INT = 1 << 256
 _BUILTINS: tuple[type[Any], ...] = (
     *(str, int, float, complex, bytes, bytearray),
     *(list, dict, tuple, set, frozenset, collections.deque),
@@ -150,6 +151,37 @@ class Encoder:
                 raise refused.at(step(key)) from refused.__cause__
         self.stack.pop()
         return encoded
+
+
+def are_plain(args: tuple[Any, ...], kwargs: Mapping[str, Any], limit: int) -> bool:
+    """Tell whether arguments are small and JSON as they are, as most: a quick yes, for which False is a perhaps."""
+    if not kwargs:
+        return _bound(args) <= limit
+    for name in kwargs:
+        if type(name) is not str:
+            return False
+    return _bound(args) + _bound(kwargs) + _bound(kwargs.values()) <= limit
+
+
+def _bound(values: Iterable[Any]) -> float:
+    """Return an upper bound of the bytes of JSON, infinity if not every value is JSON as it is for sure."""
+    most = 0
+    for value in values:
+        kind = type(value)
+        most += 640
+        if kind is int:
+            if not -_QUICK_INT < value < _QUICK_INT:
+                return math.inf
+        elif kind is str:
+            if not value.isascii() or "\x00" in value:
+                return math.inf
+            most += 6 * len(value)
+        elif kind is float:
+            if not 1e-300 < value < 1e16 and not -1e16 < value < -1e-300:
+                return math.inf
+        elif kind is not bool and value is not None:
+            return math.inf
+    return most
 
 
 def _attributes(value: Any) -> set[str]:

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 from pq_core.errors import InvalidOption, TaskNotAllowed, UnknownTask
 from pq_core.functions import loaded_module, module_of
-from pq_core.options import names
+from pq_core.options import LONGEST_NAME, names
+from pq_core.sealing import Seals
 from pq_core.tasks import Task, TaskGroup, as_task, duplicate
 from pq_core.types import TaskOptions
 
@@ -36,10 +37,18 @@ class Registry:
 
     ``modules``: those of ``PQ(tasks=[…])``, imported by ``load()``, by ``resolve()``, and by an enqueue of a
     task that is not known yet. ``allow``: modules whose plain functions may run. ``owner``: the ``PQ`` that
-    tasks of the groups in here are enqueued on when asked themselves.
+    tasks of the groups in here are enqueued on when asked themselves. ``seals``: what seals and opens their payloads.
     """
 
-    def __init__(self, *, modules: Iterable[str] = (), allow: Iterable[str] = (), owner: PQ | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        modules: Iterable[str] = (),
+        allow: Iterable[str] = (),
+        owner: PQ | None = None,
+        seals: Seals | None = None,
+    ) -> None:
+        self.seals = seals if seals is not None else Seals()
         self.modules = names(modules, option="tasks")
         self._allow = set(names(allow, option="allow"))
         self._owner = weakref.ref(owner) if owner is not None else None
@@ -174,6 +183,8 @@ class Registry:
                 self.include(value.group)
 
     def _unknown(self, name: str) -> str:
+        if len(name) > LONGEST_NAME:
+            return f"no task is called {name[:40]!r}… here, a name of {len(name)} characters"
         known = sorted({*self._named, *self._allowed})
         # The bare name of a function first: its module is part of the task's name.
         near = [one for one in known if re.split(r"[:.]", one)[-1] == name][:3]

@@ -95,6 +95,21 @@ def time(text: str | None) -> datetime | None:
         return (datetime.min if text.startswith("-") or text.endswith("BC") else datetime.max).replace(tzinfo=UTC)
 
 
+def _loads(row: str) -> Any:
+    try:
+        return json.loads(row)
+    except ValueError:
+        # A number that is longer than Python converts: one row that somebody wrote must not hide all others.
+        return json.loads(row, parse_int=_integer)
+
+
+def _integer(digits: str) -> int | float:
+    try:
+        return int(digits)
+    except ValueError:
+        return float(digits)
+
+
 _TASK_FIELDS = frozenset(f.name for f in fields(TaskRecord))
 _ATTEMPT_FIELDS = frozenset(f.name for f in fields(AttemptRecord))
 _TIMES = frozenset(
@@ -108,7 +123,7 @@ def _record(row: str, names: frozenset[str]) -> dict[str, Any]:
 
 
 def _task(row: str) -> TaskRecord:
-    loaded = json.loads(row)
+    loaded = _loads(row)
     values: dict[str, Any] = {
         name: time(value) if name in _TIMES else value for name, value in loaded.items() if name in _TASK_FIELDS
     }
@@ -116,6 +131,8 @@ def _task(row: str) -> TaskRecord:
     values["outcome"] = None if values["outcome"] is None else Outcome(values["outcome"])
     values["headers"] = values["headers"] or {}
     values["unique"] = loaded["client_id_unique"] or "retained"
+    options = loaded["options"]
+    values["sensitive"] = isinstance(options, dict) and bool(options.get("sensitive"))
     return TaskRecord(**values)
 
 
@@ -149,6 +166,10 @@ def pair(rows: Rows) -> tuple[int, bool]:
 def enqueued(rows: Rows) -> Enqueued:
     found = json.loads(rows[0])
     return Enqueued(tuple(found["ids"] or ()), tuple(n - 1 for n in found["duplicates"] or ()))
+
+
+def truth(rows: Rows) -> bool:
+    return bool(rows) and bool(json.loads(rows[0]))
 
 
 def number(rows: Rows) -> int:

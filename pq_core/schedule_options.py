@@ -19,6 +19,7 @@ from pq_core.types import TaskOptions
 
 if TYPE_CHECKING:
     from pq_core.registry import Registry
+    from pq_core.sealing import Seals
     from pq_core.tasks import Call
 
 Origin = Literal["code", "call"]
@@ -29,7 +30,7 @@ LONGEST = timedelta(days=36_500)
 SKEW = timedelta(seconds=60)
 """How far the client's clock may be from the database's without a first tick being missed or made up."""
 CANDIDATES = 1000
-_ROW_OPTIONS = ("memory_limit", "grace", "result_limit", "backoff", "on_lost", "on_failure")
+_ROW_OPTIONS = ("memory_limit", "grace", "result_limit", "backoff", "on_lost", "on_failure", "sensitive")
 """Options of a call that have no column of their own."""
 
 
@@ -224,21 +225,26 @@ def write(
         "max_concurrent": options.max_concurrent,
         "active": options.active,
     }
-    text = json.dumps(_in_order(item), sort_keys=True, ensure_ascii=True)
+    text = json.dumps(_in_order(item, registry.seals), sort_keys=True, ensure_ascii=True)
     item["definition"] = hashlib.sha256(text.encode()).hexdigest()[:32]
     item["ticks"] = [tick.isoformat() for tick in options.first_ticks(now)]
     return item
 
 
-def _in_order(value: Any) -> Any:
-    """Return encoded arguments with sets in one order: each process has an order of its own."""
+def _in_order(value: Any, seals: Seals) -> Any:
+    """Return encoded arguments as each process has them: sets in one order, what is encrypted as a digest."""
     match value:
+        case {"$pq": "encrypted"}:
+            return seals.digest(value)
         case {"$pq": "set" | "frozenset", "value": list(members)}:
-            return {**value, "value": sorted(map(_in_order, members), key=lambda one: json.dumps(one, sort_keys=True))}
+            ordered = sorted(
+                (_in_order(one, seals) for one in members), key=lambda one: json.dumps(one, sort_keys=True)
+            )
+            return {**value, "value": ordered}
         case dict():
-            return {key: _in_order(item) for key, item in value.items()}
+            return {key: _in_order(item, seals) for key, item in value.items()}
         case list():
-            return [_in_order(item) for item in value]
+            return [_in_order(item, seals) for item in value]
         case _:
             return value
 

@@ -41,6 +41,8 @@ TABLES = (
     "pq_schema",
     "pq_keys",
     "pq_audit",
+    "pq_chores",
+    "pq_statistics_hours",
 )
 """Every table that the migrations create, besides Alembic's."""
 
@@ -106,12 +108,15 @@ def migrate(
         return MigrationResult(schema=schema, before=found.revision, after=after)
 
 
-def migration_sql(schema: str = "public", *, revision: str = "head") -> str:
-    """Return what ``migrate`` would run on a database without tables of pq, as one script for psql."""
+def migration_sql(schema: str = "public", *, revision: str = "head", since: str | None = None) -> str:
+    """Return what ``migrate`` would run on a database without tables of pq, as one script for psql.
+
+    ``since``: on a database that stands at this revision instead.
+    """
     check_schema_name(schema)
     from pq_core.migrations import runner
 
-    return runner.script(schema, revision, version_table=VERSION_TABLE)
+    return runner.script(schema, revision, since=since, version_table=VERSION_TABLE)
 
 
 def drop(dsn: DSN | None = None, schema: str = "public", *, wait: float = _MIGRATION_WAIT) -> bool:

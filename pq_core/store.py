@@ -36,7 +36,8 @@ class Request(Generic[T]):
 
 
 @lru_cache(maxsize=64)
-def _names(schema: str) -> Mapping[str, str]:
+def names_of(schema: str) -> Mapping[str, str]:
+    """Return a schema's name as statements write it: as an identifier and as a literal."""
     return {"schema": sql.Identifier(schema).as_string(None), "schema_text": sql.Literal(schema).as_string(None)}
 
 
@@ -44,7 +45,7 @@ def _names(schema: str) -> Mapping[str, str]:
 def statement(schema: str, name: str, where: str = "true") -> Statement:
     """Return the statement of ``sql/client/<name>.sql`` for a schema, with ``where`` as its conditions."""
     text = files("pq_core").joinpath("sql", "client", f"{name}.sql").read_text(encoding="utf-8")
-    return load(name, text, {**_names(schema), "conditions": where})
+    return load(name, text, {**names_of(schema), "conditions": where})
 
 
 def load(name: str, text: str, words: Mapping[str, str]) -> Statement:
@@ -106,6 +107,11 @@ class Store:
     def counts(self, chosen: Filter) -> Request[dict[TaskStatus, int]]:
         """Count tasks by state; a state without any is 0."""
         return self._request("counts", chosen.parameters(), rows.counts, where=conditions(chosen))
+
+    def count(self, chosen: Filter, *, most: int) -> Request[int]:
+        """Count the tasks that match, no further than ``most``."""
+        parameters = {**chosen.parameters(), "limit": _limit(most)}
+        return self._request("count", parameters, rows.number, where=conditions(chosen))
 
     def cancel(self, chosen: Filter, *, reason: str | None) -> Request[dict[int, TaskStatus]]:
         """Cancel what has not finished; the state of each task after it, by id."""

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, TypeVar, ca
 
 from pq_core import current
 from pq_core.errors import InvalidTask
-from pq_core.functions import check_function, describe, module_of, parameters_of, same_code
+from pq_core.functions import Arity, check_function, describe, module_of, parameters_of, same_code
 from pq_core.options import (
     FROZEN_NAMES,
     CallFields,
@@ -28,7 +28,7 @@ from pq_core.options import (
     names,
     spec_fields,
 )
-from pq_core.payload import encode, signature_of
+from pq_core.payload import signature_of
 from pq_core.schedule_options import Declaration, RhythmFields, build_schedule
 from pq_core.types import CallOptions, R_co, TaskId, TaskOptions
 from pq_core.upgrades import U, Upgrades
@@ -44,6 +44,8 @@ R = TypeVar("R")
 TaskT = TypeVar("TaskT", bound="Task[..., Any]")
 
 PAYLOAD_LIMIT = 2**20
+
+_NOTHING_SAID = CallOptions()
 
 
 class Task(Generic[P, R]):
@@ -72,6 +74,7 @@ class Task(Generic[P, R]):
         self.aliases = names(aliases, option="aliases", error=InvalidTask)
         self.settings = settings or TaskOptions()
         self._merged = (TaskOptions(), self.settings)
+        self._written: tuple[TaskOptions, dict[str, Any]] | None = None
         self.group = group
         self.is_async = inspect.iscoroutinefunction(function)
         check_name("name", name, error=InvalidTask, what=describe(function))
@@ -84,6 +87,7 @@ class Task(Generic[P, R]):
         except (TypeError, ValueError) as error:
             raise InvalidTask(f"{name}: Python can't tell the parameters of {function!r}: wrap it in a def") from error
         self.clashing = FROZEN_NAMES & self.signature.parameters.keys()
+        self._arity = Arity(self.signature)
 
     def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
         """Run the function here and now, without a row, a child or a retry."""
@@ -91,15 +95,15 @@ class Task(Generic[P, R]):
 
     def call(self, /, *args: P.args, **kwargs: P.kwargs) -> Call[R]:
         """Return a call that can be enqueued. Arguments that do not fit the signature are ``InvalidTask``."""
-        return _call(self, args, kwargs, CallOptions())
+        return _call(self, args, kwargs, _NOTHING_SAID)
 
     def enqueue(self, /, *args: P.args, **kwargs: P.kwargs) -> TaskId[R]:
         """Enqueue a call in a transaction of its own, on the group's ``PQ`` or this process's."""
-        return _call(self, args, kwargs, CallOptions()).enqueue()
+        return _call(self, args, kwargs, _NOTHING_SAID).enqueue()
 
     async def aenqueue(self, /, *args: P.args, **kwargs: P.kwargs) -> TaskId[R]:
         """``enqueue`` for asynchronous callers."""
-        return await _call(self, args, kwargs, CallOptions()).aenqueue()
+        return await _call(self, args, kwargs, _NOTHING_SAID).aenqueue()
 
     def options(self, **given: Unpack[CallFields]) -> BoundOptions[P, R]:
         """Return this task with options for the calls made from it: ``task.options(run_in=…).enqueue(7)``."""
@@ -139,6 +143,8 @@ class Task(Generic[P, R]):
 
     def check_arguments(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
         """Raise ``InvalidTask`` naming the task and what is missing or too much."""
+        if self._arity.fits(args, kwargs):
+            return
         try:
             self.signature.bind(*args, **kwargs)
         except TypeError as error:
@@ -150,6 +156,13 @@ class Task(Generic[P, R]):
         if self._merged[0] is not defaults:
             self._merged = (defaults, self.settings.over(defaults))
         return self._merged[1]
+
+    def fields_over(self, defaults: TaskOptions) -> dict[str, Any]:
+        """Return the options of this task as ``pq_enqueue`` takes them, to be copied; see ``spec_fields``."""
+        written = self._written
+        if written is None or written[0] is not defaults:
+            written = self._written = (defaults, spec_fields(self.options_over(defaults)))
+        return written[1]
 
     @property
     def reference(self) -> str:
@@ -184,7 +197,7 @@ class Call(Generic[R_co]):
     task: Task[..., R_co]
     args: tuple[Any, ...] = ()
     kwargs: Mapping[str, Any] = field(default_factory=dict)
-    settings: CallOptions = field(default_factory=CallOptions)
+    settings: CallOptions = _NOTHING_SAID
 
     def options(self, **given: Unpack[CallFields]) -> Call[R_co]:
         """Return this call with options changed."""
@@ -208,20 +221,35 @@ class Call(Generic[R_co]):
         """Return the JSON object that ``pq_enqueue`` takes.
 
         ``nested``: it is another call's ``on_failure``; then the defaults' own ``on_failure`` does not apply to
-        it, or a failing failure handler would go on for ever. Errors: ``TaskNotAllowed``, ``PayloadError``.
+        it, or a failing failure handler would go on for ever. Errors: ``TaskNotAllowed``, ``PayloadError``,
+        ``KeysNotConfigured``.
         """
         task = registry.task_for(self.task)
-        call = self if task is self.task else replace(self, task=task)
-        options = call.options_over(replace(defaults, on_failure=None) if nested else defaults)
-        encoded = encode(call.args, call.kwargs, limit=payload_limit, what=task.name, signature=task.typed_signature)
-        spec: dict[str, Any] = {"name": task.name, **encoded, **spec_fields(options)}
+        settings = self.settings
+        spec = registry.seals.arguments(
+            settings.payload or task.options_over(defaults).payload or "json",
+            self.args,
+            self.kwargs,
+            name=task.name,
+            version=task.version,
+            signature=task.typed_signature,
+            limit=payload_limit,
+        )
+        spec["name"] = task.name
+        # Each option is written by itself, so the stronger ones can be laid over what is known of the task.
+        spec.update(task.fields_over(defaults))
+        if settings is not _NOTHING_SAID:
+            spec.update(spec_fields(settings))
         if task.version != 1:
             spec["version"] = task.version
-        if options.on_failure is not None:
-            spec["on_failure"] = options.on_failure.spec(defaults, registry, payload_limit=payload_limit, nested=True)
+        handler = settings.on_failure or task.settings.on_failure or (None if nested else defaults.on_failure)
+        if handler is not None:
+            spec["on_failure"] = handler.spec(defaults, registry, payload_limit=payload_limit, nested=True)
         return spec
 
     def __repr__(self) -> str:
+        if self.task.settings.sensitive:
+            return f"<Call {self.task.name}(…)>"
         words = [repr(a) for a in self.args] + [f"{k}={v!r}" for k, v in self.kwargs.items()]
         return f"<Call {self.task.name}({', '.join(words)})>"
 
@@ -422,7 +450,7 @@ def call(function: Callable[P, Coroutine[Any, Any, R]], /, *args: P.args, **kwar
 def call(function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Call[R]: ...
 def call(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Call[Any]:
     """Return a call of a function that no group declares; its module must be in ``allow=[…]`` to be enqueued."""
-    return _call(as_task(function), args, kwargs, CallOptions())
+    return _call(as_task(function), args, kwargs, _NOTHING_SAID)
 
 
 def as_task(function: Callable[..., Any]) -> Task[..., Any]:

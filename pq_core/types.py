@@ -17,6 +17,10 @@ R_co = TypeVar("R_co", covariant=True)
 JSON = Any
 """Anything that ``json.loads`` returns."""
 
+HIDDEN = "(hidden: the task is sensitive)"
+HIDDEN_ARGUMENTS: JSON = {"args": [HIDDEN], "kwargs": {}}
+"""What stands for what a sensitive task does not show."""
+
 
 class Priority(enum.IntEnum):
     """How urgent a task is; higher runs first. Any integer from -32768 to 32767 is accepted too."""
@@ -98,6 +102,7 @@ class Backoff:
 OnLost = Literal["retry", "fail"]
 OnDuplicate = Literal["raise", "return"]
 Unique = Literal["retained", "unfinished"]
+PayloadKind = Literal["json", "pickle", "encrypted"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,7 +115,10 @@ class TaskOptions:
     worker's image. ``on_lost``: what happens when the worker died under it: ``"retry"`` (default) runs it
     again without counting an attempt, so that even with ``max_attempts=1`` it may start more than once;
     ``"fail"`` never starts it twice. ``on_failure``: a call that is enqueued in the transition to failed.
-    ``result_limit``: bytes of encoded result that are stored at most.
+    ``result_limit``: bytes of encoded result that are stored at most. ``payload``: how arguments and result are
+    stored: as ``"json"`` (default), as a signed ``"pickle"``, or ``"encrypted"``; the last two need keys.
+    ``sensitive``: arguments, result and output stay out of logs, hooks and views, and of errors only types and frames
+    are kept.
     """
 
     priority: int | None = None
@@ -125,6 +133,8 @@ class TaskOptions:
     on_lost: OnLost | None = None
     on_failure: Call[Any] | None = None
     result_limit: int | None = None
+    payload: PayloadKind | None = None
+    sensitive: bool | None = None
 
     def over(self, weaker: TaskOptions) -> TaskOptions:
         """Return these options, with what they leave unsaid taken from ``weaker``."""
@@ -188,6 +198,14 @@ class TaskRecord:
     ledger: Mapping[str, Any] | None = None
     output: str | None = None
     unique: Unique = "retained"
+    sensitive: bool = False
+
+    def shown(self) -> TaskRecord:
+        """Return what may be shown to people: of a sensitive task neither arguments nor result nor output."""
+        if not self.sensitive:
+            return self
+        result = None if self.result is None else HIDDEN
+        return replace(self, payload=HIDDEN_ARGUMENTS, result=result, output=None, progress_message=None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -233,6 +251,11 @@ class ScheduleRecord:
     error: str | None = None
     created_at: datetime | None = None
     updated_at: datetime | None = None
+    sensitive: bool = False
+
+    def shown(self) -> ScheduleRecord:
+        """Return what may be shown to people: of a sensitive task's schedule not the arguments."""
+        return replace(self, payload=HIDDEN_ARGUMENTS) if self.sensitive else self
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

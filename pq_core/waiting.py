@@ -18,8 +18,8 @@ from psycopg import sql
 
 from pq_core.errors import DatabaseUnavailable, InvalidOption, TaskFailed, TaskNotFound, WaitTimeout
 from pq_core.executor import AsyncPsycopgExecutor, PsycopgExecutor
-from pq_core.payload import decode_result
 from pq_core.rows import Watched
+from pq_core.sealing import Seals
 from pq_core.store import Request
 from pq_core.types import TaskStatus
 
@@ -48,7 +48,13 @@ class Patience:
     """
 
     def __init__(
-        self, task_id: int, *, timeout: float | None, poll: float, clock: Callable[[], float] = time.monotonic
+        self,
+        task_id: int,
+        *,
+        timeout: float | None,
+        poll: float,
+        seals: Seals | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         if isinstance(task_id, bool) or not isinstance(task_id, int):
             raise InvalidOption(f"wait({task_id!r}): give the id that enqueue returned, an integer")
@@ -59,6 +65,7 @@ class Patience:
         self.task_id = task_id
         self.timeout = timeout
         self._poll = poll
+        self._seals = seals if seals is not None else Seals()
         self._pause = min(SHORTEST_POLL, poll)
         self._clock = clock
         self._end = None if timeout is None else clock() + timeout
@@ -70,7 +77,7 @@ class Patience:
             raise TaskNotFound(self.task_id)
         self._status = watched.status
         if watched.status is TaskStatus.COMPLETED:
-            return Ended(decode_result(watched.result))
+            return Ended(self._seals.open_result(watched.result, task_id=self.task_id))
         if watched.status.finished:
             raise TaskFailed(self.task_id, watched.status, watched.outcome, watched.error)
         return None

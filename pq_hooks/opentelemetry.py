@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,7 @@ except ImportError as error:
 from pq_hooks.batches import current_batch
 from pq_hooks.facts import FAILURES, ending_of, error_type, error_type_of, join_baggage, queue_of, summary_of
 from pq_hooks.flushing import Flusher
-from pq_hooks.opentelemetry_metrics import Metrics, attributes_of, count_sent
+from pq_hooks.opentelemetry_metrics import Metrics, attributes_of, sent
 
 if TYPE_CHECKING:
     from opentelemetry.metrics import MeterProvider
@@ -77,8 +77,11 @@ class OpenTelemetry:
                 batch.notes[self] = []
                 batch.done.append(lambda: self._sent(batch.notes[self], time.time_ns()))
             batch.notes[self].append((queue, span.get_span_context()))
-        elif not self._in_child:
-            count_sent(queue, 1)
+
+    def pq_after_enqueue(self, tasks: Sequence[Call[Any]], seconds: float, error: BaseException | None) -> None:
+        """Count what was sent and how long it took; not in a child, whose sums are the worker's."""
+        if not self._in_child:
+            sent([queue_of(task) for task in tasks], seconds, None if error is None else error_type_of(error))
 
     def _sent(self, created: list[tuple[str, SpanContext]], end: int) -> None:
         """Record the one call that sends a batch, with links to what it sends."""
@@ -88,9 +91,6 @@ class OpenTelemetry:
         attributes["messaging.batch.message_count"] = len(created)
         links = [Link(made) for _, made in created if made.is_valid]
         self._tracer.start_span(name, kind=SpanKind.CLIENT, attributes=attributes, links=links).end(end)
-        if not self._in_child:
-            for queue in {queue for queue, _ in created}:
-                count_sent(queue, sum(each == queue for each, _ in created))
 
     # --- in the worker ------------------------------------------------------------------------------------------
 

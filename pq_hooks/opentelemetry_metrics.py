@@ -8,7 +8,8 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry import metrics
@@ -17,7 +18,8 @@ from pq_hooks.facts import error_type
 from pq_hooks.flushing import Flusher
 
 if TYPE_CHECKING:
-    from opentelemetry.metrics import Counter, Histogram, MeterProvider
+    from opentelemetry.metrics import Counter as Tally
+    from opentelemetry.metrics import Histogram, MeterProvider
 
     from pq_core.types import AttemptOutcome, ClaimedTask
 
@@ -37,14 +39,33 @@ def attributes_of(queue: str | None, operation: str) -> dict[str, Any]:
     }
 
 
-def count_sent(queue: str, number: int) -> None:
-    """Count tasks that were handed over to be enqueued, whether or not their transaction is committed."""
-    counter = metrics.get_meter("pq").create_counter(
+def sent(queues: Sequence[str], seconds: float, error: str | None) -> None:
+    """Note one statement that enqueued a task for each of ``queues``, whether or not its transaction is committed.
+
+    ``error``: the type of what it failed with; its tasks count all the same, for they were attempted.
+    """
+    meter = metrics.get_meter("pq")
+    counter = meter.create_counter(
         "messaging.client.sent.messages", "{message}", "Number of messages producer attempted to send to the broker."
     )
-    attributes = attributes_of(queue, "send")
-    del attributes["messaging.operation.type"]
-    counter.add(number, attributes)
+    duration = meter.create_histogram(
+        "messaging.client.operation.duration",
+        "s",
+        "Duration of messaging operation initiated by a producer or consumer client.",
+        explicit_bucket_boundaries_advisory=SECONDS,
+    )
+    failed = {} if error is None else {"error.type": error}
+    numbers = Counter(queues)
+    for queue, number in numbers.items():
+        counter.add(number, {**_measured(queue, "send"), **failed})
+    only = queues[0] if len(numbers) == 1 else None
+    duration.record(seconds, {**attributes_of(only, "send"), **failed})
+
+
+def _measured(queue: str, operation: str) -> dict[str, Any]:
+    attributes = attributes_of(queue, operation)
+    del attributes["messaging.operation.type"]  # of spans, and of the duration of operations
+    return attributes
 
 
 class Metrics:
@@ -61,7 +82,7 @@ class Metrics:
         self._provider: MeterProvider | None = None
         self._pid = 0
         self._duration: Histogram | None = None
-        self._consumed: Counter | None = None
+        self._consumed: Tally | None = None
         self._stopping = threading.Event()
 
     def start(self) -> None:
@@ -99,8 +120,7 @@ class Metrics:
         """Note one attempt."""
         if self._duration is None or self._consumed is None or outcome.outcome == "released":
             return
-        attributes = attributes_of(task.queue, "process")
-        del attributes["messaging.operation.type"]
+        attributes = _measured(task.queue, "process")
         if kind := error_type(outcome):
             attributes["error.type"] = kind
         self._duration.record(outcome.wall, attributes)

@@ -13,7 +13,7 @@ import inspect
 import logging
 import mmap
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import pluggy
 
 from pq_hooks import specs
+from pq_hooks.enqueuing import Enqueuing
 from pq_hooks.errors import PluginError
 from pq_hooks.nesting import Nested, bounded
 
@@ -154,6 +155,19 @@ class Plugins:
                 headers.update(before)
                 self._report(name, "pq_before_enqueue", error)
 
+    def enqueuing(self, tasks: Sequence[Call[Any]]) -> AbstractContextManager[None] | None:
+        """Return what stands around the statement that enqueues ``tasks``; None if no plugin asks how it ended."""
+        return Enqueuing(tasks, self._enqueued) if self._after_enqueue else None
+
+    def _enqueued(self, tasks: Sequence[Call[Any]], seconds: float, error: BaseException | None) -> None:
+        for name, call in self._after_enqueue:
+            try:
+                call(tasks, seconds, error)
+            except KeyboardInterrupt:  # of the user, in a process of the user
+                raise
+            except BaseException as failure:
+                self._report(name, "pq_after_enqueue", failure)
+
     def worker_start(self, worker: WorkerInfo) -> None:
         """Call ``pq_worker_start``."""
         for name, call in self._worker_start:
@@ -272,6 +286,7 @@ class Plugins:
         if self._logged is None and any(self._implementations.values()):
             self._logged = mmap.mmap(-1, _PAGE)
         self._before_enqueue = self._implementations["pq_before_enqueue"]
+        self._after_enqueue = self._implementations["pq_after_enqueue"]
         self._worker_start = self._implementations["pq_worker_start"]
         self._worker_stop = self._implementations["pq_worker_stop"]
         self._pre_fork = self._implementations["pq_pre_fork"]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pluggy
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from contextlib import AbstractContextManager
 
     from pq_core.executor import AsyncExecutor, Executor
@@ -26,6 +27,20 @@ def pq_before_enqueue(task: Call[Any], headers: dict[str, str]) -> None:
 
     Runs in: enqueuing process
     On error: logged; the task is enqueued without what this plugin put into the headers.
+    """
+
+
+@hookspec
+def pq_after_enqueue(tasks: Sequence[Call[Any]], seconds: float, error: BaseException | None) -> None:
+    """Note that a statement that enqueues has ended: how long it took, and what it failed with.
+
+    Called once per call of ``enqueue``, ``upsert`` and ``enqueue_many``, with all its tasks. ``seconds``: from asking
+    for a connection to the answer. ``error``: what the caller gets, ``DuplicateClientId`` included; ``None`` when the
+    tasks are enqueued, which the caller's transaction may still take back. Not called for what was refused before it
+    was sent.
+
+    Runs in: enqueuing process
+    On error: logged; the tasks are enqueued, or not, as they would be without the plugin.
     """
 
 

@@ -59,6 +59,16 @@ def open_pq(*, dsn: str | None, app: str | None, factory: bool, schema: str | No
     return PQ(pq.dsn, listen_dsn=pq.listen_dsn, schema=schema)
 
 
+class ListsByDefault(click.Group):
+    """A group of commands that lists when none of them is named."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Put ``list`` before options that are not the group's own."""
+        if not args or (args[0].startswith("-") and args[0] not in ctx.help_option_names):
+            args = ["list", *args]
+        return super().parse_args(ctx, args)
+
+
 def database_command(function: Command) -> Command:
     """Give a command the options that choose a database, and call it with the ``PQ`` as ``pq``."""
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -14,6 +13,7 @@ from pq_adapters.cli.mistakes import NEGATIVE
 from pq_adapters.cli.output import print_json, print_table
 from pq_adapters.cli.tasks import registered_rows
 from pq_core.errors import PQError
+from pq_core.sealing import SEALED
 
 if TYPE_CHECKING:
     from pq_core.client import PQ
@@ -32,13 +32,18 @@ class Findings:
 @app_argument
 @factory_option
 @click.option("--strict", is_flag=True, help="Warnings count as problems.")
-@click.option("--database", is_flag=True, help="Check its database, too: reachable, migrated.")
+@click.option(
+    "--database",
+    is_flag=True,
+    help="Its database, too: reachable, migrated, and all that waits there can run with this code.",
+)
 @json_option
 def check(app: str, factory: bool, strict: bool, database: bool, as_json: bool) -> None:
     """Load APP as a worker would, and say what would go wrong.
 
     Lists its tasks, checks their names, signatures and options, its plugins and allowed modules, and names the
-    threads and connections that loading it left behind. Exit status 1 if there is a problem.
+    threads and connections that loading it left behind. --database, for CI before a deploy: pending tasks, versions
+    and schedules that this code can't run are problems. Exit status 1 if there is a problem.
     """
     pq = open_app(app, factory=factory, tasks=True)
     findings = Findings()
@@ -94,6 +99,9 @@ def _check_task(pq: PQ, task: Task[..., Any], findings: Findings) -> None:
             handler.spec(pq.defaults, pq.registry, payload_limit=pq.payload_limit, nested=True)
         except PQError as error:
             findings.problems.append(f"{task.name}: on_failure: {error}")
+    kind = task.options_over(pq.defaults).payload
+    if kind in SEALED and not pq.registry.seals.available:
+        findings.problems.append(f'{task.name}: payload="{kind}" needs a key: set PQ_KEYS, or PQ(keys=[…])')
     if task.clashing:
         findings.warnings.append(
             f"{task.name}: its parameters {', '.join(sorted(task.clashing))} are named like options: "
@@ -111,6 +119,7 @@ def check_plugins(pq: PQ, findings: Findings) -> None:
 
 def check_process(findings: Findings) -> None:
     """Look for what does not survive a fork, and for a container that is killed as a whole."""
+    from pq_core.doctor.machine import kills_whole_container
     from pq_core.worker.host import foreign_sockets, other_threads
 
     if threads := other_threads():
@@ -128,23 +137,29 @@ def check_process(findings: Findings) -> None:
         )
 
 
-def kills_whole_container(cgroup: Path = Path("/sys/fs/cgroup")) -> bool:
-    """Tell whether the kernel would kill everything in this cgroup for one process that is out of memory."""
-    try:
-        return cgroup.joinpath("memory.oom.group").read_text().strip() == "1"
-    except OSError:
-        return False
-
-
 def check_database(pq: PQ, findings: Findings) -> None:
-    """Connect, and compare the schema with this code."""
+    """Connect, compare the schema with this code, and what is stored with what this code can run."""
+    from pq_core.doctor.database import CAP, ask, unrunnable
     from pq_core.schema import check as check_schema
 
     try:
         with pq, pq.session() as connection:
             check_schema(connection, pq.schema)
+            waiting = ask(connection, pq.schema, "waiting", cap=CAP)
+            schedules = pq.list_schedules()
     except PQError as error:
         findings.problems.append(str(error))
+        return
+    for row in waiting:
+        if reason := unrunnable(pq.registry, row["name"], row["version"]):
+            findings.problems.append(f"{row['count']} pending task(s) {row['name']} can't run with this code: {reason}")
+    for schedule in schedules:
+        words = f"{schedule.name} {schedule.key}".strip()
+        if reason := unrunnable(pq.registry, schedule.name, schedule.version):
+            state = "" if schedule.active else " (paused)"
+            findings.problems.append(f"the schedule {words}{state} can't run with this code: {reason}")
+        elif schedule.error:
+            findings.problems.append(f"the schedule {words} can't be worked out: {schedule.error}")
 
 
 def _say(pq: PQ, rows: list[dict[str, Any]], findings: Findings) -> None:

@@ -14,8 +14,21 @@ from pq_adapters.cli.output import print_json
 @dsn_option
 @schema_option
 @click.option("--sql", "as_sql", is_flag=True, help="Print the script for an empty schema; touch no database.")
+@click.option(
+    "--roles", is_flag=True, help="Print the SQL for the roles producer, worker and viewer; touch no database."
+)
+@click.option("--role-prefix", default="pq_", show_default=True, metavar="P", help="How the names of the roles begin.")
 @json_option
-def migrate(app: str | None, factory: bool, dsn: str | None, schema: str | None, as_sql: bool, as_json: bool) -> None:
+def migrate(
+    app: str | None,
+    factory: bool,
+    dsn: str | None,
+    schema: str | None,
+    as_sql: bool,
+    roles: bool,
+    role_prefix: str,
+    as_json: bool,
+) -> None:
     """Bring the tables to this version of pq: create them or upgrade them.
 
     With APP, in its database and schema, where --dsn and --schema don't say otherwise; else in that of --dsn,
@@ -29,6 +42,11 @@ def migrate(app: str | None, factory: bool, dsn: str | None, schema: str | None,
         # Straight to Postgres, where the application names such a way: migrations lock by their session.
         found_dsn, schema = pq.listen_dsn, schema or pq.schema
     schema = schema or "public"
+    if roles:
+        from pq_core.privileges import roles_sql
+
+        click.echo(roles_sql(schema, prefix=role_prefix), nl=False)
+        return
     if as_sql:
         click.echo(tables.migration_sql(schema), nl=False)
         return

@@ -63,7 +63,7 @@ def list_(pq: PQ, name: str | None, of_app: str | None, as_json: bool) -> None:
     """List schedules by name and key."""
     found = pq.list_schedules(name=name, app=of_app)
     if as_json:
-        print_json(found)
+        print_json([one.shown() for one in found])
         return
     columns = ("id", "name", "key", "when", "timezone", "next", "last", "state", "running", "skipped", "missed")
     print_table(columns, map(_row, found), empty="there is no schedule")
@@ -81,7 +81,7 @@ def show(pq: PQ, target: str | int, key: str, runs: int, as_json: bool) -> None:
         raise _unknown(target, key)
     history = pq.schedule_runs(found.id, limit=runs)
     if as_json:
-        print_json({"schedule": found, "runs": history})
+        print_json({"schedule": found.shown(), "runs": [run.shown() for run in history]})
         return
     _describe(found)
     if history:
@@ -313,7 +313,7 @@ def _describe(found: ScheduleRecord) -> None:
         "starts": when(found.start_at),
         "ends": when(found.end_at),
         "jitter": found.jitter,
-        "arguments": found.payload,
+        "arguments": found.shown().payload,
         "queue": f"{found.queue}, priority {found.priority}",
         "timeout": None if found.max_runtime_seconds is None else f"{found.max_runtime_seconds:g} s",
         "overlap": f"{found.unfinished} of {found.max_concurrent or 'any number of'} runs unfinished",

@@ -24,6 +24,7 @@ def last_line(text: str | None, *, limit: int = 100) -> str | None:
 
 def arguments_text(task: TaskRecord, *, limit: int = 2000) -> str:
     """Return the stored arguments as a call would have them."""
+    task = task.shown()
     payload = task.payload if isinstance(task.payload, Mapping) else {}
     args, kwargs = payload.get("args") or [], payload.get("kwargs") or {}
     words = [_json(value) for value in args] if isinstance(args, list) else [_json(args)]
@@ -33,7 +34,8 @@ def arguments_text(task: TaskRecord, *, limit: int = 2000) -> str:
 
 
 def describe(task: TaskRecord, attempts: Sequence[AttemptRecord]) -> None:
-    """Print everything that is known of a task, without what is not said."""
+    """Print everything that is known of a task, without what is not said or not to be shown."""
+    task = task.shown()
     outcome = f" ({task.outcome.value})" if task.outcome is not None else ""
     click.echo(f"task {task.id}: {one_line(task.name)}({arguments_text(task)})")
     lines: dict[str, Any] = {

@@ -54,7 +54,7 @@ def list_(pq: PQ, limit: int, as_json: bool, **chosen: Any) -> None:
     """List the tasks that match, newest first."""
     found = pq.list_tasks(limit=limit, **_said(chosen))
     if as_json:
-        print_json(found)
+        print_json([task.shown() for task in found])
         return
     columns = ("id", "status", "name", "queue", "priority", "tries", "when", "error")
     print_table(columns, map(_row, found), empty="no task matches")
@@ -73,7 +73,7 @@ def show(pq: PQ, task_id: int, as_json: bool) -> None:
         raise Negative(f"there is no task {task_id}; it was deleted or pruned, or is in another schema")
     attempts = pq.attempts(task_id)
     if as_json:
-        print_json({"task": task, "attempts": attempts})
+        print_json({"task": task.shown(), "attempts": attempts})
         return
     describe(task, attempts)
 

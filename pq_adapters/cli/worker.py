@@ -32,6 +32,14 @@ MOST_PROCESSES = 1000
 @click.option("--processes", type=click.IntRange(1, MOST_PROCESSES), default=1, metavar="N", help="Worker processes.")
 @click.option("--tasks-per-child", type=int, default=1, metavar="N", help="Tasks that one child runs.")
 @click.option(
+    "--async-concurrency",
+    type=int,
+    default=1,
+    metavar="N",
+    help="Async tasks at once in one more child, which they share. [default: 1, a process each]",
+    show_default=False,
+)
+@click.option(
     "--lease",
     type=duration,
     envvar=["PQ_WORKER_LEASE", "PQ_LEASE"],
@@ -54,8 +62,23 @@ MOST_PROCESSES = 1000
 @click.option("--plugin", "plugins", multiple=True, metavar="M:O", help="One more plugin; can be repeated.")
 @click.option("--block-plugin", "block", multiple=True, metavar="NAME", help="Leave a plugin out; can be repeated.")
 @click.option("--health-file", type=click.Path(dir_okay=False), metavar="F", help="Touched while all is well.")
+@click.option(
+    "--prune-share", type=float, default=0.1, metavar="X", help="Of the database's time, for deletions; 0: none."
+)
+@click.option("--prune-interval", type=duration, default="60", metavar="S", help="Between two rounds of deletions.")
+@click.option("--metrics-port", type=int, metavar="P", help="Serve Prometheus' text there; process N at P + N.")
+@click.option("--metrics-host", default="0.0.0.0", metavar="H", help="The address that the metrics are served on.")
 @click.option("--strict", is_flag=True, help="Refuse to start when the application has started threads.")
 @click.option("--log-format", type=click.Choice(["text", "json"]), default="text", help="Format of pq's own log.")
+@click.option(
+    "--no-huge-pages",
+    "huge_pages",
+    is_flag=True,
+    flag_value=False,
+    default=True,
+    show_default=False,
+    help="Leave the image's memory as it is; huge pages make forks cheap.",
+)
 @click.option("--check", is_flag=True, help="Only report threads, sockets, memory, and the cost of one fork.")
 def worker(app: str, **given: Any) -> None:
     """Run the tasks of APP, each in a process of its own, until it is told to stop.

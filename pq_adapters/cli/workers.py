@@ -1,4 +1,4 @@
-"""``pq workers``: who holds a lease."""
+"""``pq workers``: who holds a lease, and having them end."""
 
 from __future__ import annotations
 
@@ -6,17 +6,23 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pq_adapters.cli.application import database_command, json_option
+from pq_adapters.cli.application import ListsByDefault, database_command, json_option
+from pq_adapters.cli.mistakes import NEGATIVE
 from pq_adapters.cli.output import print_json, print_table, when
 
 if TYPE_CHECKING:
     from pq_core.client import PQ
 
 
-@click.command(short_help="List the workers.")
+@click.group(cls=ListsByDefault, short_help="List and drain workers.")
+def workers() -> None:
+    """Look at workers, and have them end. Without a command: list them."""
+
+
+@workers.command("list", short_help="List the workers.")
 @json_option
 @database_command
-def workers(pq: PQ, as_json: bool) -> None:
+def list_(pq: PQ, as_json: bool) -> None:
     """List the workers that hold a lease, or held one that nobody has cleared away yet."""
     found = pq.workers()
     if as_json:
@@ -39,3 +45,37 @@ def workers(pq: PQ, as_json: bool) -> None:
         for worker in found
     )
     print_table(columns, rows, empty="no worker holds a lease")
+
+
+@workers.command(short_help="Have workers end in good order.")
+@click.argument("ids", metavar="[ID]...", type=int, nargs=-1)
+@click.option("--host", metavar="NAME", help="All workers on this machine.")
+@click.option("--of-app", metavar="NAME", help="All workers of the application of this name.")
+@click.option("--all", "everyone", is_flag=True, help="All workers.")
+@json_option
+@database_command
+def drain(pq: PQ, ids: tuple[int, ...], host: str | None, of_app: str | None, everyone: bool, as_json: bool) -> None:
+    """Have workers claim nothing more, end what they run within their --drain-timeout, and stop.
+
+    As SIGTERM does, from anywhere: told at once where LISTEN works, else with the next heartbeat. A keeper starts no
+    new worker in their place; a service manager may start the keeper again. Exit status 1 if one of the ids is no
+    live worker, or none matches.
+    """
+    if bool(ids) + bool(host or of_app) + everyone != 1:
+        raise click.UsageError("give ids, or --host and --of-app, or --all")
+    chosen = ids or tuple(
+        worker.id
+        for worker in pq.workers()
+        if worker.alive and host in (None, worker.host) and of_app in (None, worker.app)
+    )
+    told = {worker_id: pq.drain_worker(worker_id) for worker_id in dict.fromkeys(chosen)}
+    drained = [worker_id for worker_id, done in told.items() if done]
+    refused = [worker_id for worker_id, done in told.items() if not done]
+    if as_json:
+        print_json({"drained": drained, "refused": refused})
+    else:
+        click.echo(f"told {len(drained)} of {len(told)}")
+        for worker_id in refused:
+            click.echo(f"worker {worker_id}: no live worker has this id", err=True)
+    if refused or not drained:
+        click.get_current_context().exit(NEGATIVE)

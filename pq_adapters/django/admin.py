@@ -13,9 +13,11 @@ from django.utils.safestring import SafeString
 from django.utils.translation import gettext_lazy as _
 from django.utils.translation import ngettext
 
+from pq_adapters.django.admin_buttons import TaskButtons
 from pq_adapters.django.client import pq
 from pq_adapters.django.models import Attempt, Schedule, Task, Worker
 from pq_core.filters import FINISHED
+from pq_core.types import HIDDEN
 
 
 class ReadOnly:
@@ -32,6 +34,10 @@ class ReadOnly:
     def has_delete_permission(self, request: HttpRequest, *args: Any) -> bool:
         """Rows go by ``pq_prune``."""
         return False
+
+
+def _sensitive(task: Task) -> bool:
+    return isinstance(task.options, dict) and bool(task.options.get("sensitive"))
 
 
 def _block(text: str | None) -> SafeString | str:
@@ -94,7 +100,7 @@ class AttemptInline(ReadOnly, admin.StackedInline):
 
 
 @admin.register(Task)
-class TaskAdmin(ReadOnly, admin.ModelAdmin):
+class TaskAdmin(TaskButtons, ReadOnly, admin.ModelAdmin):
     """Tasks, the newest first."""
 
     list_display = ("id", "name", "status", "queue", "priority", "attempts", "run_at", "completed_at", "last_line")
@@ -133,12 +139,12 @@ class TaskAdmin(ReadOnly, admin.ModelAdmin):
     @admin.display(description=_("arguments"))
     def arguments(self, task: Task) -> SafeString | str:
         """Return the payload."""
-        return _json(task.payload)
+        return HIDDEN if _sensitive(task) else _json(task.payload)
 
     @admin.display(description=_("result"))
     def result_text(self, task: Task) -> SafeString | str:
         """Return the stored result."""
-        return _json(task.result)
+        return HIDDEN if _sensitive(task) and task.result is not None else _json(task.result)
 
     @admin.display(description=_("output"))
     def output_text(self, task: Task) -> SafeString | str:

@@ -61,6 +61,7 @@ class DjangoPQ(PQ):
             plugins=(DjangoConnections(), *configuration.made_plugins()),
             discover_plugins=configuration.discover_plugins,
             payload_limit=configuration.payload_limit,
+            keys=configuration.keys,
         )
         self.alias = configuration.alias
         self.task = self._declared_here.task
@@ -86,7 +87,7 @@ class DjangoPQ(PQ):
 
         Raises UnsupportedConnection inside ``atomic()``: what that enqueued can't start before its commit.
         """
-        patience = Patience(task_id, timeout=timeout, poll=poll)
+        patience = Patience(task_id, timeout=timeout, poll=poll, seals=self.registry.seals)
         self._refuse_transaction(task_id)
         request = self.store.watch(task_id)
         while (ended := patience.judge(self._run(request))) is None:
@@ -95,7 +96,7 @@ class DjangoPQ(PQ):
 
     async def await_(self, task_id: int, timeout: float | None = None, *, poll: float = 1.0) -> Any:
         """``wait`` for asynchronous callers."""
-        patience = Patience(task_id, timeout=timeout, poll=poll)
+        patience = Patience(task_id, timeout=timeout, poll=poll, seals=self.registry.seals)
         await sync_to_async(self._refuse_transaction)(task_id)
         request = self.store.watch(task_id)
         while (ended := patience.judge(await self._arun(request))) is None:

@@ -41,6 +41,7 @@ class Configuration:
     discover_plugins: bool = False
     payload_limit: int = 2**20
     listen_dsn: Any = None
+    keys: Any = None
 
     @classmethod
     def read(cls) -> Configuration:

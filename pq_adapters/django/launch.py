@@ -20,6 +20,7 @@ FLAGS: dict[str, tuple[Any, str]] = {
     "priorities": (str, "Bands: critical, high, normal, low, batch. [default: all]"),
     "concurrency": (int, "Tasks at once, in each process. [default: one per core]"),
     "tasks_per_child": (int, "Tasks that one child runs. [default: 1]"),
+    "async_concurrency": (int, "Async tasks at once in one more child, which they share. [default: 1]"),
     "lease": (float, "Seconds after which it counts as dead without a sign of life. [default: 30]"),
     "until_empty": (bool, "End when nothing is due and nothing runs here."),
     "poll_interval": (float, "Seconds between looks when nothing wakes it. [default: 1]"),
@@ -27,6 +28,8 @@ FLAGS: dict[str, tuple[Any, str]] = {
     "grace": (float, "Seconds from SIGTERM to SIGKILL of a task. [default: 5]"),
     "drain_timeout": (float, "Seconds for running tasks, at a stop. [default: 25]"),
     "memory_limit": (str, "What a task may add: bytes, 512M, or auto for the container's share. [default: none]"),
+    "prune_share": (float, "Share of the database's time for deleting old tasks; 0: none. [default: 0.1]"),
+    "metrics_port": (int, "Serve Prometheus' text there; process N at this port + N. [default: none]"),
     "health_file": (str, "A file that is touched while all is well."),
     "strict": (bool, "Refuse to start when the application has started threads."),
 }

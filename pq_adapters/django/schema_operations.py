@@ -32,7 +32,10 @@ class MigrateSchema(Operation):
         if not _applies(app_label, schema_editor):
             return
         if schema_editor.collect_sql:
-            schema_editor.collected_sql.append(tables.migration_sql(schema_name(), revision=self.revision))
+            # Of this revision alone: each has a migration of its own.
+            before = None if self.revision == "0001" else f"{int(self.revision) - 1:04}"
+            script = tables.migration_sql(schema_name(), revision=self.revision, since=before)
+            schema_editor.collected_sql.append(script)
             return
         tables.migrate(conninfo_of(schema_editor.connection), schema_name(), revision=self.revision)
 

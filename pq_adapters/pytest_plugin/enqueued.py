@@ -9,9 +9,8 @@ from typing import Any
 import pytest
 
 from pq_adapters.pytest_plugin.running import refuse_the_real_database
-from pq_core import payload
 from pq_core.client import PQ
-from pq_core.errors import InvalidTask, PayloadDecodeError, UnknownTask
+from pq_core.errors import InvalidTask, KeysNotConfigured, PayloadDecodeError, UnknownTask
 from pq_core.tasks import Call, Task
 from pq_core.types import CallOptions, TaskRecord, TaskStatus
 
@@ -65,7 +64,7 @@ class AssertEnqueued:
         found = [
             record
             for record in reversed(named)
-            if (status is None or record.status == status) and (call is None or _matches(task, call, record))
+            if (status is None or record.status == status) and (call is None or _matches(self._pq, task, call, record))
         ]
         if len(found) < 1 if times is None else len(found) != times:
             others = [record for record in client.list_tasks(limit=SHOWN) if record.name != task.name]
@@ -73,7 +72,7 @@ class AssertEnqueued:
         return found
 
 
-def _matches(task: Task[..., Any], call: Call[Any], record: TaskRecord) -> bool:
+def _matches(pq: PQ, task: Task[..., Any], call: Call[Any], record: TaskRecord) -> bool:
     for field in fields(CallOptions):
         said = getattr(call.settings, field.name)
         if said is None or field.name in _UNSEEN:
@@ -83,11 +82,17 @@ def _matches(task: Task[..., Any], call: Call[Any], record: TaskRecord) -> bool:
         if not _COLUMNS[field.name](record, said):
             return False
     try:
-        args, kwargs = payload.decode(record.payload, signature=task.signature_of(record.version))
+        args, kwargs = pq.registry.seals.open_arguments(
+            task.options_over(pq.defaults).payload or "json",
+            record.payload,
+            name=record.name,
+            version=record.version,
+            signature=task.signature_of(record.version),
+        )
         if record.version != task.version:
             args, kwargs = task.upgraded(args, kwargs, record.version)
         return bool(_bound(task, args, kwargs) == _bound(task, call.args, call.kwargs))
-    except (PayloadDecodeError, UnknownTask, InvalidTask, TypeError):
+    except (PayloadDecodeError, KeysNotConfigured, UnknownTask, InvalidTask, TypeError):
         return False
 
 

@@ -16,9 +16,9 @@ from typing import Any, BinaryIO, NoReturn
 
 import pytest
 
-from pq_core import payload
 from pq_core.client import PQ
 from pq_core.overriding import override_of
+from pq_core.sealing import Seals
 from pq_core.types import AttemptOutcome, ClaimedTask, EndedAttempt, Outcome
 from pq_core.worker import guards
 from pq_core.worker.forking import Exit, fork, reap
@@ -88,7 +88,7 @@ class RunWorker:
                 _kill(pid)
                 pytest.fail(f"the worker did not end within {timeout:g} s", pytrace=False)
             notes.seek(0)
-            ended, problem = _read(notes)
+            ended, problem = _read(notes, self._pq.registry.seals)
         if problem is not None or end.status != 0:
             words = problem or f"exit status {end.exit_code}, signal {end.signal}"
             pytest.fail(f"the worker failed: {words}", pytrace=False)
@@ -171,7 +171,7 @@ def _kill(pid: int) -> None:
     reap(pid, block=True)
 
 
-def _read(notes: BinaryIO) -> tuple[list[EndedAttempt], str | None]:
+def _read(notes: BinaryIO, seals: Seals) -> tuple[list[EndedAttempt], str | None]:
     ended: list[EndedAttempt] = []
     while True:
         try:
@@ -180,10 +180,10 @@ def _read(notes: BinaryIO) -> tuple[list[EndedAttempt], str | None]:
             return ended, None
         if isinstance(note, str):
             return ended, note
-        ended.append(_ended(*note))
+        ended.append(_ended(seals, *note))
 
 
-def _ended(id_: int, name: str, number: int, outcome: AttemptOutcome) -> EndedAttempt:
+def _ended(seals: Seals, id_: int, name: str, number: int, outcome: AttemptOutcome) -> EndedAttempt:
     succeeded = outcome.outcome is Outcome.SUCCEEDED
     return EndedAttempt(
         id=id_,
@@ -192,7 +192,7 @@ def _ended(id_: int, name: str, number: int, outcome: AttemptOutcome) -> EndedAt
         outcome=outcome.outcome,
         status=outcome.status,
         retry_in=outcome.retry_in,
-        result=payload.decode_result(outcome.result) if succeeded else None,
+        result=seals.open_result(outcome.result, task_id=id_) if succeeded else None,
         error=outcome.error,
         exception_type=outcome.exception_type,
         output=outcome.output,

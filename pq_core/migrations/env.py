@@ -17,7 +17,7 @@ if context.is_offline_mode():
     # "named": with other parameter styles, SQLAlchemy doubles the % in a schema's name.
     context.configure(dialect_name="postgresql", dialect_opts={"paramstyle": "named"}, **options)
     with context.begin_transaction():
-        if schema != "public":
+        if "create_schema" in attributes:
             context.get_context().impl.static_output(attributes["create_schema"])
         context.run_migrations()
 else:

@@ -75,16 +75,19 @@ def upgrade(
     connection.autocommit = True
 
 
-def script(schema: str, revision: str, *, version_table: str) -> str:
-    """Return the SQL of every revision up to ``revision``, with Alembic's own bookkeeping, in one transaction."""
+def script(schema: str, revision: str, *, version_table: str, since: str | None = None) -> str:
+    """Return the SQL of every revision after ``since`` up to ``revision``, with Alembic's own bookkeeping.
+
+    In one transaction; without ``since`` from an empty database on.
+    """
     output = io.StringIO()
     config = _config(schema, version_table, output_buffer=output)
-    config.attributes["create_schema"] = (
-        sql.SQL("CREATE SCHEMA IF NOT EXISTS {};").format(sql.Identifier(schema)).as_string(None)
-    )
+    if since is None and schema != "public":
+        create = sql.SQL("CREATE SCHEMA IF NOT EXISTS {};").format(sql.Identifier(schema))
+        config.attributes["create_schema"] = create.as_string(None)
     with _one_at_a_time:
         try:
-            command.upgrade(config, revision, sql=True)
+            command.upgrade(config, revision if since is None else f"{since}:{revision}", sql=True)
         except CommandError as error:
             raise InvalidOption(f"revision={revision!r}: {error}") from error
     return output.getvalue()

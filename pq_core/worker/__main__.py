@@ -10,6 +10,7 @@ import os
 import sys
 
 from pq_core.worker.keeper import USAGE_ERROR, Keeper, Page
+from pq_core.worker.vitals import Notifier, Vitals
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -29,9 +30,15 @@ def main(argv: list[str]) -> int:
 
     if spec.get("check"):
         return start(None, ())
-    return Keeper(
-        start, processes=int(spec.get("processes", 1)), children=int(spec["options"]["concurrency"]), log=_log
-    ).run()
+    vitals = Vitals(health_file=spec["options"].get("health_file"), notifier=Notifier.take(os.environ), log=_log)
+    keeper = Keeper(
+        start,
+        processes=int(spec.get("processes", 1)),
+        children=int(spec["options"]["concurrency"]),
+        log=_log,
+        vitals=vitals if vitals.wanted else None,
+    )
+    return keeper.run()
 
 
 def _log(message: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import sys
@@ -22,6 +21,7 @@ from pq_core.worker.keeper import APPLICATION_ERROR, USAGE_ERROR, Page
 from pq_core.worker.options import WorkerOptions
 from pq_core.worker.run import supervise
 from pq_core.worker.shared import install_tees
+from pq_hooks.logging import JSONFormatter
 
 if TYPE_CHECKING:
     from typing import NoReturn
@@ -108,23 +108,6 @@ def fork_cost(times: int = 50) -> float:
         reap(fork(body), block=True)
         taken.append(time.perf_counter() - start)
     return sorted(taken)[times // 2]
-
-
-class JSONFormatter(logging.Formatter):
-    """One JSON object a line: time (UTC, ISO 8601), level, logger, message, and the traceback if there is one."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        """Return the line."""
-        line: dict[str, Any] = {
-            "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03d}Z",
-            "level": record.levelname.lower(),
-            "logger": record.name,
-            "message": record.getMessage(),
-            "pid": record.process,
-        }
-        if record.exc_info:
-            line["exception"] = self.formatException(record.exc_info)
-        return json.dumps(line, ensure_ascii=False)
 
 
 def configure_logging(log_format: str, stream: TextIO | None = None) -> None:

@@ -15,12 +15,13 @@ CONTENDED = 0.02
 class Attention:
     """Whether an idle worker should claim, look, or sleep. Times are of the monotonic clock.
 
+    ``claim_due``: the next claim is to find what has just become due.
     ``contended``: how often in a row something was due that could not be claimed, because somebody holds its lock.
     """
 
     poll: float
     claim: bool = True
-    promote: bool = True
+    claim_due: bool = False
     marked: bool = False
     look_at: float | None = None
     next_due: float | None = None

@@ -10,7 +10,8 @@ from typing import Any
 
 from pq_core.types import AttemptOutcome, ClaimedTask, Outcome, TaskStatus
 from pq_core.worker.claiming import Statements, encode_report, integer, storable, take_batch
-from pq_core.worker.connection import Parameters, Query, Row, StatementError
+from pq_core.worker.connection import Parameters, Query, StatementError
+from pq_core.worker.rows import Row
 
 logger = logging.getLogger("pq.worker")
 

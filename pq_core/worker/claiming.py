@@ -1,4 +1,4 @@
-"""Rows into claimed tasks, ends of attempts into one report: what goes over the wire to Postgres each turn."""
+"""Parameters and reports: what goes over the wire to Postgres each turn."""
 
 from __future__ import annotations
 
@@ -6,15 +6,13 @@ import json
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import cache
 from importlib.resources import files
 from typing import Any
 
 from psycopg import sql
 
-from pq_core.types import ClaimedTask
-from pq_core.worker.connection import Query, Row
+from pq_core.worker.connection import Query
 
 REPORT_BYTES = 8 * 2**20
 """Bytes of one report at most, unless a single end is larger."""
@@ -56,80 +54,16 @@ def number(value: float) -> bytes:
     return repr(float(value)).encode()
 
 
-def moment(value: bytes | None) -> datetime | None:
-    """Return an aware datetime from Postgres' ISO text form, None for NULL; infinity becomes the outermost date."""
-    if value is None:
-        return None
-    text = value.decode()
-    if text.startswith(("infinity", "-infinity")) or text.endswith("BC") or len(text.split("-", 1)[0]) > 4:
-        return datetime.min.replace(tzinfo=UTC) if text[0] == "-" or text.endswith("BC") else LAST
-    return datetime.fromisoformat(text).astimezone(UTC)
-
-
-LAST = datetime.max.replace(tzinfo=UTC)
-
-
-def claimed_task(row: Row) -> ClaimedTask:
-    """Return the task of one row of a claim; columns in the order of RETURNING in claim_one_queue.sql."""
-    (
-        id_, name, queue, priority, fence, attempt, max_attempts, payload, headers, version, run_at, created_at,
-        started_at, client_id, timeout, options, losses, snoozes, schedule_id, tick_at, on_lost, unroutable,
-    ) = row  # fmt: skip
-    return ClaimedTask(
-        id=_integer(id_),
-        name=_text(name),
-        queue=_text(queue),
-        priority=_integer(priority),
-        fence=_integer(fence),
-        number=_integer(attempt),
-        max_attempts=_integer(max_attempts),
-        payload=_text(payload),
-        headers=_headers(headers),
-        version=_integer(version),
-        run_at=moment(run_at) or LAST,
-        created_at=moment(created_at) or LAST,
-        started_at=moment(started_at) or LAST,
-        client_id=None if client_id is None else _text(client_id),
-        timeout=None if timeout is None else _timeout(float(timeout)),
-        options=_object(options),
-        losses=_integer(losses),
-        snoozes=_integer(snoozes),
-        schedule_id=None if schedule_id is None else int(schedule_id),
-        tick_at=moment(tick_at),
-        on_lost="fail" if on_lost == b"fail" else "retry",
-        unroutable=None if unroutable is None else float(unroutable),
-    )
-
-
-def _integer(value: bytes | None) -> int:
-    return int(value or 0)
-
-
-def _text(value: bytes | None) -> str:
-    return (value or b"").decode("utf-8", "replace")
-
-
-def _timeout(seconds: float) -> float:
-    # A row written by hand may hold anything: nothing waits for NaN, and no timer takes an infinity.
-    return min(max(seconds, 0.0), 365 * 86400.0) if seconds == seconds else 0.0
-
-
-def _object(value: bytes | None) -> dict[str, Any]:
-    if value is None:
-        return {}
-    found = json.loads(value)
-    return found if isinstance(found, dict) else {}
-
-
-def _headers(value: bytes | None) -> dict[str, str]:
-    return {str(key): item if isinstance(item, str) else json.dumps(item) for key, item in _object(value).items()}
-
-
 def storable(text: str | None, limit: int = 256 * 1024) -> str | None:
     """Return text that Postgres takes: NUL and lone surrogates replaced, cut to ``limit`` characters."""
     if text is None:
         return None
     return _UNSTORABLE.sub("\ufffd", text[:limit])
+
+
+def one_line(name: str) -> str:
+    """Return a name as a log may hold it: whoever writes a row must not write lines of it."""
+    return name if name.isprintable() and len(name) <= 255 else ascii(name[:255])
 
 
 def encode_report(ends: Sequence[dict[str, Any]]) -> bytes:

@@ -6,9 +6,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from pq_core.worker.attention import Attention
-from pq_core.worker.claiming import Statements, claimed_task, integer, text_array
-from pq_core.worker.connection import Parameters, Query, Row
+from pq_core.worker.claiming import Statements, integer, text_array
+from pq_core.worker.connection import Parameters, Query
 from pq_core.worker.low_end import LowEnd
+from pq_core.worker.rows import Row, claimed_task
+from pq_core.worker.runs import Claimed
 from pq_core.worker.ticking import Ticking
 
 if TYPE_CHECKING:
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
     from pq_core.worker.options import WorkerOptions
 
 PROMOTED_AT_ONCE = 500
+PROMOTED_EVERY = 0.02
+"""Seconds between two looks for tasks that became due, while claims follow one another."""
 HOLD_BACK = 30.0
 """Seconds for which a busy worker takes nothing new so that it can run a suspect task alone; a tenth of the time."""
 
@@ -44,6 +48,7 @@ class Claims:
     _bands: list[bytes] = field(default_factory=list)
     _in_vain: bool = False
     _low_end: LowEnd = field(default_factory=LowEnd)
+    _promote_again_at: float = 0.0
     _held_back_until: float = 0.0
     _hold_back_again: float = 0.0
 
@@ -57,18 +62,21 @@ class Claims:
         """The lowest and the highest priorities of the bands, as two parameters."""
         return self._bands
 
-    def free(self, busy: int) -> int:
-        """Return how many tasks can be taken while ``busy`` are held."""
+    def free(self, room: int) -> int:
+        """Return how many tasks can be taken where there is room for ``room``."""
         if self.alone is not None:
             return 0
         if self.options.once:
             return 0 if self.claimed_once else 1
-        return self.options.concurrency - busy
+        return max(0, room)
 
-    def statements_to_send(self, now: float, worker_id: int, *, busy: int, reporting: bool) -> Sending:
-        """Return what goes into the turn at ``now``; nothing while the worker sleeps or is full."""
+    def statements_to_send(self, now: float, worker_id: int, *, room: int, busy: bool, reporting: bool) -> Sending:
+        """Return what goes into the turn at ``now``; nothing while the worker sleeps or is full.
+
+        ``room``: tasks that are worth having. ``busy``: some are held already.
+        """
         attention = self.attention
-        free = self.free(busy)
+        free = self.free(room)
         if free <= 0:
             if attention.marked and not self.options.once and self.alone is None:
                 attention.marked = False
@@ -85,6 +93,7 @@ class Claims:
             attention.look_at = None
             if attention.next_due is not None and now >= attention.next_due:
                 attention.wake()
+                attention.claim_due = True
                 return self._claim(now, worker_id, free)
             return self._look(worker_id)
         return []
@@ -96,9 +105,9 @@ class Claims:
             self._hold_back_again = now + 10 * HOLD_BACK
         return now < self._held_back_until
 
-    def next_event(self, now: float, *, busy: int) -> float | None:
+    def next_event(self, now: float, *, room: int, busy: bool) -> float | None:
         """Return when ``statements_to_send`` has something to say again, if nothing else happens."""
-        if self.free(busy) <= 0:
+        if self.free(room) <= 0:
             return None
         if self.suspects and busy and not self.options.once and now < self._held_back_until:
             return self._held_back_until
@@ -108,8 +117,13 @@ class Claims:
         low, high = self._ranges[self._range]
         one = len(self.queues) == 1
         begin: Parameters = self._low_end.parameters(now) if one else [b"{}", b"{}", b"{}"]
+        promote: Sending = []
+        if now >= self._promote_again_at or self.attention.claim_due:
+            self._promote_again_at = now + PROMOTED_EVERY
+            self.attention.claim_due = False
+            promote = [(self.statements["promote"], [integer(PROMOTED_AT_ONCE), None])]
         return [
-            (self.statements["promote"], [integer(PROMOTED_AT_ONCE), None]),
+            *promote,
             (
                 self.statements["claim_one_queue" if one else "claim_many_queues"],
                 [integer(worker_id), self._queues, integer(low), integer(high), integer(free), *begin],
@@ -127,7 +141,7 @@ class Claims:
             return [(self.statements["sleeping"], [integer(worker_id), b"t"])]
         return [(self.statements["look"], [self._queues, *self._bands, self.ticking.held_ids])]
 
-    def take(self, kind: str, rows: list[Row], *, asked: int, now: float) -> list[ClaimedTask]:
+    def take(self, kind: str, rows: list[Row], *, asked: int, now: float) -> list[Claimed]:
         """Take in the answer to the last statement of a turn, named ``kind``; return the tasks claimed."""
         if kind == "pq_sleeping" and self.attention.marked:
             self.attention.look_at = 0.0
@@ -146,7 +160,8 @@ class Claims:
             return []
         if not kind.startswith("pq_claim"):
             return []
-        tasks = [claimed_task(row) for row in rows]
+        claimed = [Claimed(claimed_task(row), row, now) for row in rows]
+        tasks = [one.task for one in claimed]
         if tasks:
             self.claimed_once = True
             self.attention.contended = 0
@@ -156,7 +171,7 @@ class Claims:
             self.alone = tasks[0].id if tasks else None
         else:
             self._after_claim(tasks, asked=asked, now=now)
-        return tasks
+        return claimed
 
     def _after_claim(self, tasks: list[ClaimedTask], *, asked: int, now: float) -> None:
         self._in_vain = not tasks

@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING
 
 from psycopg import OperationalError, pq
 
+from pq_core.worker.rows import Row
+
 if TYPE_CHECKING:
     from psycopg.pq.abc import PGconn, PGresult
 
-Row = tuple[bytes | None, ...]
 Parameters = Sequence[bytes | None]
 
 

@@ -12,7 +12,7 @@ from pq_core.worker.verdict import Evidence, Verdict
 
 if TYPE_CHECKING:
     from pq_core.policy import Transition
-    from pq_core.worker.children import Ended
+    from pq_core.worker.runs import Ended
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,19 +56,20 @@ def cost_of(done: Ended, image_rss: int) -> AttemptCost:
 
 def evidence_of(done: Ended, cost: AttemptCost) -> Evidence:
     """Return what is left to judge the attempt by."""
-    child = done.child
-    silent = child.end is None or bool(child.reason)
+    child, run = done.child, done.run
     return Evidence(
-        end=child.end,
+        end=run.end,
         status=done.exit.status,
-        reason=child.reason,
+        reason=run.reason,
+        words=run.words,
         killed=child.killed,
         oom_killed=child.oom_killed,
         broken=child.broken,
-        stacks=child.place.stacks() if silent else "",
+        stacks=done.stacks,
         peak=cost.peak_memory,
-        timeout=child.timeout,
-        begun=child.begun,
+        timeout=run.timeout,
+        begun=run.begun,
+        neighbour=run.neighbour,
     )
 
 

@@ -14,19 +14,18 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from pq_core import payload
 from pq_core.database import start_connection
 from pq_core.dsn import find_dsn, rotated
 from pq_core.errors import NotMigrated, PQError, TaskCancelled, TaskTimeout, WorkerStartError
 from pq_core.executor import find_executor
 from pq_core.types import AttemptOutcome, ClaimedTask
 from pq_core.worker import guards, image
-from pq_core.worker.child import ChildSetup
-from pq_core.worker.claiming import LAST
+from pq_core.worker.child import Channel, ChildSetup
 from pq_core.worker.forking import fork, reap
+from pq_core.worker.rows import LAST
+from pq_core.worker.runs import Claimed
 
 if TYPE_CHECKING:
     from psycopg.pq.abc import PGconn
@@ -37,12 +36,15 @@ if TYPE_CHECKING:
     from pq_core.worker.keeper import Page
     from pq_core.worker.options import WorkerOptions
     from pq_core.worker.program import Program
+    from pq_core.worker.vitals import Vitals
     from pq_hooks.plugins import Plugins
 
 logger = logging.getLogger("pq.worker")
 
 _PASSING = ("starting up", "shutting down", "recovery", "too many", "connection slots", "not accepting", "standby")
 """Parts of what a server says to a connection that it will take later."""
+RESET = (signal.SIGINT, signal.SIGHUP, signal.SIGCHLD, signal.SIGUSR1, signal.SIGUSR2, signal.SIGQUIT)
+"""Signals that get their ordinary meaning back in a child; SIGTERM is taken by what stops its task."""
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGCHLD)
 
 
@@ -51,6 +53,7 @@ class Host:
     """What the supervisor needs of the process around it.
 
     ``page``: memory shared with the keeper, None without one. ``known_dead``: ids of workers whose end the keeper saw.
+    ``vitals``: whom to tell that it lives, None where the keeper does that.
     """
 
     pq: PQ
@@ -61,7 +64,9 @@ class Host:
     on_ready: Callable[[int], None] | None = None
     hostname: str = field(default_factory=socket.gethostname)
     declared_schedules: Request[list[Synced]] | None = None
+    vitals: Vitals | None = None
     image_rss: int = 0
+    huge: image.HugePages = field(default_factory=image.HugePages)
     _turns: dict[str, int] = field(default_factory=dict)
     _foreign: dict[int, tuple[int, int] | None] = field(default_factory=dict)
 
@@ -124,12 +129,22 @@ class Host:
     def freeze(self) -> None:
         """Make the image cheap to fork, and note what every child must put out of use."""
         image.settle()
+        self.huge.enabled = self.options.huge_pages
+        self.huge.collapse()
         self.image_rss = _rss_after_fork()
         self._foreign = {fd: guards.identity(fd) for fd in foreign_sockets()}
 
     def foreign_sockets(self) -> list[int]:
         """Return the application's sockets that a child must put out of use, those that are still what they were."""
         return [fd for fd, known in self._foreign.items() if guards.identity(fd) == known]
+
+    def crowd_runner(self) -> Callable[[ChildSetup, ClaimedTask, Channel, int], int] | None:
+        """Return what runs coroutines together in one child, where the worker is to have such a child."""
+        if self.options.async_concurrency == 1:
+            return None
+        from pq_core.worker.crowd_child import run_crowd  # brings asyncio, which costs 3 MB
+
+        return run_crowd
 
     def child_setup(self, program: Program, worker_id: int) -> ChildSetup:
         """Return what every child of one life starts from."""
@@ -139,21 +154,23 @@ class Host:
             worker_id=worker_id,
             schema=self.schema,
             load=program.load,
-            in_child=lambda task: plugins.in_child(task, passing=(TaskTimeout, TaskCancelled)),
+            in_child=lambda task: plugins.in_child(program.shown(task), passing=(TaskTimeout, TaskCancelled)),
             retryable=program.retryable,
-            encode_result=lambda value, limit: payload.encode_result(value, limit=limit),
+            sensitive=program.sensitive,
+            encode_result=program.encode_result,
             find_executor=lambda connection: find_executor(connection, plugins=plugins.executor),
             result_limit=self.options.result_limit,
             default_timeout=self.options.max_runtime,
             tasks_per_child=self.options.tasks_per_child,
+            handled=tuple(number for number in RESET if signal.getsignal(number) is not signal.SIG_DFL),
         )
 
-    def prepared(self, task: ClaimedTask) -> ClaimedTask:
+    def prepared(self, claimed: Claimed) -> Claimed:
         """Return the task with the worker's defaults for what it leaves unsaid."""
-        limit = self.options.memory_limit
+        limit, task = self.options.memory_limit, claimed.task
         if not isinstance(limit, int) or task.options.get("memory_limit"):
-            return task
-        return replace(task, options={**task.options, "memory_limit": limit})
+            return claimed
+        return replace(claimed, task=replace(task, options={**task.options, "memory_limit": limit}))
 
     def placeholder(self, id_: int, fence: int) -> ClaimedTask:
         """Return a stand-in for a task of which only id and fence are known."""
@@ -201,24 +218,23 @@ class Host:
                 signal.signal(number, handler)
 
     def publish(self, worker_id: int | None, expires: float, pids: list[int]) -> None:
-        """Tell the keeper which lease is held until when, and which children are alive."""
+        """Tell the keeper which lease is held until when, and which children are alive; without one, that it lives."""
         if self.page is not None:
             self.page.write(worker_id or 0, expires, pids)
+        elif self.vitals is not None:
+            self.vitals.sign(workers=int(worker_id is not None))
+
+    def stopping(self) -> None:
+        """Say that the worker is about to end."""
+        if self.vitals is not None:
+            self.vitals.stopping()
 
     def ready(self, worker_id: int) -> None:
         """Say that the worker has its lease."""
-        self.beat()
+        if self.vitals is not None:
+            self.vitals.ready()
         if self.on_ready is not None:
             self.on_ready(worker_id)
-
-    def beat(self) -> None:
-        """Refresh the health file."""
-        if self.options.health_file is None:
-            return
-        try:
-            Path(self.options.health_file).write_text(f"{os.getpid()}\n")
-        except OSError as error:
-            logger.warning("the health file can't be written: %s", error)
 
     def not_migrated(self, message: str) -> PQError:
         """Return the error for a schema without our tables."""

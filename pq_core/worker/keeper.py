@@ -24,9 +24,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import NoReturn
 
+    from pq_core.worker.vitals import Vitals
+
     StartWorker = Callable[["Page", tuple[int, ...]], int]
 
-_HEAD = struct.Struct("=qdq")
+_HEAD = struct.Struct("=qddq")
 _PID = struct.Struct("=i")
 
 OVERDUE = 0.5
@@ -39,30 +41,38 @@ FIRST_PAUSE = 0.5
 LONGEST_PAUSE = 30.0
 SETTLED = 60.0
 """Seconds after which a worker counts as healthy, so that its next death starts from the first pause again."""
+SILENCE = 120.0
+"""Seconds that a worker without a lease may be silent: it imports the application, or waits for the database."""
 
 
 class Page:
     """Memory that a worker writes and its keeper reads, also when the worker can't answer any more.
 
-    Holds the lease's id, when it ends (monotonic clock, the same in all processes of a machine) and the pids of the
-    children, each of which leads its own process group.
+    Holds the lease's id, when it ends (monotonic clock, the same in all processes of a machine), when it was written
+    and the pids of the children, each of which leads its own process group.
     """
 
-    def __init__(self, *, children: int) -> None:
+    def __init__(self, *, children: int, ordinal: int = 0) -> None:
+        self.ordinal = ordinal
         self._most = children = 2 * children + 8  # a reused child may still be leaving while another runs
         self._map = mmap.mmap(-1, _HEAD.size + _PID.size * (children + 1))
 
     def write(self, worker_id: int, expires: float, pids: list[int]) -> None:
         """Store the present state."""
         pids = pids[: self._most]
-        _HEAD.pack_into(self._map, 0, worker_id, expires, len(pids))
+        _HEAD.pack_into(self._map, 0, worker_id, expires, monotonic(), len(pids))
         struct.pack_into(f"={len(pids)}i", self._map, _HEAD.size, *pids)
 
     def read(self) -> tuple[int, float, list[int]]:
         """Return worker id (0: none), end of the lease, pids."""
-        worker_id, expires, count = _HEAD.unpack_from(self._map)
+        worker_id, expires, _, count = _HEAD.unpack_from(self._map)
         count = min(max(count, 0), self._most)
         return worker_id, expires, list(struct.unpack_from(f"={count}i", self._map, _HEAD.size))
+
+    @property
+    def written(self) -> float:
+        """When the worker last wrote here: its loop turned at that time."""
+        return float(_HEAD.unpack_from(self._map)[2])
 
 
 class _Place:
@@ -71,9 +81,9 @@ class _Place:
     ``retiring``: it drains and is not restarted. ``replaces``: whose turn to retire comes when this one is ready.
     """
 
-    def __init__(self, children: int) -> None:
+    def __init__(self, children: int, ordinal: int) -> None:
         self.children = children
-        self.page = Page(children=children)
+        self.page = Page(children=children, ordinal=ordinal)
         self.pid = 0
         self.started = 0.0
         self.restart_at: float | None = 0.0
@@ -87,19 +97,35 @@ class _Place:
         """True once its worker holds a lease."""
         return bool(self.pid) and self.page.read()[0] != 0
 
+    def lives(self, now: float) -> bool:
+        """Tell whether its worker works or has a reason not to: it starts, is about to, or waits for the database."""
+        if not self.pid:
+            return True
+        worker_id, expires, _ = self.page.read()
+        return (bool(worker_id) and now <= expires + OVERDUE) or now - self.page.written < SILENCE
+
 
 class Keeper:
     """Keeps ``processes`` workers alive. ``run`` returns the exit status of the whole.
 
     ``start``: runs one worker in its forked process and returns its exit status. ``children``: how many children one
-    worker has at most.
+    worker has at most. ``vitals``: whom to tell that it lives.
     """
 
-    def __init__(self, start: StartWorker, *, processes: int, children: int, log: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        start: StartWorker,
+        *,
+        processes: int,
+        children: int,
+        log: Callable[[str], None],
+        vitals: Vitals | None = None,
+    ) -> None:
         self._start = start
+        self._vitals = vitals
         self._children = children
         self._log = log
-        self._places = [_Place(children) for _ in range(processes)]
+        self._places = [_Place(children, ordinal) for ordinal in range(processes)]
         self._stopping = 0
         self._status = 0
         self._signals: list[int] = []
@@ -122,6 +148,7 @@ class Keeper:
                 self._retire_replaced()
                 self._watch()
                 self._restart()
+                self._give_signs()
                 if not any(place.pid or place.restart_at is not None for place in self._places):
                     return self._status
                 select.select([ours], [], [], self._timeout())
@@ -151,6 +178,18 @@ class Keeper:
                 # At once when a lease has run out: soon after it another worker may start the tasks anew.
                 events.append(place.page.read()[1] + OVERDUE + 0.001)
         return max(0.0, min(events) - now)
+
+    def _give_signs(self) -> None:
+        """Tell probes and systemd how it stands. A worker that hangs silences the whole until it has been replaced."""
+        if self._vitals is None:
+            return
+        if self._stopping:
+            self._vitals.stopping()
+        elif all(place.ready for place in self._places):
+            self._vitals.ready()
+        now = monotonic()
+        if all(place.lives(now) for place in self._places):
+            self._vitals.sign(workers=sum(place.ready for place in self._places), now=now)
 
     # --- signals ------------------------------------------------------------------------------------------------
 
@@ -184,7 +223,7 @@ class Keeper:
         for place in list(self._places):
             if place.retiring or place.replaces is not None or id(place) in replaced:
                 continue
-            successor = _Place(self._children)
+            successor = _Place(self._children, place.page.ordinal)
             successor.replaces = place
             self._places.append(successor)
         self._log("starting new workers; the old ones drain when the new are ready")

@@ -9,9 +9,10 @@ from time import monotonic
 
 from pq_core.types import ClaimedTask, TaskStatus
 from pq_core.worker.book import DATA_ERRORS
-from pq_core.worker.claiming import Statements, claimed_task, integer
-from pq_core.worker.connection import Results, Row, StatementError
+from pq_core.worker.claiming import Statements, integer
+from pq_core.worker.connection import Results, StatementError
 from pq_core.worker.link import Link
+from pq_core.worker.rows import Row, claimed_task
 
 logger = logging.getLogger("pq.worker")
 
@@ -21,12 +22,15 @@ SETTLING = 1.2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Beat:
-    """What one heartbeat told. ``running``: (task id, fence) to whether it is to be cancelled."""
+    """What one heartbeat told.
+
+    ``running``: (task id, fence) to the words of whoever cancelled it, which may be none (``""``); None: it goes on.
+    """
 
     sent: float
     drain_requested: bool
     suspects: bool
-    running: dict[tuple[int, int], bool]
+    running: dict[tuple[int, int], str | None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,7 +156,10 @@ class Lease:
                 sent=self._sent,
                 drain_requested=drain == b"t",
                 suspects=suspects == b"t",
-                running={(int(r[0] or 0), int(r[1] or 0)): r[2] == b"t" for r in running},
+                running={
+                    (int(r[0] or 0), int(r[1] or 0)): None if r[2] is None else r[2].decode("utf-8", "replace")
+                    for r in running
+                },
             )
         )
 

@@ -28,20 +28,26 @@ class WorkerOptions:
 
     ``queues``: the lanes it serves; None: those that its tasks declare, and ``default``. ``priorities``: names of
     bands (critical, high, normal, low, batch); None: all. ``concurrency``: children at once, default one per
-    core. ``tasks_per_child``: tasks that one child runs before it is replaced. ``lease``: seconds after which
+    core. ``tasks_per_child``: tasks that one child runs before it is replaced. ``async_concurrency``: async
+    tasks at once in one more child that they share; 1: each task has a process. ``lease``: seconds after which
     a silent worker counts as dead (3 to 3600). ``until_empty``: stop when nothing is due. ``poll_interval``:
     seconds between looks when nothing wakes it. ``max_runtime``: timeout in seconds of tasks that have none.
     ``grace``: seconds between SIGTERM and SIGKILL. ``drain_timeout``: seconds that running tasks get when the
     worker is asked to stop. ``memory_limit``: bytes a task may add where it says nothing itself;
     ``"auto"``: the cgroup's limit less the image, shared among the children. ``strict``:
     refuse to start with threads. ``output_tail``: bytes of output kept per attempt. ``result_limit``: bytes of
-    an encoded result. ``unroutable_after``: seconds after which a task that no worker can run has failed.
+    an encoded result. ``huge_pages``: keep the image in huge pages where the system has them, which makes forks of
+    large images cheap. ``prune_share``: of the
+    database's time that deleting old tasks may take, 0 for none, with ``prune_interval`` seconds between two rounds.
+    ``metrics_port``: serve Prometheus' text there, the next process of a keeper on the next port; ``metrics_host``: the
+    address to bind. ``unroutable_after``: seconds after which a task that no worker can run has failed.
     """
 
     queues: tuple[str, ...] | None = None
     priorities: tuple[str, ...] | None = None
     concurrency: int = 0
     tasks_per_child: int = 1
+    async_concurrency: int = 1
     lease: float = 30.0
     until_empty: bool = False
     once: bool = False
@@ -54,8 +60,13 @@ class WorkerOptions:
     health_file: str | None = None
     output_tail: int = 16 * 1024
     result_limit: int = 1024 * 1024
+    huge_pages: bool = True
     unroutable_after: float = 3600.0
     release_delay: float = 15.0
+    prune_share: float = 0.1
+    prune_interval: float = 60.0
+    metrics_port: int | None = None
+    metrics_host: str = "0.0.0.0"
 
     def __post_init__(self) -> None:
         if not self.concurrency:
@@ -68,8 +79,18 @@ class WorkerOptions:
                 object.__setattr__(self, name, _names(name, value))
         _whole("concurrency", self.concurrency, 1, 1000)
         _whole("tasks_per_child", self.tasks_per_child, 1, 10_000_000)
+        _whole("async_concurrency", self.async_concurrency, 1, 100_000)
         _whole("output_tail", self.output_tail, 0, 16 * 2**20)
         _whole("result_limit", self.result_limit, 1024, 256 * 2**20)
+        if (
+            isinstance(self.prune_share, bool)
+            or not isinstance(self.prune_share, (int, float))
+            or not (0 <= self.prune_share <= 1)
+        ):
+            raise InvalidOption(f"prune_share={self.prune_share!r}: give a share from 0 to 1")
+        _seconds("prune_interval", self.prune_interval, 0.01, 86400)
+        if self.metrics_port is not None:
+            _whole("metrics_port", self.metrics_port, 1, 65535)
         _seconds("lease", self.lease, SHORTEST_LEASE, LONGEST_LEASE)
         _seconds("poll_interval", self.poll_interval, 0.01, 3600)
         _seconds("grace", self.grace, 0, 3600)

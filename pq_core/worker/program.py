@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from pq_core import payload
-from pq_core.errors import InvalidTask, PayloadDecodeError, TaskNotAllowed, UnknownTask
+from pq_core.errors import InvalidTask, KeysNotConfigured, PayloadDecodeError, TaskNotAllowed, UnknownTask
 from pq_core.policy import Transition, decide, retryable
 from pq_core.types import Backoff, ClaimedTask, Outcome, TaskStatus
 from pq_core.worker.child import Unroutable
@@ -17,10 +16,11 @@ if TYPE_CHECKING:
 
     from pq_core.registry import Registry
     from pq_core.tasks import Task
-    from pq_core.types import TaskOptions
+    from pq_core.types import JSON, AttemptOutcome, TaskOptions
     from pq_core.worker.verdict import Verdict
 
 _DEFAULT_BACKOFF = Backoff()
+_NO_ARGUMENTS = '{"args": [], "kwargs": {}}'
 
 
 @dataclass(slots=True, kw_only=True)
@@ -53,8 +53,34 @@ class Program:
             raise Unroutable(f"{task.name}: version {task.version} is newer than this code's {found.version}")
         return found
 
+    def is_async(self, task: ClaimedTask) -> bool:
+        """Say whether the task is a coroutine that may share a process; one with secrets may not."""
+        return self.find(task).is_async and not self.sensitive(task)
+
+    def sensitive(self, task: ClaimedTask) -> bool:
+        """Say whether nothing of the task's values may get out: its row says so, or its code."""
+        if task.options.get("sensitive"):
+            return True
+        found = self._found.get(task.name)
+        return found is not None and bool(found.options_over(self.defaults).sensitive)
+
+    def shown(self, task: ClaimedTask) -> ClaimedTask:
+        """Return the task as plugins may see it."""
+        return replace(task, payload=_NO_ARGUMENTS) if self.sensitive(task) else task
+
+    def shown_outcome(self, task: ClaimedTask, outcome: AttemptOutcome) -> AttemptOutcome:
+        """Return the outcome as plugins may see it."""
+        return replace(outcome, result=None, output=None) if self.sensitive(task) else outcome
+
+    def encode_result(self, task: ClaimedTask, value: Any, limit: int) -> JSON:
+        """Return the result as it is stored. Raises PayloadError, KeysNotConfigured."""
+        kind = self.find(task).options_over(self.defaults).payload or "json"
+        return self.registry.seals.result(kind, value, task_id=task.id, name=task.name, limit=limit)
+
     def prepare(self) -> None:
         """Import now what the children would otherwise each import anew."""
+        kinds = {task.options_over(self.defaults).payload or "json" for task in self.registry.tasks()}
+        self.registry.seals.prepare(kinds)
         if any(task.is_async for task in self.registry.tasks()):
             import asyncio  # noqa: F401
 
@@ -64,7 +90,16 @@ class Program:
         Raises Unroutable where the arguments don't fit this code, PayloadDecodeError where they can't be read.
         """
         found = self.find(task)
-        args, kwargs = payload.decode(task.payload, signature=found.signature_of(task.version))
+        try:
+            args, kwargs = self.registry.seals.open_arguments(
+                found.options_over(self.defaults).payload or "json",
+                task.payload,
+                name=task.name,
+                version=task.version,
+                signature=found.signature_of(task.version),
+            )
+        except (KeysNotConfigured, ImportError) as error:
+            raise Unroutable(str(error)) from error
         if task.version < found.version:
             try:
                 args, kwargs = found.upgraded(args, kwargs, task.version)

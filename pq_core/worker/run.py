@@ -22,6 +22,7 @@ from pq_core.worker.options import WorkerOptions, automatic_memory_limit
 from pq_core.worker.program import Program
 from pq_core.worker.shared import install_tees, remove_tees
 from pq_core.worker.supervisor import Supervisor
+from pq_core.worker.vitals import Notifier, Vitals
 
 if TYPE_CHECKING:
     from pq_core.client import PQ
@@ -87,6 +88,7 @@ def supervise(
             known_dead=known_dead,
             on_ready=on_ready,
             declared_schedules=declared_schedules(pq),
+            vitals=_vitals(options) if page is None else None,
         )
         for module, reference in FORK_SAFETY.items():
             if module in sys.modules:
@@ -105,6 +107,12 @@ def supervise(
     finally:
         remove_tees()
         roles.set_role(before)
+
+
+def _vitals(options: WorkerOptions) -> Vitals | None:
+    """Return whom a worker without a keeper tells that it lives."""
+    vitals = Vitals(health_file=options.health_file, notifier=Notifier.take(os.environ), log=logger.warning)
+    return vitals if vitals.wanted else None
 
 
 def warn_of_threads(*, strict: bool) -> None:

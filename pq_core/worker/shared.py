@@ -19,7 +19,11 @@ from typing import Any, TextIO
 _STOP = struct.Struct("=qqq")
 _WRITTEN = struct.Struct("=Q")
 _WRITTEN_AT = _STOP.size
-_RING_AT = 64
+_RUN = struct.Struct("=qqd")
+_RUN_AT = 32
+_WORDS = struct.Struct("=H")
+_WORDS_AT = _RUN_AT + _RUN.size
+_RING_AT = 1024
 STACK_LIMIT = 64 * 1024
 
 
@@ -53,14 +57,42 @@ class Place:
             os.ftruncate(self.stack_fd, 0)
             os.lseek(self.stack_fd, 0, os.SEEK_SET)
 
-    def stop(self, task_id: int, fence: int, reason: StopReason) -> None:
-        """Tell the child that runs this task under ``fence`` why the signal comes that follows."""
+    def stop(self, task_id: int, fence: int, reason: StopReason, words: str = "") -> None:
+        """Tell the child that runs this task under ``fence`` why the signal comes that follows.
+
+        ``words``: of whoever cancelled it; what does not fit is cut off.
+        """
+        told = words.encode("utf-8", "replace")[: _RING_AT - _WORDS_AT - _WORDS.size]
+        self._map[_WORDS_AT : _WORDS_AT + _WORDS.size + len(told)] = _WORDS.pack(len(told)) + told
+        # Last: a child that reads the reason finds the words complete.
         self._map[: _STOP.size] = _STOP.pack(task_id, fence, reason)
+
+    def stop_words(self) -> str | None:
+        """Return what was said of the stop, None if nothing was."""
+        (length,) = _WORDS.unpack_from(self._map, _WORDS_AT)
+        told = self._map[_WORDS_AT + _WORDS.size : _WORDS_AT + _WORDS.size + length]
+        return told.decode("utf-8", "ignore") or None
 
     def stop_reason(self, task_id: int, fence: int) -> StopReason:
         """Return why the run is to stop; NONE if the note is for another run."""
         noted_id, noted_fence, reason = _STOP.unpack_from(self._map)
         return StopReason(reason) if (noted_id, noted_fence) == (task_id, fence) else StopReason.NONE
+
+    def begin(self, task_id: int, fence: int, moment: float) -> None:
+        """Note in a reused child which run begins; ``moment``: of the monotonic clock, which all processes share."""
+        _RUN.pack_into(self._map, _RUN_AT, task_id, fence, moment)
+
+    def begun(self, task_id: int, fence: int) -> float | None:
+        """Return when this run began; None if it has not, or was not noted."""
+        noted_id, noted_fence, moment = _RUN.unpack_from(self._map, _RUN_AT)
+        return float(moment) if (noted_id, noted_fence) == (task_id, fence) and moment == moment else None
+
+    def take_output(self) -> str | None:
+        """Return the tail of the output and begin anew, for the next run in the same process."""
+        output = self.output()
+        if output is not None:
+            _WRITTEN.pack_into(self._map, _WRITTEN_AT, 0)
+        return output
 
     def append(self, data: bytes) -> None:
         """Add to the ring of output; the oldest bytes make room."""

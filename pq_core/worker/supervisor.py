@@ -19,17 +19,22 @@ from pq_core.version import __version__
 from pq_core.worker.attention import Attention
 from pq_core.worker.book import Book, Entry
 from pq_core.worker.child import Unroutable
-from pq_core.worker.children import Child, Children, Ended
-from pq_core.worker.claiming import Statements, integer, number, text_array
+from pq_core.worker.children import Children
+from pq_core.worker.claiming import Statements, integer, number, one_line, text_array
 from pq_core.worker.claims import Claims
 from pq_core.worker.connection import Parameters, Query, Results, StatementError
 from pq_core.worker.ending import cost_of, entry_of, evidence_of
 from pq_core.worker.lease import Beat, Lease, Rescued
 from pq_core.worker.link import Link
+from pq_core.worker.metrics import Counters, gauge
 from pq_core.worker.obituaries import Obituaries
 from pq_core.worker.options import WorkerOptions
 from pq_core.worker.program import Program
+from pq_core.worker.pruning import Pruner
+from pq_core.worker.runs import Child, Claimed, Ended
+from pq_core.worker.scrapes import Scrape, ScrapeServer
 from pq_core.worker.shared import StopReason
+from pq_core.worker.statistics import Statistics
 from pq_core.worker.ticking import Ticking
 from pq_core.worker.verdict import Verdict, judge
 
@@ -46,6 +51,12 @@ FORK_PAUSE = 1.0
 """Seconds without claims after a fork that the system refused."""
 FIRST_CONTACT = 15.0
 """Seconds that a worker with ``until_empty`` waits for a database that it has never reached; others wait for ever."""
+REPORT_PAUSE = 0.005
+"""Seconds that ends may wait for others to be reported with, while there is work at hand."""
+REPORT_MANY = 64
+"""Ends that don't wait for others."""
+STALE = 0.5
+"""Seconds after which tasks that no child has taken go back: all are in long runs, and other workers may be free."""
 FAREWELL = 3.0
 """Seconds that giving the lease back may take at the end."""
 
@@ -86,6 +97,20 @@ class Supervisor:
             ticking=self.ticking,
         )
         self.book = Book(statements=self.statements, settled=self._settled)
+        self.statistics = Statistics(statements=self.statements)
+        self.pruner = Pruner(
+            statements=self.statements,
+            retention=host.pq.retention,
+            queues=queues,
+            share=0.0 if options.until_empty or options.once else options.prune_share,
+            interval=options.prune_interval,
+            open_link=lambda: self._side_link(f"{setup}; SET statement_timeout TO '60s'"),
+        )
+        self.counters = Counters()
+        self.scrapes: ScrapeServer | None = None
+        if options.metrics_port is not None:
+            address = (options.metrics_host, options.metrics_port + (host.page.ordinal if host.page else 0))
+            self.scrapes = ScrapeServer(address, selector=self.selector, text=self._metrics)
         self.children = Children(
             setup=host.child_setup(program, 0),
             selector=self.selector,
@@ -93,6 +118,10 @@ class Supervisor:
             grace=options.grace,
             tail=options.output_tail,
             inherited=self._inherited,
+            before=lambda task: self.plugins.pre_fork(program.shown(task)),
+            async_concurrency=options.async_concurrency,
+            is_async=program.is_async,
+            run_crowd=host.crowd_runner(),
         )
         setup = (
             "SET client_encoding TO 'UTF8'; SET datestyle TO 'ISO'; SET timezone TO 'UTC'; SET jit TO off; "
@@ -127,8 +156,10 @@ class Supervisor:
             on_rescued=self._rescued,
             known_dead=list(host.known_dead),
         )
-        self._starting: list[ClaimedTask] = []
         self._report_at = 0.0
+        self._first_end: float | None = None
+        self._taken_at = 0.0
+        self._image_at: float | None = None
         self._began = monotonic()
         self._claim_at = 0.0
         self._failures = 0
@@ -141,6 +172,17 @@ class Supervisor:
         self.obituaries = Obituaries(host=host, at_once=options.concurrency, inherited=self._inherited)
         self._fatal: Exception | None = None
         self.ended: list[AttemptOutcome] = []
+
+    def _side_link(self, setup: str) -> Link:
+        """Return a connection for what must not hold claims or heartbeats up."""
+        return Link(
+            self.host.connect_work,
+            selector=self.selector,
+            setup=setup,
+            purpose="side",
+            patience=120.0,
+            hopeless=lambda reason: None,
+        )
 
     # --- the loop -----------------------------------------------------------------------------------------------
 
@@ -160,6 +202,9 @@ class Supervisor:
             self._reap_all()
             self.work.close()
             self.watch.close()
+            self.pruner.close()
+            if self.scrapes is not None:
+                self.scrapes.close()
             self.selector.unregister(wakeup)
             wakeup.close()
             alarm.close()
@@ -175,15 +220,17 @@ class Supervisor:
             match key.data:
                 case Child() as child:
                     self.children.read(child)
-                    if child.news:
-                        self._note_progress(child)
                 case Link() as link:
                     link.pump()
+                case ScrapeServer() | Scrape() as served:
+                    served.pump()
                 case None:
                     self._drain_wakeup(wakeup)
+        self.children.read_silent()
+        self._note_progress()
         now = monotonic()
         self.children.enforce(now)
-        for done in self.children.reap():
+        for done in self.children.reap(now):
             self._ended(done)
         self.obituaries.advance(now)
         self.work.advance(now)
@@ -191,18 +238,25 @@ class Supervisor:
         self._check_first_contact(now)
         self._register(now)
         self.lease.advance(now)
-        self._start_claimed()
+        self._start_claimed(now)
         if self._claiming:
             self.ticking.advance(now, self.work)
+            self.pruner.advance(now, self.work, self.lease.worker_id)
+        self.statistics.advance(now, self.work, self.lease.worker_id)
+        if self.scrapes is not None:
+            self.scrapes.advance(now)
         self._turn(now)
         self._advance_phase(now)
+        self._image_at = now if self.host.huge.tend(forks=self.children.forks, idle=not self.children.pids) else None
         self.host.publish(self.lease.worker_id, self.lease.expires, self.children.pids)
 
     def _drain_wakeup(self, wakeup: socket.socket) -> None:
         try:
             while numbers := wakeup.recv(4096):
                 for number_ in numbers:
-                    if number_ != signal.SIGCHLD:
+                    if number_ == signal.SIGCHLD:
+                        self.children.child_ended()
+                    else:
                         self._signalled(number_)
         except BlockingIOError:
             return
@@ -210,21 +264,28 @@ class Supervisor:
     def _timeout(self) -> float | None:
         now = monotonic()
         events = [
-            self.children.next_event(),
+            self.children.next_event(now),
+            self._taken_at + STALE if self.children.stock else None,
             self.work.next_event(),
             self.watch.next_event(),
             self.lease.next_event(),
             self._drain_until if self.phase is Phase.DRAINING else None,
             self._farewell,
+            self._image_at,
             self.obituaries.next_event(),
+            self.scrapes.next_event() if self.scrapes is not None else None,
             self._register_at if self._register_at > now else None,
         ]
         if self.work.idle and self._claiming:
             events.append(self.ticking.next_event())
+            events.append(self.pruner.next_event())
         if self.work.idle and self.lease.worker_id is not None:
+            events.append(self.statistics.next_event())
             if self.book:
-                events.append(self._report_at)
-            if self.phase is Phase.RUNNING and (at := self.claims.next_event(now, busy=self._busy)) is not None:
+                events.append(self._report_due(now))
+            room = self.children.room(now) if self._wants_more(now) else 0
+            at = self.claims.next_event(now, room=room, busy=self._busy) if self.phase is Phase.RUNNING else None
+            if at is not None:
                 events.append(max(at, self._claim_at))
         due = min((at for at in events if at is not None), default=now + self.options.poll_interval)
         return max(0.0, due - now)
@@ -245,7 +306,8 @@ class Supervisor:
     def _register(self, now: float) -> None:
         if self.lease.worker_id is not None or self._registering or self.phase is not Phase.RUNNING:
             return
-        if now < self._register_at or not self.work.idle or self.children.pids or self.book.entries:
+        held = self.children.pids or self.children.stock or self.book.entries
+        if now < self._register_at or not self.work.idle or held:
             return  # what the last life has to report goes first: the next one will take its tasks back
         self._registering = True
         host, options = self.host, self.options
@@ -316,28 +378,31 @@ class Supervisor:
         self.attention.wake()
         self.ticking.places_may_be_free()
         for one in found:
-            logger.warning("task %s (%s): %s; now %s", one.task.id, one.task.name, one.error, one.status)
+            logger.warning("task %s (%s): %s; now %s", one.task.id, one_line(one.task.name), one.error, one.status)
             outcome = AttemptOutcome(
                 outcome=Outcome.LOST, status=one.status, final=one.status.finished, retry_in=0.0, error=one.error
             )
-            self.plugins.post_task(one.task, outcome)
-            self.obituaries.add(one.task, outcome)
+            self.statistics.note(one.task, outcome)
+            self.counters.note(one.task, outcome)
+            self.plugins.post_task(self.program.shown(one.task), outcome)
+            self.obituaries.add(self.program.shown(one.task), outcome)
 
     def _beat(self, beat: Beat) -> None:
-        self.host.beat()
         self.claims.suspects = beat.suspects and self.claims.alone is None
         if beat.drain_requested:
             self.drain()
-        mine = {(child.task.id, child.task.fence): child for child in self.children}
-        for key, child in mine.items():
-            if beat.running.get(key):
-                self.children.stop(child, StopReason.CANCEL)
-            elif key not in beat.running and child.started < beat.sent and not child.end and not child.completed_itself:
-                logger.warning("task %s was taken away from this worker; its child is ended", child.task.id)
-                self.children.stop(child, StopReason.LOST, grace=0.0)
+        mine = {run.key: (child, run) for child, run in self.children}
+        for key, (child, run) in mine.items():
+            if (words := beat.running.get(key)) is not None:
+                self.children.stop_run(child, run, StopReason.CANCEL, words)
+            elif key not in beat.running and run.handed < beat.sent and not run.end and not run.completed_itself:
+                logger.warning("task %s was taken away from this worker; its child is ended", run.task.id)
+                self.children.stop_run(child, run, StopReason.LOST)
+        self._forget_of_stock(beat)
         # Rows that nobody here remembers: a claim whose answer was lost. Only what two heartbeats in a row have seen,
         # with no turn under way: a claim may have been answered between the statement and this line.
-        known = mine.keys() | {(task.id, task.fence) for task in self._starting} | self.book.reported_ids()
+        stock = {(one.task.id, one.task.fence) for one in self.children.stock}
+        known = mine.keys() | stock | self.book.reported_ids()
         unknown = beat.running.keys() - known
         if self._turn_under_way:
             unknown &= self._unknown  # what an earlier beat has seen already; anything else may be on its way
@@ -345,6 +410,18 @@ class Supervisor:
             logger.warning("task %s is running for this worker, which does not know it; it is put back", id_)
             self._put_back(id_, fence)
         self._unknown = unknown
+
+    def _forget_of_stock(self, beat: Beat) -> None:
+        """Let go of tasks not begun that were cancelled or taken away."""
+        for one in list(self.children.stock):
+            key = (one.task.id, one.task.fence)
+            if (words := beat.running.get(key)) is not None:
+                self.children.stock.remove(one)
+                error = f"cancelled before it began: {words}" if words else "cancelled before it began"
+                self._enter(one.task, Verdict(outcome=Outcome.CANCELLED, error=error, started=False))
+            elif key not in beat.running and one.at < beat.sent:
+                logger.warning("task %s was taken away from this worker before it began", one.task.id)
+                self.children.stock.remove(one)
 
     def _put_back(self, id_: int, fence: int) -> None:
         assert self.lease.worker_id is not None
@@ -355,9 +432,10 @@ class Supervisor:
         self._enter(task, verdict)
 
     def _put_back_unstarted(self, why: str) -> None:
-        for task in self._starting:
+        self.children.take_all_back()
+        while self.children.stock:
+            task = self.children.stock.popleft().task
             self._enter(task, Verdict(outcome=Outcome.INTERRUPTED, error=f"put back: {why}", started=False))
-        self._starting.clear()
 
     # --- signals and phases -------------------------------------------------------------------------------------
 
@@ -372,20 +450,21 @@ class Supervisor:
     def drain(self) -> None:
         """Take nothing new; let what runs end, up to ``drain_timeout``."""
         if self.phase is Phase.RUNNING:
-            logger.info("draining: %d task(s) run", len(self.children))
+            self._put_back_unstarted("its worker stops")
+            logger.info("draining: %d task(s) run", self.children.busy)
             self.phase = Phase.DRAINING
+            self.host.stopping()
             self.lease.draining = True
             self._drain_until = monotonic() + self.options.drain_timeout
 
     def stop_now(self) -> None:
         """Interrupt what runs and put it back."""
         if self.phase in (Phase.RUNNING, Phase.DRAINING):
-            logger.info("stopping: %d task(s) are interrupted and put back", len(self.children))
+            self._put_back_unstarted("its worker stops")
+            logger.info("stopping: %d task(s) are interrupted and put back", self.children.busy)
             self.phase = Phase.KILLING
             self.lease.draining = True
-            for child in self.children:
-                self.children.stop(child, StopReason.INTERRUPT, grace=min(child.grace, 2.0))
-                self.children.hurry(child, 2.0)
+            self.children.interrupt_all(2.0)
 
     def _advance_phase(self, now: float) -> None:
         match self.phase:
@@ -397,7 +476,7 @@ class Supervisor:
             self._farewell_when_done(now)
 
     def _nothing_left(self) -> bool:
-        if self.children.running or self._starting or self.book or self.obituaries or self._turn_under_way:
+        if self.children.busy or self.children.stock or self.book or self.obituaries or self._turn_under_way:
             return False
         if self.ticking.busy(monotonic()):
             return False
@@ -429,6 +508,8 @@ class Supervisor:
             self._stopped()
             return
         worker_id = self.lease.worker_id
+        if self.statistics.say_farewell(now, self.work, worker_id):
+            return
         self._turn_under_way = True
         goodbye = (self.statements["deregister"], [integer(worker_id)])
         self.work.send([goodbye], lambda results, error: self._deregistered(worker_id, error))
@@ -455,8 +536,18 @@ class Supervisor:
         return self.lease.worker_id is not None and self.phase is Phase.RUNNING and self.lease.held
 
     @property
-    def _busy(self) -> int:
-        return len(self.children) + len(self._starting)
+    def _busy(self) -> bool:
+        return bool(self.children.busy or self.children.stock)
+
+    def _wants_more(self, now: float) -> bool:
+        """True when the next round trip should bring tasks: not for each one that was handed out."""
+        return self.children.hungry or (bool(self.book) and self._report_due(now) <= now)
+
+    def _report_due(self, now: float) -> float:
+        """Return when the ends are to be reported: at once, unless there is work at hand and more will follow soon."""
+        if self._first_end is None or self.children.hungry or len(self.book.entries) >= REPORT_MANY:
+            return self._report_at
+        return max(self._report_at, self._first_end + REPORT_PAUSE)
 
     def _notified(self, channel: str, payload: str) -> None:
         if payload.startswith("!cancel "):
@@ -472,17 +563,21 @@ class Supervisor:
             return
         worker_id = self.lease.worker_id
         sending: list[tuple[Query, Parameters]] = []
-        if self.book and now >= self._report_at:
+        room = self.children.room(now) if self._wants_more(now) else 0
+        if self.book and now >= self._report_due(now):
             sending = self.book.statements_to_send(worker_id)
+            self._first_end = None
         reporting = self.book.reporting
         claiming: list[tuple[Query, Parameters]] = []
         # Who runs but one task runs the one that a schedule is about to make.
         waits = self.options.once and not self.ticking.started
         if worker_id is not None and self._claiming and now >= self._claim_at and not waits:
-            claiming = self.claims.statements_to_send(now, worker_id, busy=self._busy, reporting=bool(sending))
+            claiming = self.claims.statements_to_send(
+                now, worker_id, room=room, busy=self._busy, reporting=bool(sending)
+            )
         if not sending and not claiming:
             return
-        asked = self.claims.free(self._busy) if claiming else 0
+        asked = self.claims.free(room) if claiming else 0
         kind = claiming[-1][0].name if claiming else ""
         sending += claiming
         self._turn_under_way = True
@@ -523,7 +618,9 @@ class Supervisor:
             if any(row[2] == b"pending" or row[6] not in (None, b"0") for row in results[0]):
                 self.attention.wake()  # a parked version took its place, or on_failure enqueued something
         if kind:
-            self._starting += self.claims.take(kind, results[-1], asked=asked, now=now)
+            if not self.children.stock:
+                self._taken_at = now
+            self._stock(self.claims.take(kind, results[-1], asked=asked, now=now))
             if worker_id != self.lease.worker_id:
                 # Claimed by a life that is over: they are still its tasks, and go back before the next one begins.
                 self._put_back_unstarted("its worker lost its lease")
@@ -535,54 +632,97 @@ class Supervisor:
         poller = getattr(self.selector, "fileno", None)  # epoll and kqueue have a descriptor of their own
         if poller is not None:
             own.append(poller())
-        links = [fd for link in (self.work, self.watch) if (fd := link.fileno) is not None]
-        return [*own, *links, *self.host.foreign_sockets()]
+        links = [fd for link in (self.work, self.watch, self.pruner) if (fd := link.fileno) is not None]
+        scrapes = self.scrapes.filenos() if self.scrapes is not None else []
+        return [*own, *links, *scrapes, *self.host.foreign_sockets()]
 
-    def _start_claimed(self) -> None:
-        while self._starting and self.phase is not Phase.KILLING and self.lease.held:
-            task = self._starting.pop(0)
+    def _metrics(self) -> str:
+        """Return what a scrape gets."""
+        lease = self.lease
+        labels = {"app": self.host.app, "name": self.host.name, "version": __version__, "queues": ",".join(self.queues)}
+        lines = [
+            *gauge("pq_worker_info", "This worker.", 1, labels),
+            *gauge("pq_worker_lease", "1 while it holds a lease.", int(lease.worker_id is not None and lease.held)),
+            *gauge("pq_worker_draining", "1 while it takes nothing new.", int(self.phase is not Phase.RUNNING)),
+            *gauge("pq_worker_concurrency", "Tasks that it runs at once.", self.options.concurrency),
+            *gauge("pq_worker_running", "Tasks that it runs.", self.children.busy),
+            *gauge("pq_worker_unreported", "Ends that the database has not confirmed yet.", len(self.book.entries)),
+            *gauge("pq_worker_image_bytes", "Memory of the image that forks.", self.host.image_rss),
+            *self.counters.lines(),
+        ]
+        return "\n".join(lines) + "\n"
+
+    def _start_claimed(self, now: float) -> None:
+        children = self.children
+        if self.phase is not Phase.RUNNING or not self.lease.held:
+            if children.stock:
+                self._put_back_unstarted("its worker stops or has lost its lease")
+            return
+        before = len(children.stock)
+        children.even_out()
+        while (claimed := children.next_claimed) is not None:
+            if not self._start(claimed):
+                break
+        children.top_up()
+        if len(children.stock) < before:
+            self._taken_at = now
+        elif children.stock and now >= self._taken_at + STALE:
+            self._put_back_unstarted("this worker's processes are all in long runs")
+
+    def _stock(self, found: list[Claimed]) -> None:
+        """Keep what this code can run, release the rest."""
+        runnable = []
+        for claimed in found:
+            task = claimed.task
             try:
                 self.program.find(task)
             except Unroutable as error:
-                verdict = Verdict(outcome=Outcome.RELEASED, error=str(error))
                 logger.warning("task %s can't run here: %s", task.id, error)
-                self._enter(task, verdict)
+                self._enter(task, Verdict(outcome=Outcome.RELEASED, error=str(error)))
                 continue
-            self.plugins.pre_fork(task)
-            try:
-                self.children.start(self.host.prepared(task))
-            except OSError as error:
-                # No process or descriptor left: not the task's fault, and others may have room.
-                logger.error("task %s can't be started: %s", task.id, error)
-                verdict = Verdict(
-                    outcome=Outcome.INTERRUPTED, error=f"its worker could not fork: {error}", started=False
-                )
-                self._enter(task, verdict)
-                self._claim_at = monotonic() + FORK_PAUSE
+            if absurd := task.options.get("absurd"):
+                words = f"its row was not written by pq: the stored options make no sense: {absurd}"
+                self._enter(task, Verdict(outcome=Outcome.RAISED, error=words, retryable=False, started=False))
+                continue
+            runnable.append(self.host.prepared(claimed))
+        self.children.add(runnable)
 
-    def _note_progress(self, child: Child) -> None:
-        child.news = False
-        if self.lease.worker_id is not None and child.reason is not StopReason.LOST:
-            self.book.progress[child.task.id] = {"fence": child.task.fence, **(child.progress or {})}
+    def _start(self, claimed: Claimed) -> bool:
+        """Start the first task of the stock; False when the system has no room for it."""
+        try:
+            self.children.start()
+        except OSError as error:
+            # No process or descriptor left: not the task's fault, and others may have room.
+            logger.error("task %s can't be started: %s", claimed.task.id, error)
+            verdict = Verdict(outcome=Outcome.INTERRUPTED, error=f"its worker could not fork: {error}", started=False)
+            self._enter(claimed.task, verdict)
+            self._claim_at = monotonic() + FORK_PAUSE
+            return False
+        return True
+
+    def _note_progress(self) -> None:
+        for run in self.children.news:
+            if self.lease.worker_id is not None and run.reason is not StopReason.LOST:
+                self.book.progress[run.task.id] = {"fence": run.task.fence, **(run.progress or {})}
+        self.children.news.clear()
 
     def _ended(self, done: Ended) -> None:
-        child = done.child
+        run = done.run
         cost = cost_of(done, self.host.image_rss)
-        verdict = judge(child.task, evidence_of(done, cost))
-        output = child.place.output()
-        self.children.give_back(child)
-        self.claims.child_ended(child.task)
+        verdict = judge(run.task, evidence_of(done, cost))
+        output = None if self.program.sensitive(run.task) else done.output
+        self.claims.child_ended(run.task)
         if verdict.outcome is Outcome.LOST:
-            logger.warning("task %s is not recorded: another worker may have it", child.task.id)
+            logger.warning("task %s is not recorded: another worker may have it", run.task.id)
             return
         self._enter(
-            child.task,
+            run.task,
             verdict,
             cost=cost,
             output=output,
-            completed_itself=child.completed_itself,
-            died=child.end is None,
-            progress=child.progress,
+            completed_itself=run.completed_itself,
+            died=run.end is None,
+            progress=run.progress,
         )
 
     def _enter(self, task: ClaimedTask, verdict: Verdict, **known: Any) -> None:
@@ -590,6 +730,8 @@ class Supervisor:
         transition = self.program.decide(task, verdict)
         if transition.status is TaskStatus.PENDING:
             self.attention.wake()  # it may be due again at once, and its time has to be known
+        if self._first_end is None:
+            self._first_end = monotonic()
         self.book.add(entry_of(task, verdict, transition, worker_id=self.children.setup.worker_id, **known))
 
     def _settled(self, entry: Entry, outcome: AttemptOutcome) -> None:
@@ -601,20 +743,23 @@ class Supervisor:
             level,
             "task %s (%s) attempt %s: %s, now %s",
             entry.task.id,
-            entry.task.name,
+            one_line(entry.task.name),
             entry.task.number,
             outcome.outcome,
             outcome.status,
         )
         if entry.task.schedule_id is not None:
             self.ticking.run_ended(entry.task.schedule_id)
-        self.plugins.post_task(entry.task, outcome)
+        shown, told = self.program.shown(entry.task), self.program.shown_outcome(entry.task, outcome)
+        self.statistics.note(entry.task, outcome)
+        self.counters.note(entry.task, outcome)
+        self.plugins.post_task(shown, told)
         if entry.died and outcome.outcome is not Outcome.SUCCEEDED:
-            self.obituaries.add(entry.task, outcome)
+            self.obituaries.add(shown, told)
 
     def _reap_all(self) -> None:
         until = monotonic() + 5.0
         while self.children.pids and monotonic() < until:
-            for done in self.children.reap():
-                self.children.give_back(done.child)
+            self.children.child_ended()
+            self.children.reap(monotonic())
             self.selector.select(0.01)

@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any
 from pq_core.cron import cron
 from pq_core.errors import InvalidOption
 from pq_core.schedules import Decision, Every, Rhythm, decide, first_run
-from pq_core.worker.claiming import Statements, integer, moment, number
-from pq_core.worker.connection import Query, Results, Row, StatementError
+from pq_core.worker.claiming import Statements, integer, number
+from pq_core.worker.connection import Query, Results, StatementError
+from pq_core.worker.rows import Row, moment
 
 if TYPE_CHECKING:
     from pq_core.schedule_operations import Synced

@@ -20,9 +20,11 @@ class Evidence:
     """What the worker knows of an ended child.
 
     ``end``: its last word, None if it had none. ``status``: wait status. ``reason``: why the worker stopped it.
+    ``words``: of whoever cancelled it.
     ``killed``: the worker sent SIGKILL. ``oom_killed``: the kernel killed for lack of memory meanwhile.
     ``broken``: why its frames could not be read. ``stacks``: what faulthandler wrote.
     ``peak``: bytes above the image. ``begun``: false for a task handed to a reused child that never ran it.
+    ``neighbour``: its process ended over another run that shared it.
     """
 
     end: dict[str, Any] | None
@@ -35,6 +37,8 @@ class Evidence:
     peak: int
     timeout: float | None
     begun: bool = True
+    neighbour: bool = False
+    words: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +71,11 @@ def judge(task: ClaimedTask, evidence: Evidence) -> Verdict:
     """
     end = evidence.end
     if not evidence.begun and evidence.reason is StopReason.NONE:
-        return Verdict(outcome=Outcome.INTERRUPTED, error="put back: the child it was handed to died before it began")
+        error = "put back: the child it was handed to died before it began"
+        return Verdict(outcome=Outcome.INTERRUPTED, error=error, started=False)
+    if evidence.neighbour:
+        error = f"put back: the process that it shared with other coroutines {_how_it_ended(evidence)}"
+        return Verdict(outcome=Outcome.INTERRUPTED, error=error)
     if end is None or evidence.broken:
         return _without_word(task, evidence)
     match end.get("how"):
@@ -107,7 +115,7 @@ def _stopped(evidence: Evidence, told: str) -> Verdict:
     outcome = _STOPPED[evidence.reason]
     words = {
         StopReason.TIMEOUT: describe_timeout(evidence.timeout or 0.0),
-        StopReason.CANCEL: "cancelled while running",
+        StopReason.CANCEL: "cancelled while running" + (f": {evidence.words}" if evidence.words else ""),
         StopReason.INTERRUPT: "interrupted: its worker stopped",
         StopReason.LOST: "stopped: its worker lost its lease",
     }[evidence.reason]
@@ -137,6 +145,12 @@ def _without_word(task: ClaimedTask, evidence: Evidence) -> Verdict:
     if evidence.status == 0 or evidence.status >> 8 == 70:
         words += " without reporting a result: the channel to its worker was closed, or it left by os._exit"
     return _crashed(words, evidence)
+
+
+def _how_it_ended(evidence: Evidence) -> str:
+    if evidence.killed:
+        return f"was killed{': ' + evidence.broken if evidence.broken else ', since one of them did not stop'}"
+    return f"ended ({describe_exit(evidence.status)}); the next time it runs in one of its own"
 
 
 def _crashed(words: str, evidence: Evidence) -> Verdict:

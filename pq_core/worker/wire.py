@@ -1,4 +1,7 @@
-"""Frames between child and worker: four bytes of length, one of kind, then JSON."""
+"""Frames from a child to its worker: four bytes of length, one of kind, then JSON; for the usual end, less of it.
+
+A child runs somebody's code, so nothing here believes what it reads.
+"""
 
 from __future__ import annotations
 
@@ -6,66 +9,56 @@ import enum
 import json
 import math
 import struct
-from dataclasses import fields
-from datetime import datetime
 from typing import Any
 
-from pq_core.types import ClaimedTask
-
 HEADER = struct.Struct("!IB")
-TASK_LIMIT = 64 * 1024
-"""Bytes of a task that is handed to a reused child: what a socket takes at once, so that the worker never waits."""
 OVERHEAD = 512 * 1024
-"""Bytes a frame may have beyond the limit of a result: error text, traceback, names."""
+"""Bytes a frame may have beyond the limit of a result: error text, traceback, names, the tail of the output."""
+
+_DONE = struct.Struct("!qqdddQ")
+_NOTHING = b"null"
 
 
 class Kind(enum.IntEnum):
-    """What a frame says. ``TASK`` goes to a reused child, the others come from it."""
+    """What a frame says. ``END`` is the last word of a run, ``DONE`` that of one that succeeded and printed nothing."""
 
-    TASK = 1
     PROGRESS = 2
     COMPLETED = 3
     END = 4
-    STARTED = 5
-
-
-_MOMENTS = ("run_at", "created_at", "started_at", "tick_at")
-_FIELDS = tuple(field.name for field in fields(ClaimedTask))
-
-
-def pack_task(task: ClaimedTask) -> bytes:
-    """Return the frame that hands ``task`` to a child."""
-    body = {name: getattr(task, name) for name in _FIELDS}
-    for name in _MOMENTS:
-        body[name] = None if body[name] is None else body[name].isoformat()
-    return pack(Kind.TASK, body)
-
-
-def unpack_task(body: dict[str, Any]) -> ClaimedTask:
-    """Return the task of a TASK frame."""
-    moments = {name: None if body[name] is None else datetime.fromisoformat(body[name]) for name in _MOMENTS}
-    return ClaimedTask(**{**body, **moments})
+    DONE = 5
 
 
 class BrokenFrame(Exception):
     """Raised when bytes can't be a frame, or are one that is larger than allowed."""
 
 
+# Not escaped to ASCII: that would make a result of three bytes a character twice as long as its limit allows.
+_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+
+
 def pack(kind: Kind, body: dict[str, Any]) -> bytes:
     """Return the bytes of one frame."""
-    # Not escaped to ASCII: that would make a result of three bytes a character twice as long as its limit allows.
-    encoded = json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
+    encoded = _encode(body).encode("utf-8", "surrogatepass")
     return HEADER.pack(len(encoded), kind) + encoded
+
+
+def pack_done(
+    id_: int, fence: int, result: Any, *, wall: float = 0.0, user: float = 0.0, system: float = 0.0, max_rss: int = 0
+) -> bytes:
+    """Return the frame of a run that succeeded: seconds, and ``max_rss`` in the system's unit."""
+    encoded = _NOTHING if result is None else _encode(result).encode("utf-8", "surrogatepass")
+    cost = _DONE.pack(id_, fence, wall, user, system, max_rss)
+    return HEADER.pack(_DONE.size + len(encoded), Kind.DONE) + cost + encoded
 
 
 class Decoder:
     """Turns bytes as they arrive into frames, holding at most one frame of ``limit`` bytes."""
 
-    __slots__ = ("_buffer", "_limit")
+    __slots__ = ("_buffer", "limit")
 
     def __init__(self, limit: int) -> None:
         self._buffer = bytearray()
-        self._limit = limit
+        self.limit = limit
 
     def feed(self, data: bytes) -> list[tuple[Kind, dict[str, Any]]]:
         """Return the frames that ``data`` completes.
@@ -78,12 +71,13 @@ class Decoder:
         start = 0
         while len(buffer) - start >= HEADER.size:
             length, kind = HEADER.unpack_from(buffer, start)
-            if length > self._limit:
-                raise BrokenFrame(f"a frame of {length} bytes; {self._limit} are allowed")
+            if length > self.limit:
+                raise BrokenFrame(f"a frame of {length} bytes; {self.limit} are allowed")
             end = start + HEADER.size + length
             if len(buffer) < end:
                 break
-            frames.append((_kind(kind), _body(bytes(buffer[start + HEADER.size : end]))))
+            body = bytes(buffer[start + HEADER.size : end])
+            frames.append((Kind.DONE, _done(body)) if kind == Kind.DONE else (_kind(kind), _body(body)))
             start = end
         if start:
             del buffer[:start]
@@ -108,11 +102,34 @@ def _finite(text: str) -> float:
     return value
 
 
-def _body(encoded: bytes) -> dict[str, Any]:
+def _parsed(encoded: bytes) -> Any:
     try:
-        body = json.loads(encoded, parse_constant=_refuse, parse_float=_finite)
+        # Decoded here: from bytes the parser would guess other encodings, too, and import them.
+        text = encoded.decode("utf-8", "surrogatepass")
+        return json.loads(text, parse_constant=_refuse, parse_float=_finite)
     except (ValueError, RecursionError) as error:
         raise BrokenFrame(f"a frame that is not JSON: {error}") from error
+
+
+def _body(encoded: bytes) -> dict[str, Any]:
+    body = _parsed(encoded)
     if not isinstance(body, dict):
         raise BrokenFrame("a frame that is not a JSON object")
     return body
+
+
+def _done(encoded: bytes) -> dict[str, Any]:
+    if len(encoded) < _DONE.size:
+        raise BrokenFrame(f"the end of a run in {len(encoded)} bytes")
+    id_, fence, wall, user, system, max_rss = _DONE.unpack_from(encoded)
+    rest = encoded[_DONE.size :]
+    return {
+        "how": "succeeded",
+        "id": id_,
+        "fence": fence,
+        "wall": wall,
+        "cpu_user": user,
+        "cpu_system": system,
+        "max_rss": max_rss,
+        "result": None if rest == _NOTHING else _parsed(rest),
+    }

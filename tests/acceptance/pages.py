@@ -2,7 +2,8 @@
 
 What a fence means: ``console`` holds commands after ``$`` and the output they must have (``...`` stands for anything);
 a ``python`` block whose first line is a comment with a file's name is that file, any other is run in one namespace
-with its fellows; ``sql`` is run on the database. Everything else is not run.
+with its fellows; ``sql`` is run on the database. Everything else is not run, and no ``python`` that begins with
+``# before``: that is another library's code.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ PATIENCE = 60.0
 
 FENCE = re.compile(r"^```(\w+)[^\n]*\n(.*?)^```", re.MULTILINE | re.DOTALL)
 FILE = re.compile(r"# ([\w./]+\.py)\n")
+BEFORE = "# before"
 
 SNIPPETS = """
 import ast, asyncio, inspect, json, sys
@@ -131,7 +133,7 @@ def run_snippets(page: Path, session: Session) -> str:
     blocks = [
         (found[1], text[: found.start(2)].count("\n"), textwrap.dedent(found[2]))
         for found in FENCE.finditer(text)
-        if found[1] == "sql" or (found[1] == "python" and not FILE.match(found[2]))
+        if found[1] == "sql" or (found[1] == "python" and not FILE.match(found[2]) and not found[2].startswith(BEFORE))
     ]
     (session.folder / "snippets.json").write_text(json.dumps(blocks))
     (session.folder / "run_snippets.py").write_text(SNIPPETS)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.acceptance.pages import ROOT, Session, run_console, run_snippets, write_files
+from tests.acceptance.pages import BEFORE, FENCE, ROOT, Session, run_console, run_snippets, write_files
 
 CONSOLES = ["README.md", "docs/quickstart.md"]
 SNIPPETS = {
@@ -16,6 +16,9 @@ SNIPPETS = {
     "docs/database.md": None,
     "docs/deploys.md": None,
     "docs/schedules.md": None,
+    "docs/coming-from/celery.md": "packing:pq",
+    "docs/coming-from/rq.md": "app:pq",
+    "docs/coming-from/python-pq.md": None,
 }
 """Pages with snippets, and what a worker serves meanwhile."""
 
@@ -45,3 +48,14 @@ def test_snippets_run(name: str, session: Session, database: str) -> None:
     run_snippets(ROOT / name, session)
 
     session.stop()
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "docs" / "coming-from").glob("*.md")), ids=lambda page: page.stem)
+def test_what_others_had_stands_beside_what_is_here(page: Path) -> None:
+    name = str(page.relative_to(ROOT))
+
+    blocks = [code for language, code in FENCE.findall(page.read_text()) if language == "python"]
+
+    assert name in SNIPPETS
+    assert any(code.startswith(BEFORE) for code in blocks)
+    assert any(not code.startswith(BEFORE) for code in blocks)

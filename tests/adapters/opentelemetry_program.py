@@ -12,23 +12,30 @@ import os
 import signal
 import sys
 import time
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 
 from opentelemetry import trace
 from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.metrics import set_meter_provider
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
-from pq_core import PQ, Cancel, Snooze, TaskGroup
+from pq_core import PQ, Cancel, DuplicateClientId, Snooze, TaskGroup
 from pq_hooks.batches import batch
 from pq_hooks.opentelemetry import OpenTelemetry
 
 COLLECTOR = os.environ["COLLECTOR"]
 group = TaskGroup(queue="mail")
+
+
+@group.task(name="secret", sensitive=True)
+def secret(card: str) -> None:
+    numbers = [card]
+    raise LookupError(f"no account for {numbers}")
 
 
 @group.task(name="letter")
@@ -100,12 +107,21 @@ def make() -> PQ:
 
 def enqueue(scenario: str) -> None:
     configure()
+    measured = metrics() if "METRICS" in os.environ else None
+    if measured is not None:
+        set_meter_provider(measured)
     pq = make()
     with trace.get_tracer("app").start_as_current_span("request") if scenario != "bare" else nullcontext():
         match scenario:
             case "batch":
                 with batch():
                     pq.enqueue_many(letter.call(number) for number in range(10))
+            case "measured":
+                pq.enqueue(letter.call(1), client_id="a")
+                pq.enqueue_many(letter.call(number) for number in range(3))
+                pq.enqueue_many([letter.call(4), letter.options(queue="other").call(5)])
+                with suppress(DuplicateClientId):
+                    pq.enqueue(letter.call(1), client_id="a")
             case "ends":
                 for each in (fail, later, never, crash, deaf, slow):
                     pq.enqueue(each.call())
@@ -115,6 +131,8 @@ def enqueue(scenario: str) -> None:
     provider = trace.get_tracer_provider()
     assert isinstance(provider, TracerProvider)
     provider.shutdown()
+    if measured is not None:
+        measured.force_flush()
 
 
 def work(options: dict[str, str]) -> None:

@@ -1,4 +1,4 @@
-"""What the tests of Sentry run: ``enqueue`` and ``work [NAME=VALUE …]``, in processes of their own.
+"""What the tests of Sentry run: ``enqueue``, ``schedule`` and ``work [NAME=VALUE …]``, in processes of their own.
 
 SENTRY: the endpoint's host and port. SET_UP: ``after`` the fork by ``init=``, ``before`` it, or ``busy``: before it and
 with events in the parent's queue all the while.
@@ -10,6 +10,7 @@ import logging
 import os
 import signal
 import sys
+from datetime import timedelta
 
 import sentry_sdk
 from sentry_sdk.transport import HttpTransport
@@ -19,6 +20,12 @@ from pq_hooks.sentry import Sentry
 
 DSN = f"http://public@{os.environ['SENTRY']}/7"
 group = TaskGroup(queue="mail")
+
+
+@group.task(name="secret", sensitive=True)
+def secret(card: str) -> None:
+    numbers = [card]
+    raise LookupError(f"no account for {numbers}")
 
 
 @group.task(name="letter")
@@ -93,6 +100,15 @@ def enqueue() -> None:
     sentry_sdk.flush(10)
 
 
+def schedule() -> None:
+    pq = PQ()
+    pq.include(group)
+    pq.schedule(report.call(), run_every=timedelta(hours=2), key="EU")
+    headers = {"pq-schedule-every": "60", "tenant": "7"}
+    pq.schedule(report.options(headers=headers).call(), cron="0 9 * * 1", timezone="Europe/Berlin", key="weekly")
+    pq.run_schedule_now(report, key="weekly")
+
+
 def work(options: dict[str, str]) -> None:
     logging.basicConfig(level=logging.INFO, stream=sys.stdout)
     set_up = os.environ["SET_UP"]
@@ -112,5 +128,7 @@ def work(options: dict[str, str]) -> None:
 if __name__ == "__main__":
     if sys.argv[1] == "enqueue":
         enqueue()
+    elif sys.argv[1] == "schedule":
+        schedule()
     else:
         work(dict(word.split("=") for word in sys.argv[2:]))

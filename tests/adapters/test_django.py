@@ -420,6 +420,24 @@ def test_check_of_the_database_names_missing_tables(project: Project) -> None:
     assert "manage.py migrate" in said.stderr
 
 
+def test_sqlmigrate_prints_each_revision_alone(empty_database: str) -> None:
+    project = Project(empty_database)
+    variables = {"PROJECT_PQ": '{"schema": "my jobs"}'}
+
+    first = project.manage("sqlmigrate", "pq", "0001", **variables).stdout
+    second = project.manage("sqlmigrate", "pq", "0002", **variables).stdout
+
+    assert 'CREATE TABLE "my jobs".pq_tasks (' in first
+    assert 'CREATE TABLE "my jobs".pq_tasks (' not in second
+    assert 'CREATE TABLE "my jobs".pq_keys (' in second
+    assert "CREATE SCHEMA" in first
+    assert "CREATE SCHEMA" not in second
+    with psycopg.connect(empty_database, autocommit=True) as connection:
+        for script in (first, second):
+            connection.execute(script)  # type: ignore[call-overload]
+    assert not migrate(empty_database, "my jobs").changed
+
+
 # --- the admin
 
 
@@ -435,6 +453,7 @@ def test_admin_shows_tasks_and_what_they_died_of(project: Project) -> None:
 
     def look():
         from django.contrib.auth.models import User
+        from django.db import connection
         from django.test import Client
         from django.utils.html import escape
 
@@ -467,6 +486,14 @@ def test_admin_shows_tasks_and_what_they_died_of(project: Project) -> None:
             text(f"/admin/pq/{path}/")
         assert client.get("/admin/pq/task/add/").status_code == 403
         assert client.post(f"/admin/pq/task/{failed.pk}/delete/").status_code == 403
+        # Arguments and result of a sensitive task are not shown; what is left of its error was decided by its child.
+        with connection.cursor() as cursor:
+            values = ['"because"', '{"sensitive": true}']
+            cursor.execute("UPDATE pq_tasks SET error = NULL, result = %s, options = %s", values)
+            cursor.execute("DELETE FROM pq_attempts")
+        hidden = text(f"/admin/pq/task/{failed.pk}/change/")
+        assert hidden.count("(hidden: the task is sensitive)") == 2
+        assert "because" not in hidden
         return {name: page.count('class="action-select"') for name, page in found.items()}
 
     project.run(enqueue)
@@ -500,3 +527,48 @@ def test_admin_actions_retry_and_cancel_for_those_who_may(project: Project) -> N
         return [act(guest, "retry_tasks"), act(boss, "retry_tasks"), act(boss, "cancel_tasks")]
 
     assert project.run(scenario) == [["cancelled", "pending"], ["pending", "pending"], ["cancelled", "cancelled"]]
+
+
+def test_admin_page_has_buttons_to_retry_and_cancel_for_those_who_may(project: Project) -> None:
+    def scenario():
+        import re
+
+        from django.contrib.auth.models import Permission, User
+        from django.test import Client
+        from shop.tasks import fail, pq
+
+        from pq_adapters.django.models import Task
+
+        task = pq.enqueue(fail.call("once"))
+        home = f"/admin/pq/task/{int(task)}"
+        boss = Client(enforce_csrf_checks=True)
+        boss.force_login(User.objects.create_superuser("boss", password="x"))
+        reader = User.objects.create_user("reader", password="x", is_staff=True)
+        reader.user_permissions.add(Permission.objects.get(codename="view_task", content_type__app_label="pq"))
+        guest = Client()
+        guest.force_login(reader)
+
+        def press(client, label):
+            page = client.get(f"{home}/change/").content.decode()
+            form = r'<form method="post" action="([^"]+)">.*?value="([^"]+)"[^>]*><input type="submit" value="([^"]+)"'
+            forms = re.findall(form, page)
+            [(url, token, _)] = [found for found in forms if found[2] == label]
+            answer = client.post(url, {"csrfmiddlewaretoken": token}, follow=True)
+            return re.findall(r'<li class="(?:success|warning)">(.*?)</li>', answer.content.decode())
+
+        def labels(client):
+            return re.findall(r'<input type="submit" value="([^"]+)">', client.get(f"{home}/change/").content.decode())
+
+        told = [labels(boss), press(boss, "Cancel"), labels(boss), press(boss, "Run again"), labels(guest)]
+        told += [guest.post(f"{home}/cancel/").status_code, boss.get(f"{home}/cancel/").status_code]
+        told += [boss.post(f"{home}/cancel/").status_code]  # without a token
+        lenient = Client()
+        lenient.force_login(User.objects.get(username="boss"))
+        told += [lenient.post("/admin/pq/task/99999/retry/").status_code]
+        told += [Client().post(f"{home}/cancel/").headers["Location"].partition("?")[0]]
+        return [*told, Task.objects.get().status]
+
+    assert project.run(scenario) == [
+        *[["Cancel"], ["Task 1 is cancelled."], ["Run again"], ["Task 1 runs again."], []],
+        *[403, 405, 403, 404, "/admin/login/", "pending"],
+    ]

@@ -362,3 +362,105 @@ def test_inside_a_testcase_tasks_are_seen_and_rolled_back(project: Project) -> N
         return [result.testsRun, len(result.errors) + len(result.failures), pq.pending_count()]
 
     assert project.run(scenario) == [2, 0, 0]
+
+
+def test_what_django_expects_of_a_backend_holds(project: Project) -> None:
+    """The cases that Django holds its own backends against, in our words, on a real database."""
+
+    def scenario():
+        import asyncio
+        import unittest
+        from dataclasses import FrozenInstanceError
+        from datetime import datetime, timedelta
+
+        from django.tasks import TaskResultStatus, default_task_backend, task, task_backends
+        from django.tasks.exceptions import (
+            InvalidTask,
+            InvalidTaskBackend,
+            TaskResultDoesNotExist,
+            TaskResultMismatch,
+        )
+        from django.test import TestCase
+        from django.utils import timezone
+        from shop import mail
+
+        from pq_adapters.django import PQBackend, pq
+
+        backend = task_backends["default"]
+
+        class Backend(TestCase):
+            def test_is_the_one_of_the_settings(self):
+                self.assertIsInstance(backend, PQBackend)
+                self.assertEqual(default_task_backend.alias, "default")
+                self.assertIs(mail.add.get_backend(), backend)
+
+            def test_invalid_tasks_are_refused(self):
+                mistakes = (
+                    {"priority": 101},
+                    {"priority": -101},
+                    {"queue_name": "nowhere"},
+                    {"run_after": datetime(2030, 1, 1)},
+                    {"run_after": timedelta(seconds=-1)},
+                )
+                for changes in mistakes:
+                    with self.subTest(changes), self.assertRaises(InvalidTask):
+                        mail.add.using(**changes)
+                with self.assertRaises(InvalidTaskBackend):
+                    mail.add.using(backend="unknown")
+                with self.assertRaises(InvalidTask):
+                    task()(lambda: None)
+                self.assertEqual(pq.pending_count(), 0)
+
+            def test_arguments_must_be_json(self):
+                with self.assertRaises(TypeError):
+                    mail.add.enqueue(object())
+                with self.assertRaises(TypeError):
+                    asyncio.run(mail.add.aenqueue(object()))
+                self.assertEqual(pq.pending_count(), 0)
+
+            def test_a_call_is_the_function(self):
+                self.assertEqual(mail.add.call(1, b=2), 3)
+                self.assertEqual(pq.pending_count(), 0)
+
+            def test_results_are_frozen_and_found_again(self):
+                result = mail.add.using(priority=-7).enqueue(1, b=2)
+                with self.assertRaises(FrozenInstanceError):
+                    result.id = "7"
+                again = backend.get_result(result.id)
+                self.assertEqual(again.task, mail.add.using(priority=-7))
+                self.assertEqual((again.id, again.args, again.kwargs), (result.id, [1], {"b": 2}))
+                self.assertEqual((again.attempts, again.worker_ids, again.errors), (0, [], []))
+                with self.assertRaises(TaskResultMismatch):
+                    mail.greet.get_result(result.id)
+
+            def test_unknown_results_do_not_exist(self):
+                for unknown in ("0", "123456789", "", "no number", "x" * 400, "9" * 30, "-1", "²"):
+                    with self.subTest(unknown), self.assertRaises(TaskResultDoesNotExist):
+                        backend.get_result(unknown)
+
+            def test_a_failed_result_has_no_value_and_says_why(self):
+                result = mail.explode.enqueue("no")
+                [ended] = pq.run_inline()
+                self.assertEqual(ended.status, "failed")
+                result.refresh()
+                self.assertEqual((result.status, result.is_finished), (TaskResultStatus.FAILED, True))
+                with self.assertRaisesMessage(ValueError, "Task failed"):
+                    _ = result.return_value
+                [error] = result.errors
+                self.assertIs(error.exception_class, ValueError)
+                self.assertIn("ValueError: no", error.traceback)
+                self.assertEqual((result.attempts, len(result.worker_ids)), (1, 1))
+                self.assertLessEqual(result.enqueued_at, result.started_at)
+                self.assertLessEqual(result.started_at, result.finished_at)
+
+            def test_later_is_later(self):
+                result = mail.add.using(run_after=timezone.now() + timedelta(days=1)).enqueue(1)
+                self.assertEqual(pq.run_inline(), [])
+                result.refresh()
+                self.assertEqual(result.status, TaskResultStatus.READY)
+                self.assertGreater(result.task.run_after, timezone.now())
+
+        result = unittest.TextTestRunner().run(unittest.defaultTestLoader.loadTestsFromTestCase(Backend))
+        return [result.testsRun, [words for _, words in [*result.errors, *result.failures]]]
+
+    assert project.run(scenario) == [8, []]

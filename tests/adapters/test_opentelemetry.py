@@ -13,6 +13,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from psycopg.types.json import Jsonb
 
 pytest.importorskip("opentelemetry.proto")
 pytest.importorskip("opentelemetry.sdk")
@@ -30,8 +31,8 @@ def collector() -> Iterator[Endpoint]:
         yield made
 
 
-def enqueue(collector: Endpoint, database: str, scenario: str) -> None:
-    run(PROGRAM, "enqueue", scenario, environment={"COLLECTOR": collector.url, "PQ_DATABASE_URL": database})
+def enqueue(collector: Endpoint, database: str, scenario: str, **more: str) -> None:
+    run(PROGRAM, "enqueue", scenario, environment={**more, "COLLECTOR": collector.url, "PQ_DATABASE_URL": database})
 
 
 def work(collector: Endpoint, database: str, *options: str, wrapper: tuple[str, ...] = (), **more: str) -> str:
@@ -242,6 +243,31 @@ def test_metrics_come_from_the_worker_alone(collector: Endpoint, database: str) 
     assert "threads run before the fork" not in said
 
 
+def test_sending_is_counted_and_timed_where_tasks_are_enqueued(collector: Endpoint, database: str) -> None:
+    enqueue(collector, database, "measured", METRICS="1")
+
+    points = {
+        (name, about.get("messaging.destination.name"), about.get("error.type")): (about, point)
+        for name, about, point in collector.points
+    }
+    duplicate = "pq_core.errors.DuplicateClientId"
+    sent, took = "messaging.client.sent.messages", "messaging.client.operation.duration"
+    assert {key: point.as_int for key, (_, point) in points.items() if key[0] == sent} == {
+        (sent, "mail", None): 5,
+        (sent, "other", None): 1,
+        (sent, "mail", duplicate): 1,
+    }
+    assert {key: point.count for key, (_, point) in points.items() if key[0] == took} == {
+        (took, "mail", None): 2,
+        (took, None, None): 1,
+        (took, "mail", duplicate): 1,
+    }
+    about, duration = points[took, "mail", None]
+    assert 0 < duration.sum < 60
+    assert about["messaging.operation.name"] == "send"
+    assert about["messaging.system"] == "pq"
+
+
 def test_without_sdk_nothing_is_recorded_and_tasks_run(database: str) -> None:
     code = """
 from pq_core import PQ
@@ -282,3 +308,17 @@ def test_moments_of_died_spans_are_not_in_the_future(collector: Endpoint, databa
 
     now = datetime.now(UTC).timestamp() * 1e9
     assert all(span.start <= span.end <= now for span in collector.spans)
+
+
+def test_nothing_of_a_sensitive_task_is_sent(collector: Endpoint, database: str) -> None:
+    card = "4000-8811-2233"
+    task = {"name": "secret", "queue": "mail", "args": [card], "sensitive": True}
+    with psycopg.connect(database) as connection:
+        connection.execute("SELECT pq_enqueue(%s)", [Jsonb(task)])
+
+    work(collector, database)
+
+    span = by_task(collector)["secret"]
+    assert span.status == ERROR
+    assert "LookupError" in span.message
+    assert not any(card.encode() in body for _, body in collector.posts)

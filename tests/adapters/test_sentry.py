@@ -151,6 +151,34 @@ def test_schedules_check_in_with_their_monitor(sentry: Endpoint, database: str) 
     assert began["environment"] == "test"
 
 
+def test_real_schedules_say_their_rhythm(sentry: Endpoint, database: str) -> None:
+    run(PROGRAM, "schedule", environment={"SENTRY": "127.0.0.1:1", "PQ_DATABASE_URL": database})
+
+    work(sentry, database)
+
+    checks = {(each["monitor_slug"], each["status"]): each["monitor_config"] for each in sentry.of_type("check_in")}
+    every = {"schedule": {"type": "interval", "value": 2, "unit": "hour"}}
+    weekly = {"schedule": {"type": "crontab", "value": "0 9 * * 1"}, "timezone": "Europe/Berlin"}
+    assert checks == {
+        ("nightly-report-eu", "in_progress"): every,
+        ("nightly-report-eu", "ok"): every,
+        ("nightly-report-weekly", "in_progress"): weekly,
+        ("nightly-report-weekly", "ok"): weekly,
+    }
+    with psycopg.connect(database) as connection:
+        rows = connection.execute("SELECT headers FROM pq_tasks WHERE headers ? 'tenant'").fetchall()
+    assert rows == [
+        (
+            {
+                "tenant": "7",
+                "pq-schedule-cron": "0 9 * * 1",
+                "pq-schedule-timezone": "Europe/Berlin",
+                "pq-schedule-key": "weekly",
+            },
+        )
+    ]
+
+
 def test_dead_child_checks_in_as_an_error(sentry: Endpoint, database: str) -> None:
     enqueue_tick(database, headers={"pq-schedule-every": "7200", "pq-schedule-key": "EU"}, crash=True)
 
@@ -231,3 +259,19 @@ def test_missing_sdk_is_an_error_that_names_the_extra() -> None:
     )
 
     assert 'ImportError: pq_hooks.sentry needs the SDK: pip install "pq-toolkit[sentry]"' in done.stderr
+
+
+def test_nothing_of_a_sensitive_task_is_sent(sentry: Endpoint, database: str) -> None:
+    card = "4000-8811-2233"
+    task = {"name": "secret", "queue": "mail", "args": [card], "sensitive": True}
+    with psycopg.connect(database) as connection:
+        connection.execute("SELECT pq_enqueue(%s)", [Jsonb(task)])
+
+    work(sentry, database)
+
+    (event,) = sentry.of_type("event")
+    (error,) = event["exception"]["values"]
+    assert error["type"] == "LookupError"
+    assert "in secret" in error["value"]
+    assert sentry.posts
+    assert not any(card.encode() in body for _, body in sentry.posts)

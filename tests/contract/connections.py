@@ -6,13 +6,11 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
+from importlib import import_module
 from typing import Any, Protocol
 
 import psycopg
 import sqlalchemy
-import sqlmodel
-import sqlmodel.ext.asyncio.session
-from sqlalchemy.ext.asyncio import AsyncSession, async_scoped_session, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
 from pq_adapters.sqlalchemy import engine_url
@@ -186,7 +184,7 @@ def sqlalchemy_async(dsn: str, *, driver: str, open_: Open) -> Iterator[Voice]:
         return await connection if isinstance(connection, Awaitable) else connection
 
     with asyncio.Runner() as runner:
-        engine = create_async_engine(engine_url(dsn, driver=driver))
+        engine = _async().create_async_engine(engine_url(dsn, driver=driver))
         connection = runner.run(opened())
         try:
             yield SQLAlchemyVoice(connection, runner)
@@ -199,14 +197,26 @@ SYNC: dict[str, Open] = {
     "session": Session,
     "connection": lambda engine: engine.connect(),
     "scoped-session": lambda engine: scoped_session(sessionmaker(engine)),
-    "sqlmodel": sqlmodel.Session,
+    "sqlmodel": lambda engine: import_module("sqlmodel").Session(engine),
 }
 ASYNC: dict[str, Open] = {
-    "session": AsyncSession,
+    "session": lambda engine: _async().AsyncSession(engine),
     "connection": lambda engine: engine.connect(),
-    "scoped-session": lambda engine: async_scoped_session(async_sessionmaker(engine), scopefunc=lambda: "the test's"),
-    "sqlmodel": sqlmodel.ext.asyncio.session.AsyncSession,
+    "scoped-session": lambda engine: _async().async_scoped_session(
+        _async().async_sessionmaker(engine), scopefunc=lambda: "the test's"
+    ),
+    "sqlmodel": lambda engine: import_module("sqlmodel.ext.asyncio.session").AsyncSession(engine),
 }
+NEEDS = {
+    **{"django": ("django",), "psycopg2": ("psycopg2",), "asyncpg": ("asyncpg", "greenlet")},
+    **{"psycopg_async": ("greenlet",), "sqlmodel": ("sqlmodel",)},
+}
+"""Modules that a kind needs which has this word in its name."""
+
+
+def _async() -> Any:
+    # Its import fails without greenlet, which SQLAlchemy alone does not bring.
+    return import_module("sqlalchemy.ext.asyncio")
 
 
 def _sqlalchemy(
@@ -225,3 +235,8 @@ KINDS: dict[str, Callable[[str], AbstractContextManager[Voice]]] = {
     **_sqlalchemy(sqlalchemy_async, "asyncpg", ASYNC, "session", "connection", "scoped-session", "sqlmodel"),
 }
 """Add a kind here and it must pass everything in ``test_executors``."""
+
+
+def modules_for(kind: str) -> tuple[str, ...]:
+    """Return the optional modules without which this kind can't be had."""
+    return tuple(module for word, modules in NEEDS.items() if word in kind.split("-") for module in modules)

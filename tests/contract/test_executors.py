@@ -11,6 +11,7 @@ import pytest
 
 from pq_core import PQ, DuplicateClientId, NotMigrated, TaskGroup, TransactionRequired
 from pq_core.schema import migrate
+from tests.extras import needs
 
 _spec = importlib.util.spec_from_file_location("pq_contract_connections", Path(__file__).with_name("connections.py"))
 assert _spec is not None
@@ -29,7 +30,12 @@ def echo(text: object) -> object:
     return text
 
 
-@pytest.fixture(params=connections.KINDS.values(), ids=connections.KINDS.keys())
+@pytest.fixture(
+    params=[
+        pytest.param(open_, id=kind, marks=needs(*connections.modules_for(kind)))
+        for kind, open_ in connections.KINDS.items()
+    ]
+)
 def voice(request: pytest.FixtureRequest, database: str) -> Iterator[connections.Voice]:
     with request.param(database) as voice:
         yield voice

@@ -35,6 +35,7 @@ from pq_core import (
     UseAsync,
     UseSync,
 )
+from pq_core.schema import CODE_REVISION
 
 jobs = TaskGroup()
 
@@ -705,29 +706,30 @@ def test_unreachable_database_is_said_in_one_line() -> None:
 
 def test_schema_that_is_too_new_is_named(database: str, pq: PQ, connection: psycopg.Connection) -> None:
     asked: list[int] = []
+    newer = CODE_REVISION + 1
 
     def say(revision: int, oldest_code: int) -> None:
         connection.execute("UPDATE pq_schema SET revision = %s, oldest_code = %s", (revision, oldest_code))
 
     async def asynchronous() -> None:
-        say(2, 1)
+        say(newer, 1)
         asked.append((await pq.astats()).due)
-        say(2, 2)
+        say(newer, newer)
         async with PQ(database) as late:
-            with pytest.raises(SchemaIncompatible, match="needs code of revision 2"):
+            with pytest.raises(SchemaIncompatible, match=f"needs code of revision {newer}"):
                 await late.astats()
         # A connection from before goes on until a statement does not fit any more.
         asked.append((await pq.astats()).due)
         connection.execute("ALTER TABLE pq_tasks RENAME TO pq_tasks_of_2")
-        with pytest.raises(SchemaIncompatible, match="needs code of revision 2"):
+        with pytest.raises(SchemaIncompatible, match=f"needs code of revision {newer}"):
             await pq.alist_tasks()
 
-    say(2, 1)
+    say(newer, 1)
     asked.append(pq.stats().due)
     asyncio.run(asynchronous())
-    with PQ(database) as late, pytest.raises(SchemaIncompatible, match="needs code of revision 2"):
+    with PQ(database) as late, pytest.raises(SchemaIncompatible, match=f"needs code of revision {newer}"):
         late.stats()
-    with pytest.raises(SchemaIncompatible, match="needs code of revision 2"):
+    with pytest.raises(SchemaIncompatible, match=f"needs code of revision {newer}"):
         pq.list_tasks()
     assert asked == [0, 0, 0]
 

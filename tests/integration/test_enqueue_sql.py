@@ -13,6 +13,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from psycopg.types.json import Jsonb
 
 Rows = list[tuple[Any, ...]]
 
@@ -366,3 +367,58 @@ def test_version_that_could_not_end_a_run_is_not_parked(connection: psycopg.Conn
 
     connection.execute("UPDATE pq_tasks SET status = 'completed'")
     assert connection.execute("SELECT status, parked FROM pq_tasks").fetchall() == [("completed", None)]
+
+
+@pytest.mark.parametrize(
+    "task",
+    [
+        {"name": "t", "args": [1, "a", None], "kwargs": {"b": [2]}},
+        {"name": "t", "args": [], "kwargs": {}, "queue": "mail", "priority": 75, "max_attempts": 3, "timeout": 1.5},
+        {"name": "t", "args": [], "kwargs": {}, "headers": {"a": "b"}, "version": 4},
+        {"name": "t", "args": [], "kwargs": {}, "headers": {}, "priority": "7", "max_attempts": "2", "timeout": "3"},
+        {"name": "t", "args": [], "kwargs": {}, "priority": None, "max_attempts": None, "timeout": None},
+        {"name": "t", "args": [], "kwargs": {}, "queue": None, "headers": None, "version": None},
+        {"name": "t", "args": None, "kwargs": None},
+        {"name": "t"},
+        {"name": "t", "args": [], "kwargs": {}, "grace": 2, "backoff": {"base": 1}},
+        {"name": "x" * 255, "args": [], "kwargs": {}, "queue": "ü" * 255},
+    ],
+    ids=lambda task: repr(task)[:60],
+)
+def test_a_single_task_is_stored_as_one_of_an_array(connection: psycopg.Connection, task: dict[str, Any]) -> None:
+    for given in (task, [task]):
+        connection.execute("SELECT * FROM pq_enqueue(%s)", (Jsonb(given),))
+    found = connection.execute(
+        "SELECT to_jsonb(t) - '{id,run_at,created_at}'::text[], t.run_at = t.created_at FROM pq_tasks t ORDER BY t.id"
+    ).fetchall()
+    assert len(found) == 2
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize(
+    "task",
+    [
+        {"name": "x" * 256, "args": [], "kwargs": {}},
+        {"name": "t", "args": [], "kwargs": {}, "queue": "x" * 256},
+        {"name": "t", "args": [], "kwargs": {}, "queue": ""},
+        {"name": "t", "args": [], "kwargs": {}, "max_attempts": 0},
+        {"name": "t", "args": [], "kwargs": {}, "timeout": 0},
+        {"name": "t", "args": {}, "kwargs": {}},
+        {"name": "t", "args": [], "kwargs": []},
+        {"name": "", "args": [], "kwargs": {}},
+        {"name": 7, "args": [], "kwargs": {}},
+        {"name": "t", "args": [], "kwargs": {}, "headers": []},
+        {"name": "t", "args": [], "kwargs": {}, "queues": "a"},
+        {"name": "t", "args": [], "kwargs": {}, "priority": 40_000},
+        {"name": "t", "args": [], "kwargs": {}, "max_attempts": 1.5},
+    ],
+    ids=lambda task: repr(task)[:60],
+)
+def test_a_single_task_is_refused_as_one_of_an_array(connection: psycopg.Connection, task: dict[str, Any]) -> None:
+    said = []
+    for given in (task, [task]):
+        with pytest.raises(psycopg.Error) as refused:
+            connection.execute("SELECT * FROM pq_enqueue(%s)", (Jsonb(given),))
+        said.append((refused.value.sqlstate, str(refused.value).partition("\n")[0]))
+    assert said[0] == said[1]
+    assert connection.execute("SELECT count(*) FROM pq_tasks").fetchone() == (0,)

@@ -12,7 +12,6 @@ import psycopg
 import pytest
 import sqlalchemy
 from psycopg.conninfo import make_conninfo
-from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import Session
 
 from pq_adapters.sqlalchemy import engine_url
@@ -35,6 +34,7 @@ from pq_core import (
     current_attempt,
 )
 from pq_core.schema import migrate
+from tests.extras import needs
 
 NOWHERE = "host=127.0.0.1 port=1 connect_timeout=1"
 
@@ -454,10 +454,15 @@ def test_any_schema(schema: str, empty_database: str) -> None:
         ]
 
 
-@pytest.mark.parametrize("driver", ["psycopg", "psycopg2", "asyncpg"])
+@pytest.mark.parametrize(
+    "driver",
+    [
+        "psycopg",
+        pytest.param("psycopg2", marks=needs("psycopg2")),
+        pytest.param("asyncpg", marks=needs("asyncpg", "greenlet")),
+    ],
+)
 def test_every_kind_of_session(driver: str, pq: PQ, database: str, connection: psycopg.Connection) -> None:
-    pytest.importorskip(driver)
-
     @pq.task(name="task", max_attempts=2, backoff=Backoff(base=0))
     def task(text: str) -> str:
         if current_attempt().number == 1:
@@ -487,6 +492,8 @@ def _with_session(pq: PQ, dsn: str, driver: str, call: Any) -> list[EndedAttempt
 
 
 async def _with_asyncpg(pq: PQ, dsn: str, call: Any) -> list[EndedAttempt]:
+    from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
+
     engine = create_async_engine(engine_url(dsn, driver="asyncpg"))
     async with AsyncSession(engine) as session:
         await pq.using(session).aenqueue(call)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import signal
 from collections.abc import Iterator
@@ -403,6 +404,8 @@ def test_result_that_cannot_be_stored_fails_the_task(bench: Bench, kind: str) ->
         ("json", Outcome.CRASHED),
         ("list", Outcome.CRASHED),
         ("task", Outcome.CRASHED),
+        ("short end", Outcome.CRASHED),
+        ("end of another", Outcome.CRASHED),
         ("nan", Outcome.CRASHED),
         ("nan progress", Outcome.CRASHED),
         ("odd progress", Outcome.SUCCEEDED),
@@ -552,6 +555,25 @@ def test_running_task_is_cancelled(bench: Bench, call: Call[Any]) -> None:
     record = bench.ended(task_id)
     assert (record.status, record.outcome, record.attempts) == (CANCELLED, Outcome.CANCELLED, 1)
     assert "cancelled while running" in (record.error or "")
+
+
+@pytest.mark.parametrize("reason", [None, "no need: ü 漢 \n'" + "x" * 2000], ids=["none", "long"])
+def test_cancelled_task_knows_the_reason(bench: Bench, tmp_path: Path, reason: str | None) -> None:
+    task_id = bench.pq.enqueue(tasks.notes_why.call(str(tmp_path / "why")))
+    eventually(lambda: bench.pq.progress(task_id)[1] == "asleep")
+
+    bench.pq.cancel(task_id, reason=reason)
+
+    record = bench.ended(task_id)
+    told = ast.literal_eval((tmp_path / "why").read_text())
+    assert record.status is CANCELLED
+    if reason is None:
+        assert told is None
+        assert (record.error or "").startswith("cancelled while running\n")
+    else:
+        assert 900 < len(told.encode()) < 1000
+        assert reason.startswith(told)
+        assert (record.error or "").startswith("cancelled while running: no need: ü 漢")
 
 
 def test_cancelled_task_that_does_not_stop_is_killed(bench: Bench) -> None:

@@ -11,7 +11,6 @@ from pathlib import Path
 import psycopg
 import pytest
 import sqlalchemy
-from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
 from pq_adapters.sqlalchemy import engine_url
@@ -26,6 +25,7 @@ from pq_core import (
     UseAsync,
     WaitTimeout,
 )
+from tests.extras import needs
 
 NOWHERE = "host=127.0.0.1 port=1 connect_timeout=1"
 
@@ -242,8 +242,9 @@ def test_async_operations_run_on_a_sync_connection(
     assert count(connection) == 0
 
 
+@needs("asyncpg", "greenlet")
 def test_an_asyncpg_session_will_do(pq: PQ, add: Task[..., int], database: str, connection: psycopg.Connection) -> None:
-    pytest.importorskip("asyncpg")
+    from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
     async def main() -> None:
         engine = create_async_engine(engine_url(database, driver="asyncpg"))

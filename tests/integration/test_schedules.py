@@ -162,7 +162,8 @@ def test_a_tick_has_all_that_a_task_has(pq: PQ, connection: psycopg.Connection) 
     task = pq.get_task(pq.run_schedule_now(careful))
 
     assert task is not None
-    assert (task.name, task.queue, task.headers, task.max_runtime_seconds) == ("shop.careful", "reports", {"a": "b"}, 3)
+    headers = {"a": "b", "pq-schedule-cron": "@daily"}
+    assert (task.name, task.queue, task.headers, task.max_runtime_seconds) == ("shop.careful", "reports", headers, 3)
     assert task.schedule_id == stored(pq, careful).id
     assert task.tick_at is not None
     row = connection.execute("SELECT on_lost, on_failure ->> 'name', options FROM pq_tasks").fetchone()

@@ -20,7 +20,7 @@ from typing import Any
 
 import psycopg
 
-from pq_core import PQ, Backoff, Cancel, Retry, Snooze, TaskGroup, TaskTimeout, current_attempt, role
+from pq_core import PQ, Backoff, Cancel, Retry, Snooze, TaskCancelled, TaskGroup, TaskTimeout, current_attempt, role
 
 jobs = TaskGroup(prefix="w")
 
@@ -60,6 +60,16 @@ def nap(seconds: float, path: str = "") -> str:
             file.write(f"{os.getpid()}\n")
     time.sleep(seconds)
     return "rested"
+
+
+@jobs.task
+def notes_why(path: str) -> None:
+    try:
+        current_attempt().progress(0, "asleep")
+        time.sleep(60)
+    except TaskCancelled as error:
+        Path(path).write_text(repr(error.reason))
+        raise
 
 
 @jobs.task
@@ -416,6 +426,8 @@ def writes_garbage(kind: str, leave: bool = False) -> str:
         "json": b"\x00\x00\x00\x02\x04{{",
         "list": b"\x00\x00\x00\x02\x04[]",
         "task": b"\x00\x00\x00\x02\x01{}",
+        "short end": b"\x00\x00\x00\x02\x05{}",
+        "end of another": b'\x00\x00\x00\x2d\x04{"how":"succeeded","id":1234567890,"fence":1}',
         "nan": _frame(4, b'{"how":"succeeded","result":NaN}'),
         "huge delay": _frame(4, b'{"how":"snoozed","after":1e308}'),
         "long number": _frame(4, b'{"how":"snoozed","after":1' + b"0" * 400 + b"}"),
@@ -436,6 +448,8 @@ def writes_garbage(kind: str, leave: bool = False) -> str:
 
 
 def _frame(kind: int, body: bytes) -> bytes:
+    attempt = current_attempt()
+    body = b'{"id":%d,"fence":%d,' % (attempt.id, attempt.fence) + body[1:]
     return len(body).to_bytes(4, "big") + bytes([kind]) + body
 
 
@@ -650,3 +664,32 @@ def second_version(a: int, b: int) -> int:
 @second_version.upgrade(from_version=1)
 def _second_version_from_first(a: int) -> tuple[list[int], dict[str, int]]:
     return [a], {"b": 10}
+
+
+# --- coroutines that share a process
+
+
+@jobs.task
+async def async_naps(seconds: float, path: str = "") -> int:
+    if path:
+        with Path(path).open("a") as file:
+            file.write(f"{os.getpid()}\n")
+    await asyncio.sleep(seconds)
+    return current_attempt().id
+
+
+@jobs.task
+async def async_dies(seconds: float) -> None:
+    await asyncio.sleep(seconds)
+    os.kill(os.getpid(), signal.SIGSEGV)
+
+
+@jobs.task
+async def async_blocks(seconds: float) -> None:
+    time.sleep(seconds)
+
+
+@jobs.task
+def variables() -> list[str]:
+    """Return the names of the environment's variables."""
+    return sorted(os.environ)

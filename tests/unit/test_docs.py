@@ -64,7 +64,7 @@ def test_every_public_name_is_documented() -> None:
 
 
 def test_every_public_method_is_documented() -> None:
-    pages = [str(page.relative_to(ROOT)) for page in (ROOT / "docs").glob("*.md")]
+    pages = [str(page.relative_to(ROOT)) for page in (ROOT / "docs").rglob("*.md")]
     documented = words_of(*pages)
     methods = {name for name, _ in inspect.getmembers(pq_core.PQ, callable) if not name.startswith("_")}
     twins = {name for name in methods if name[:1] == "a" and name[1:] in methods}

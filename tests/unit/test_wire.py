@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from pq_core.worker.wire import HEADER, BrokenFrame, Decoder, Kind, pack
 
+JSON_KINDS = [Kind.PROGRESS, Kind.COMPLETED, Kind.END]
 texts = st.text(st.characters())
 bodies = st.dictionaries(
     texts,
@@ -20,7 +21,10 @@ bodies = st.dictionaries(
 )
 
 
-@given(st.lists(st.tuples(st.sampled_from(Kind), bodies), max_size=5), st.integers(1, 50))
+@given(
+    st.lists(st.tuples(st.sampled_from(JSON_KINDS), bodies), max_size=5),
+    st.integers(1, 50),
+)
 def test_frames_arrive_as_they_were_however_they_are_cut(frames: list[tuple[Kind, dict[str, Any]]], size: int) -> None:
     data = b"".join(pack(kind, body) for kind, body in frames)
     decoder = Decoder(1 << 20)

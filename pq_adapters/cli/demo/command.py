@@ -17,7 +17,8 @@ from pq_core.worker.options import WorkerOptions
 @click.option("--concurrency", type=click.IntRange(1, 1000), metavar="N", help="Tasks at once. [default: one per core]")
 @click.option("--dsn", metavar="DSN", help="Another database than the embedded one in ./.pq")
 @click.option("--keep", is_flag=True, help="Leave the schema pq_demo behind, to look at with psql and pq.")
-def demo(files: int | None, tests: bool, concurrency: int | None, dsn: str | None, keep: bool) -> None:
+@click.option("--dashboard", is_flag=True, help="Serve the dashboard on it, from the start until Ctrl-C.")
+def demo(files: int | None, tests: bool, concurrency: int | None, dsn: str | None, keep: bool, dashboard: bool) -> None:
     """Measure every file of Python's standard library, each in a task of its own.
 
     The tasks are enqueued in one transaction with a row of the application's; each writes what it found in one
@@ -36,7 +37,7 @@ def demo(files: int | None, tests: bool, concurrency: int | None, dsn: str | Non
     if not found:
         raise Mistake(f"there are no Python files in {library.root()}; this Python keeps its library elsewhere")
     options = WorkerOptions(concurrency=concurrency or 0)
-    with pq, tables.prepared(pq, keep=keep) as connection:
+    with pq, tables.prepared(pq, keep=keep) as connection, run.dashboard(dashboard) as shown:
         click.echo(f"input: {len(found)} files of {library.root()}{'' if tests else ', its tests left out'}")
         run_id, seconds = run.enqueue(pq, found)
         total = len(found) + len(run.MISBEHAVING)
@@ -47,5 +48,8 @@ def demo(files: int | None, tests: bool, concurrency: int | None, dsn: str | Non
         if keep:
             look = f"pq tasks list --schema {pq.schema}"
             click.echo(f"kept; look with: {f'PQ_DATABASE_URL=embedded: {look}' if dsn is None else f'{look} --dsn …'}")
+        if shown is not None:
+            click.echo("the dashboard stays up; Ctrl-C ends it")
+            run.wait_for_end(shown)
     if not agreed:
         click.get_current_context().exit(NEGATIVE)

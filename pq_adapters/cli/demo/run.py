@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -88,6 +89,31 @@ def _running(command: list[str], log: int) -> Iterator[subprocess.Popen[bytes]]:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+
+
+@contextmanager
+def dashboard(wanted: bool) -> Iterator[subprocess.Popen[bytes] | None]:
+    """Serve the dashboard in a process of its own for the block; it says on the terminal where it is."""
+    if not wanted:
+        yield None
+        return
+    command = [sys.executable, "-m", "pq_core", "dashboard", APP, "--title", "pq demo"]
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, env=os.environ)
+    try:
+        yield process
+    finally:
+        process.terminate()
+        try:
+            process.wait(_STOP)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def wait_for_end(process: subprocess.Popen[bytes]) -> None:
+    """Wait until the process ends, or somebody presses Ctrl-C."""
+    with suppress(KeyboardInterrupt):
+        process.wait()
 
 
 def _watch(pq: PQ, process: subprocess.Popen[bytes], screen: Screen, *, total: int) -> str | None:

@@ -26,4 +26,207 @@ CREATE TABLE {schema}.pq_audit (
 );
 CREATE INDEX pq_audit_at ON {schema}.pq_audit (at);
 
+-- The task of one tick, as an object for pq_enqueue. New in this revision: its headers say which rhythm made it
+-- (pq-schedule-cron or pq-schedule-every in seconds, -timezone, -key), for plugins. The schedule's own headers can't
+-- say otherwise: these names are ours.
+CREATE OR REPLACE FUNCTION {schema}.pq_schedule_task(schedule jsonb, tick timestamptz) RETURNS jsonb
+LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp AS $pq$
+    SELECT coalesce(nullif(schedule -> 'options', 'null'), '{{}}') || jsonb_strip_nulls(jsonb_build_object(
+            'name', schedule -> 'name', 'queue', schedule -> 'queue', 'priority', schedule -> 'priority',
+            'max_attempts', schedule -> 'max_attempts', 'timeout', schedule -> 'max_runtime_seconds',
+            'version', schedule -> 'version', 'schedule_id', schedule -> 'id',
+            'headers', CASE WHEN coalesce(jsonb_typeof(schedule -> 'headers'), 'null') NOT IN ('object', 'null')
+                THEN schedule -> 'headers'  -- somebody's hand: pq_enqueue says what is wrong with it
+                ELSE coalesce(nullif(schedule -> 'headers', 'null'), '{{}}')
+                    - ARRAY['pq-schedule-cron', 'pq-schedule-every', 'pq-schedule-timezone', 'pq-schedule-key']
+                    || jsonb_build_object('pq-schedule-cron', schedule -> 'cron',
+                        'pq-schedule-every', CAST(trim_scale(extract(epoch FROM
+                            CAST(schedule ->> 'run_every' AS interval))) AS text),
+                        'pq-schedule-timezone', schedule -> 'timezone',
+                        'pq-schedule-key', nullif(schedule ->> 'key', ''))
+                END))
+        || jsonb_build_object('args', schedule -> 'payload' -> 'args', 'kwargs', schedule -> 'payload' -> 'kwargs',
+            'tick_at', tick,
+            'run_at', tick + coalesce(random() * (schedule ->> 'jitter')::interval, interval '0'))
+$pq$;
+
+-- What the rows of pq_statistics come to by the hour, over all workers: a row goes into it when it is merged into that of
+-- worker 0 for its minute.
+CREATE TABLE {schema}.pq_statistics_hours (
+    hour             timestamptz NOT NULL,
+    queue            text NOT NULL,
+    name             text NOT NULL,
+    outcome          text NOT NULL,
+    count            bigint NOT NULL DEFAULT 0,
+    wait_seconds     double precision NOT NULL DEFAULT 0,
+    run_seconds      double precision NOT NULL DEFAULT 0,
+    cpu_seconds      double precision NOT NULL DEFAULT 0,
+    wait_histogram   integer[] NOT NULL,
+    run_histogram    integer[] NOT NULL,
+    memory_histogram integer[] NOT NULL,
+    PRIMARY KEY (hour, queue, name, outcome)
+) WITH (fillfactor = 70);
+-- The rows that are not merged yet: each is written again and again for a minute, then merged.
+ALTER TABLE {schema}.pq_statistics SET (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.05);
+CREATE INDEX pq_statistics_unmerged ON {schema}.pq_statistics (minute) WHERE worker_id <> 0;
+
+-- One histogram (bucket, count, bucket, count, …; the lowest bucket first) out of several written behind one another
+-- with commas between the numbers.
+CREATE FUNCTION {schema}.pq_histogram(several text) RETURNS integer[]
+LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog AS $pq$
+    SELECT coalesce(array_agg(v.number ORDER BY b.bucket, v.place), '{{}}')
+    FROM (SELECT p.bucket, least(sum(p.count), 2147483647)::integer AS count
+        FROM (SELECT max(u.number) FILTER (WHERE u.n % 2 = 1) AS bucket, max(u.number) FILTER (WHERE u.n % 2 = 0) AS count
+            FROM unnest(array_remove(string_to_array(several, ','), '')::integer[]) WITH ORDINALITY u(number, n)
+            GROUP BY (u.n - 1) / 2) p
+        GROUP BY p.bucket) b,
+        LATERAL (VALUES (0, b.bucket), (1, b.count)) v(place, number)
+$pq$;
+
+-- pq_enqueue takes `sensitive` (true: no argument reaches logs, plugins or views) and stores it in `options`.
+CREATE OR REPLACE FUNCTION {schema}.pq_enqueue_problem(item jsonb) RETURNS text LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $pq$
+    SELECT CASE
+        WHEN jsonb_typeof(item) IS DISTINCT FROM 'object' THEN
+            'each task must be a JSON object, got ' || coalesce(jsonb_typeof(item), 'NULL')
+        WHEN coalesce(item ->> 'name', '') = '' THEN 'a task needs a "name"'
+        WHEN jsonb_typeof(item -> 'args') NOT IN ('array', 'null') THEN '"args" must be a JSON array'
+        WHEN jsonb_typeof(item -> 'kwargs') NOT IN ('object', 'null') THEN '"kwargs" must be a JSON object'
+        WHEN jsonb_typeof(item -> 'headers') NOT IN ('object', 'null') THEN '"headers" must be a JSON object'
+        WHEN jsonb_typeof(item -> 'backoff') NOT IN ('object', 'null') THEN '"backoff" must be a JSON object'
+        WHEN jsonb_typeof(item -> 'sensitive') NOT IN ('boolean', 'null') THEN '"sensitive" must be true or false'
+        WHEN item ->> 'unique' NOT IN ('retained', 'unfinished') THEN '"unique" must be retained or unfinished'
+        WHEN item ->> 'on_lost' NOT IN ('retry', 'fail') THEN '"on_lost" must be retry or fail'
+        WHEN item ->> 'on_duplicate' NOT IN ('raise', 'return', 'replace') THEN
+            '"on_duplicate" must be return, replace or raise'
+        WHEN item ->> 'on_duplicate' = 'replace' AND item ->> 'client_id' IS NULL THEN
+            'on_duplicate = replace needs a "client_id"'
+        -- As the client's limit. Longer ones would not fit into an index: a version parked on a running task with such a
+        -- queue would be stored and then keep that run from ever ending.
+        WHEN greatest(length(item ->> 'name'), length(item ->> 'queue'), length(item ->> 'client_id')) > 255 THEN
+            '"name", "queue" and "client_id" have 255 characters at most'
+        -- What could be stored and never be run as it says, at the price of one look for all of it: in a path, only
+        -- numbers compare with numbers, and what is missing or null fulfils no condition.
+        WHEN item @? '$ ? (@.name.type() != "string" || @.queue == "" || @.max_attempts < 1 || @.timeout <= 0
+            || @.max_runtime_seconds <= 0 || @.memory_limit <= 0 || @.grace < 0 || @.result_limit < 0
+            || (@.queue.type() != "string" && @.queue.type() != "null")
+            || (@.client_id.type() != "string" && @.client_id.type() != "null") || @.client_id == ""
+            || exists (@.run_at ? (!(@ like_regex "^[-0-9]+[T ][0-9:.]+ ?(Z|[-+][0-9:]+)$"))))'
+        THEN {schema}.pq_enqueue_misfit(item)
+        -- NULL when all are known.
+        ELSE 'unknown option ' || cast(jsonb_path_query_first(item - ARRAY['name', 'args', 'kwargs', 'queue',
+            'priority', 'run_at', 'run_in', 'client_id', 'unique', 'on_duplicate', 'max_attempts', 'timeout',
+            'max_runtime_seconds', 'memory_limit', 'grace', 'result_limit', 'on_lost', 'backoff', 'on_failure',
+            'headers', 'version', 'schedule_id', 'tick_at', 'sensitive'], '$.keyvalue().key') AS text)
+    END
+$pq$;
+
+CREATE OR REPLACE FUNCTION {schema}.pq_enqueue_rows(items jsonb, moment timestamptz) RETURNS TABLE (n bigint, client_id text,
+    client_id_unique text, name text, payload jsonb, queue text, priority smallint, run_at timestamptz, due boolean,
+    created_at timestamptz, max_attempts integer, max_runtime_seconds double precision, on_lost text, on_failure jsonb,
+    headers jsonb, version integer, schedule_id bigint, tick_at timestamptz, options jsonb)
+LANGUAGE sql STABLE PARALLEL SAFE AS $pq$
+    SELECT e.n, e.client_id, CASE WHEN e.client_id IS NOT NULL THEN coalesce(e."unique", 'retained') END, e.name,
+        jsonb_build_object('args', coalesce(nullif(e.args, 'null'), '[]'),
+            'kwargs', coalesce(nullif(e.kwargs, 'null'), '{{}}')),
+        coalesce(e.queue, 'default'), coalesce(e.priority, 50::smallint), s.at, s.at <= moment, moment,
+        coalesce(e.max_attempts, 1), coalesce(e.timeout, e.max_runtime_seconds), coalesce(e.on_lost, 'retry'),
+        nullif(e.on_failure, 'null'), nullif(e.headers, 'null'), coalesce(e.version, 1), e.schedule_id, e.tick_at,
+        CASE WHEN num_nonnulls(e.memory_limit, e.grace, e.result_limit, e.backoff, e.sensitive) > 0 THEN
+            nullif(jsonb_strip_nulls(jsonb_build_object('memory_limit', e.memory_limit, 'grace', e.grace,
+                'result_limit', e.result_limit, 'backoff', e.backoff, 'sensitive', e.sensitive)), '{{}}')
+        END
+    FROM ROWS FROM (jsonb_to_recordset(items) AS (
+            name text, args jsonb, kwargs jsonb, queue text, priority smallint, run_at timestamptz,
+            run_in double precision, client_id text, "unique" text, max_attempts integer, timeout double precision,
+            max_runtime_seconds double precision, memory_limit bigint, grace double precision, result_limit bigint,
+            on_lost text, backoff jsonb, on_failure jsonb, headers jsonb, version integer, schedule_id bigint,
+            tick_at timestamptz, sensitive boolean)) WITH ORDINALITY AS e(
+            name, args, kwargs, queue, priority, run_at, run_in, client_id, "unique", max_attempts, timeout,
+            max_runtime_seconds, memory_limit, grace, result_limit, on_lost, backoff, on_failure, headers, version,
+            schedule_id, tick_at, sensitive, n),
+        LATERAL (SELECT CASE WHEN e.run_in IS NULL THEN coalesce(e.run_at, moment)
+            ELSE coalesce(e.run_at, moment) + e.run_in * interval '1 second' END) s(at)
+$pq$;
+
+-- What a claim or a report counts on: a row written by hand that can't be claimed would keep all others of its queue from
+-- it. Not validated: what is there was written by pq.
+ALTER TABLE {schema}.pq_tasks ADD CONSTRAINT pq_tasks_countable CHECK (attempts < 2000000000 AND losses < 2000000000
+    AND lone_losses < 2000000000 AND snoozes < 2000000000 AND fence < 4611686018427387904
+    AND (unroutable_since IS NULL OR isfinite(unroutable_since))) NOT VALID;
+
+-- As in the first schema, with a shorter way for most single tasks. What it takes and returns stands there.
+CREATE OR REPLACE FUNCTION {schema}.pq_enqueue(tasks jsonb, OUT id bigint, OUT duplicate boolean) RETURNS SETOF record
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $pq$
+#variable_conflict use_column
+DECLARE
+    moment timestamptz := clock_timestamp();
+    woken  boolean;
+BEGIN
+    -- What comes most often: one object that can't collide with anything, due now, with the options that are used most.
+    -- In a short transaction every node of an expression is set up for its one use, so all checks are one path and one
+    -- difference; what fails them for whatever reason is looked at again, and named, below.
+    IF jsonb_typeof(tasks) = 'object'
+        AND tasks @? '$ ? (@.name.type() == "string" && @.name != "" && @.args.type() == "array"
+            && @.kwargs.type() == "object" && (!exists (@.queue) || (@.queue.type() == "string" && @.queue != ""))
+            && (!exists (@.headers) || @.headers.type() == "object")
+            && !(@.max_attempts < 1) && !(@.timeout <= 0))'
+        AND tasks - ARRAY['name', 'args', 'kwargs', 'queue', 'priority', 'max_attempts', 'timeout', 'headers', 'version']
+            = '{{}}'
+        AND length(tasks ->> 'name') <= 255 AND (length(tasks ->> 'queue') <= 255) IS NOT FALSE
+    THEN
+        INSERT INTO {schema}.pq_tasks (
+            name, payload, queue, priority, run_at, due, created_at, max_attempts, max_runtime_seconds, headers, version)
+        VALUES (
+            tasks ->> 'name', tasks - ARRAY['name', 'queue', 'priority', 'max_attempts', 'timeout', 'headers', 'version'],
+            coalesce(tasks ->> 'queue', 'default'), coalesce(cast(tasks ->> 'priority' AS smallint), 50::smallint),
+            moment, true, moment, coalesce(cast(tasks ->> 'max_attempts' AS integer), 1),
+            cast(tasks ->> 'timeout' AS double precision), tasks -> 'headers',
+            coalesce(cast(tasks ->> 'version' AS integer), 1))
+        RETURNING id, EXISTS (SELECT FROM {schema}.pq_workers w
+            WHERE w.sleeping AND w.expires_at > moment AND queue = ANY (w.queues))
+        INTO id, woken;
+        duplicate := false;
+        RETURN NEXT;
+    ELSIF jsonb_typeof(tasks) = 'object' AND NOT tasks ?| ARRAY['client_id', 'schedule_id', 'on_failure']
+        AND {schema}.pq_enqueue_problem(tasks) IS NULL
+    THEN
+        INSERT INTO {schema}.pq_tasks (
+            name, payload, queue, priority, run_at, due, created_at, client_id, client_id_unique, max_attempts,
+            max_runtime_seconds, on_lost, on_failure, headers, version, schedule_id, tick_at, options)
+        SELECT r.name, r.payload, r.queue, r.priority, r.run_at, r.due, r.created_at, r.client_id,
+            r.client_id_unique, r.max_attempts, r.max_runtime_seconds, r.on_lost, r.on_failure, r.headers,
+            r.version, r.schedule_id, r.tick_at, r.options
+        FROM {schema}.pq_enqueue_rows(jsonb_build_array(tasks), moment) r
+        RETURNING id, EXISTS (SELECT FROM {schema}.pq_workers w
+            WHERE w.sleeping AND w.expires_at > moment AND queue = ANY (w.queues))
+        INTO id, woken;
+        duplicate := false;
+        RETURN NEXT;
+    ELSE
+        RETURN QUERY SELECT e.id, e.duplicate FROM {schema}.pq_enqueue_array(
+            CASE jsonb_typeof(tasks) WHEN 'array' THEN tasks ELSE jsonb_build_array(tasks) END, moment) e;
+    END IF;
+    IF woken THEN
+        PERFORM pg_notify({schema}.pq_channel('wake'), left(coalesce(tasks ->> 'queue', 'default'), 1000));
+    END IF;
+END
+$pq$;
+
+-- What workers do now and then, one at a time: who does it, and when somebody else may.
+CREATE TABLE {schema}.pq_chores (
+    name       text PRIMARY KEY,
+    next_at    timestamptz NOT NULL,
+    worker_id  bigint
+) WITH (fillfactor = 50);
+
+-- `retention` is for completed and cancelled tasks, this for failed ones. NULL: as the application says; below zero: for
+-- ever.
+ALTER TABLE {schema}.pq_queues ADD COLUMN retention_failed interval;
+
+-- What one task function has done, by its end: for lists and for what its runs cost. On finished rows alone, so that it
+-- costs one entry when a task ends and nothing when it is enqueued or claimed.
+CREATE INDEX pq_tasks_named ON {schema}.pq_tasks (name, status, completed_at)
+    WHERE status IN ('completed', 'failed', 'cancelled');
+
+
 UPDATE {schema}.pq_schema SET revision = 2;

@@ -6,6 +6,7 @@ SELECT cast(row_to_json(r) AS text) FROM (
         cast(extract(epoch FROM s.jitter) AS double precision) AS jitter, s.catch_up, s.catch_up_limit,
         s.max_concurrent, s.active, s.max_runtime_seconds, s.max_attempts, s.version, s.app, s.declared_by, s.skipped,
         s.last_skipped_at, s.missed, s.ended_at, s.error, s.created_at, s.updated_at,
+        coalesce(s.options @> '{"sensitive": true}', false) AS sensitive,
         (SELECT count(*) FROM {schema}.pq_tasks t
             WHERE t.schedule_id = s.id AND t.status IN ('pending', 'running', 'blocked')) AS unfinished
     FROM {schema}.pq_periodic s

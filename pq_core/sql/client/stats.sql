@@ -15,7 +15,7 @@ WITH input AS (SELECT cast(cast({parameters} AS text) AS jsonb) AS p), waiting A
     SELECT t.queue, 0, 0, count(*), NULL FROM {schema}.pq_tasks t WHERE t.status = 'running' GROUP BY t.queue
 ), queues AS (
     SELECT w.queue AS name, sum(w.due) AS due, sum(w.scheduled) AS scheduled, sum(w.running) AS running,
-        coalesce(greatest(extract(epoch FROM clock_timestamp() - min(w.oldest)), 0), 0) AS oldest_wait
+        coalesce(greatest(extract(epoch FROM clock_timestamp() - min(w.oldest) FILTER (WHERE isfinite(w.oldest))), 0), 0) AS oldest_wait
     FROM waiting w GROUP BY w.queue ORDER BY w.queue
 )
 SELECT cast(json_build_object(

@@ -1,0 +1,128 @@
+"""python-pq, Procrastinate and PgQueuer beside ours, each by its public interface: drain, enqueue, latency."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import quote
+
+from psycopg.conninfo import conninfo_to_dict
+
+from benchmarks.database import a_database, a_server
+from benchmarks.machine import describe_server
+from benchmarks.report import Report
+from benchmarks.worker import ROOT
+
+PACKAGES = ("python-pq", "procrastinate", "pgqueuer[asyncpg,psycopg]", "psycopg[binary]", "psycopg2-binary")
+PEERS = {
+    "pq, a process per task": ("pq_toolkit", {"PQ_BENCH_PER_CHILD": "1"}),
+    "pq, reused children": ("pq_toolkit", {"PQ_BENCH_PER_CHILD": "1000"}),
+    "python-pq, one worker": ("python_pq", {"PQ_BENCH_WORKERS": "1"}),
+    "python-pq, two workers": ("python_pq", {"PQ_BENCH_WORKERS": "2"}),
+    "Procrastinate": ("procrastinate", {}),
+    "PgQueuer": ("pgqueuer", {}),
+}
+"""Variant -> the library that ``benchmarks/peer_programs/drive_….py`` drives, and what it is told."""
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what this benchmark takes."""
+    parser.add_argument("--tasks", type=int, default=500, help="for a process per task; ten times as many for the rest")
+    parser.add_argument("--samples", type=int, default=60, help="of the latency, in each round and variant")
+    parser.add_argument("--python", default=sys.executable, help="at least 3.13, for python-pq")
+    parser.add_argument("--environment", type=Path, help="a virtual environment that has them; by default a new one")
+
+
+def run(given: argparse.Namespace) -> Report:
+    """Install, measure and report."""
+    report = Report("peers", {"tasks": given.tasks, "samples": given.samples, "rounds": given.rounds})
+    with _environment(given) as python, a_server(given.dsn) as server:
+        report.server = describe_server(server)
+        report.versions |= _installed(python)
+        for _ in range(given.rounds):
+            for variant, (program, told) in PEERS.items():
+                with a_database(server, tables=False) as dsn:
+                    _measure(report, given, python, variant, program, told, dsn)
+    for peer in list(PEERS)[2:]:
+        report.ratio("drain", "pq, a process per task", peer, goal=">= 8" if "two workers" in peer else "")
+        report.ratio("drain", "pq, reused children", peer, goal="> 1")
+    report.note("no-op tasks, one machine for all and for Postgres; drain is from the first completion to the last")
+    report.note("Procrastinate and PgQueuer run handlers inside the worker's event loop, without a process between")
+    return report
+
+
+def _measure(
+    report: Report, given: argparse.Namespace, python: str, variant: str, program: str, told: dict[str, str], dsn: str
+) -> None:
+    ours = program == "pq_toolkit"
+    forks = ours and told["PQ_BENCH_PER_CHILD"] == "1"
+    count = given.tasks if forks or program == "python_pq" else given.tasks * 10
+    if program == "python_pq":
+        count = max(given.tasks // 4, 20)
+    environment = {
+        **os.environ,
+        **told,
+        **address_of(dsn),
+        "PYTHONPATH": str(ROOT) if ours else "",
+    }
+    command = [sys.executable if ours else python, str(ROOT / "benchmarks" / "peer_programs" / f"drive_{program}.py")]
+    done = subprocess.run(
+        [*command, str(count), str(given.samples)], env=environment, stdout=subprocess.PIPE, text=True, timeout=900
+    )
+    if done.returncode:
+        report.note(f"{variant}: its program ended with {done.returncode}")
+        return
+    found = json.loads(done.stdout.splitlines()[-1])
+    units = {"drain": "tasks/s", "enqueue, one by one": "tasks/s", "enqueue, bulk": "tasks/s", "latency p50": "ms"}
+    for figure, value in found.items():
+        report.add(variant, figure, value, units.get(figure, "ms"))
+
+
+def address_of(dsn: str) -> dict[str, str]:
+    """Return the DSN as a URL, the form that all of them take, and as libpq's variables what a URL says badly.
+
+    A socket's folder would have to be quoted with per cent signs, which python-pq's migrations do not survive.
+    """
+    found = conninfo_to_dict(dsn)
+    user = quote(str(found.get("user", "postgres")), safe="")
+    password = f":{quote(str(found['password']), safe='')}" if found.get("password") else ""
+    name = quote(str(found["dbname"]), safe="")
+    return {
+        "PQ_BENCH_DSN": dsn,
+        "PQ_BENCH_URL": f"postgresql://{user}{password}@/{name}",
+        "PGHOST": str(found.get("host", "localhost")),
+        "PGPORT": str(found.get("port", "5432")),
+    }
+
+
+@contextmanager
+def _environment(given: argparse.Namespace) -> Iterator[str]:
+    """Yield the Python of a virtual environment that has the peers."""
+    if given.environment is not None:
+        yield str(given.environment / "bin" / "python")
+        return
+    folder = Path(tempfile.mkdtemp(prefix="pq-bench-peers-"))
+    try:
+        subprocess.run([given.python, "-m", "venv", str(folder)], check=True)
+        python = str(folder / "bin" / "python")
+        subprocess.run([python, "-m", "pip", "install", "--quiet", *PACKAGES], check=True)
+        yield python
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _installed(python: str) -> dict[str, str]:
+    program = (
+        "import importlib.metadata as m, json;"
+        "print(json.dumps({n: m.version(n) for n in ('python-pq', 'procrastinate', 'pgqueuer')}))"
+    )
+    found = subprocess.run([python, "-c", program], check=True, stdout=subprocess.PIPE, text=True)
+    return dict(json.loads(found.stdout))

@@ -1,0 +1,310 @@
+"""Finding tasks: what somebody filters by, the order in which an index gives them, and a bound on what is looked at.
+
+A filter that no index serves would read the whole table for a page of nothing. So each search walks along one index and
+looks at a budget of rows at most; what it found until then is shown, and from where it stopped one can search on.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, Self
+from urllib.parse import urlencode
+
+from psycopg import sql
+
+from pq_adapters.dashboard.reading import ask, text_of
+from pq_adapters.dashboard.words import CAP
+
+if TYPE_CHECKING:
+    from pq_core.client import PQ
+
+PAGE = 50
+BUDGETS: Mapping[str, int] = {"newest": 20_000, "waiting": 2_000}
+"""Rows that one search looks at: many in the order in which they lie, fewer where several queues have to be merged."""
+BUDGET = 5_000
+"""The same for walks that jump through the table: in the worst case each row comes from the disk."""
+
+STATES = ("waiting", "scheduled", "running", "completed", "failed", "cancelled")
+WITHIN: Mapping[str, tuple[str, timedelta]] = {
+    "15m": ("last 15 minutes", timedelta(minutes=15)),
+    "1h": ("last hour", timedelta(hours=1)),
+    "24h": ("last 24 hours", timedelta(days=1)),
+    "7d": ("last 7 days", timedelta(days=7)),
+    "30d": ("last 30 days", timedelta(days=30)),
+}
+
+COLUMNS = """t.id, t.name, t.queue, t.status, t.due, t.outcome, t.priority, t.run_at, t.created_at, t.started_at,
+    t.completed_at, t.attempts, t.max_attempts, t.progress, t.progress_message, t.worker_id, t.schedule_id, t.client_id,
+    t.cancel_requested_at, t.ledger, coalesce(t.options -> 'sensitive' = 'true', false) AS sensitive,
+    CASE WHEN t.options -> 'sensitive' = 'true' OR pg_column_size(t.payload) > 2000 THEN NULL ELSE t.payload END
+        AS payload,
+    cast(t.options ->> 'memory_limit' AS double precision) AS memory_limit,
+    CASE WHEN t.options -> 'sensitive' = 'true' THEN NULL WHEN length(t.error) <= 2000 THEN t.error
+        ELSE left(t.error, 500) || E'\\n' || right(t.error, 1500) END AS error"""
+
+_CONDITIONS: Mapping[str, str] = {
+    "queue": "t.queue = (SELECT p ->> 'queue' FROM input)",
+    "name": "t.name = (SELECT p ->> 'name' FROM input)",
+    "priority": "t.priority = (SELECT cast(p ->> 'priority' AS integer) FROM input)",
+    "worker": "t.worker_id = (SELECT cast(p ->> 'worker' AS bigint) FROM input)",
+    "schedule": "t.schedule_id = (SELECT cast(p ->> 'schedule' AS bigint) FROM input)",
+    "client_id": "t.client_id = (SELECT p ->> 'client_id' FROM input)",
+    "fingerprint": "t.error_fingerprint = (SELECT p ->> 'fingerprint' FROM input)",
+    # What must not be shown can't be searched either: an answer is a hint.
+    "error": "position(lower((SELECT p ->> 'error' FROM input)) IN lower(t.error)) > 0"
+    " AND t.options -> 'sensitive' IS DISTINCT FROM 'true'",
+}
+_STATE_CONDITIONS: Mapping[str, str] = {
+    "waiting": "t.status = 'pending' AND t.due",
+    "scheduled": "t.status = 'pending' AND NOT t.due",
+    **{state: f"t.status = '{state}'" for state in ("running", "completed", "failed", "cancelled")},
+}
+_PLACES: Mapping[str, tuple[str, ...]] = {
+    "newest": ("bigint",),
+    "client_id": ("bigint",),
+    "finished": ("timestamptz", "bigint"),
+    "running": ("timestamptz", "bigint"),
+    "schedule": ("timestamptz", "bigint"),
+    "scheduled": ("timestamptz", "bigint"),
+    "waiting": ("integer", "timestamptz", "bigint"),
+    "waiting_in_queue": ("integer", "timestamptz", "bigint"),
+}
+_AFTER: Mapping[str, str] = {
+    "newest": "t.id < {0}",
+    "client_id": "t.id < {0}",
+    "finished": "(t.completed_at, t.id) < ({0}, {1})",
+    "running": "(t.started_at, t.id) < ({0}, {1})",
+    "schedule": "(t.tick_at, t.id) < ({0}, {1})",
+    "scheduled": "(t.run_at, t.id) > ({0}, {1})",
+    "waiting": "(-t.priority::integer, t.run_at, t.id) > (-{0}, {1}, {2})",
+    "waiting_in_queue": "(-t.priority::integer, t.run_at, t.id) > (-{0}, {1}, {2})",
+}
+
+
+class BadFilter(ValueError):
+    """A filter holds something that can't be: the text says what."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Search:
+    """What somebody looks for: all that is said must hold. ``within``: a key of ``WITHIN``, instead of ``since``.
+
+    Times are those of the end for finished states, of the creation for all others.
+    """
+
+    state: str = ""
+    queue: str = ""
+    name: str = ""
+    priority: int | None = None
+    worker: int | None = None
+    schedule: int | None = None
+    client_id: str = ""
+    error: str = ""
+    fingerprint: str = ""
+    within: str = ""
+    since: datetime | None = None
+    until: datetime | None = None
+
+    @classmethod
+    def of(cls, given: Mapping[str, Any]) -> Self:
+        """Return what the parameters of an address or a form say. Raises BadFilter for what can't be meant."""
+        said: dict[str, Any] = {}
+        for field in fields(cls):
+            text = given.get(field.name)
+            if not isinstance(text, str) or not (text := text.strip()):
+                continue
+            if "\x00" in text or len(text) > 1000:
+                raise BadFilter(f"{field.name}: give up to 1,000 characters of text")
+            match field.name:
+                case "priority" | "worker" | "schedule":
+                    said[field.name] = _integer(field.name, text)
+                case "since" | "until":
+                    said[field.name] = _moment(field.name, text)
+                case _:
+                    said[field.name] = text
+        if said.get("state") and said["state"] not in STATES:
+            raise BadFilter(f"state: {said['state']!r} is none; give one of {', '.join(STATES)}")
+        if said.get("within") and said["within"] not in WITHIN:
+            raise BadFilter(f"within: {said['within']!r} is none; give one of {', '.join(WITHIN)}")
+        return cls(**said)
+
+    def parameters(self) -> dict[str, str]:
+        """Return what was said, as the parameters of an address."""
+        said = {}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, datetime):
+                said[field.name] = f"{value.astimezone(UTC):%Y-%m-%dT%H:%M:%S}"
+            elif value not in ("", None):
+                said[field.name] = str(value)
+        return said
+
+    def query(self, **changes: Any) -> str:
+        """Return the parameters as text, with some changed; None or empty leaves one out."""
+        merged = {**self.parameters(), **changes}
+        return urlencode({name: value for name, value in merged.items() if value not in ("", None)})
+
+    @property
+    def narrow(self) -> bool:
+        """True when something besides the state was said."""
+        return bool(replace(self, state="").parameters())
+
+    def since_moment(self, now: datetime) -> datetime | None:
+        """Return from when on, with ``within`` counted back from now."""
+        return now - WITHIN[self.within][1] if self.within else self.since
+
+    @property
+    def walk(self) -> str:
+        """Return the name of the walk that serves this best."""
+        if self.client_id:
+            return "client_id"
+        if self.worker is not None:
+            return "running"  # a task has a worker only while it runs
+        if self.schedule is not None:
+            return "schedule"
+        match self.state:
+            case "completed" | "failed" | "cancelled":
+                return "finished"
+            case "running" | "scheduled":
+                return self.state
+            case "waiting":
+                return "waiting_in_queue" if self.queue else "waiting"
+        return "newest"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """A page. ``after``: where the next one begins, as text. ``exhausted``: False when the budget ended the search."""
+
+    rows: list[dict[str, Any]]
+    after: str | None
+    exhausted: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Count:
+    """How many match, up to ``CAP + 1``. ``exact``: False when the budget ended the counting."""
+
+    number: int
+    exact: bool
+
+    def __str__(self) -> str:
+        if self.number > CAP:
+            return f"{CAP:,}+"
+        return f"{self.number:,}" if self.exact else f"at least {self.number:,}"
+
+
+async def find(pq: PQ, search: Search, *, after: str = "", limit: int = PAGE, columns: str = COLUMNS) -> Found:
+    """Return the tasks that match from a place on."""
+    words, parameters = await _prepare(pq, search, after, limit + 1)
+    rows = await ask(pq, "find_rows", parameters, **words, columns=columns, limit=limit + 1)
+    if len(rows) > limit:
+        return Found(rows=rows[:limit], after=json.dumps(rows[limit - 1]["place"]), exhausted=True)
+    edge = await _edge(pq, words, parameters)
+    return Found(rows=rows, after=edge, exhausted=edge is None)
+
+
+async def count(pq: PQ, search: Search, *, cap: int = CAP) -> Count:
+    """Count the tasks that match, up to one more than ``cap``."""
+    words, parameters = await _prepare(pq, search, "", cap + 1, ordered=False)
+    [number] = await ask(pq, "find_count", parameters, **words, limit=cap + 1)
+    if number > cap:
+        return Count(number=number, exact=True)
+    return Count(number=number, exact=await _edge(pq, words, parameters) is None)
+
+
+async def _edge(pq: PQ, words: Mapping[str, str], parameters: Mapping[str, Any]) -> str | None:
+    edge = await ask(pq, "find_edge", parameters, window=words["window"], budget=words["budget"])
+    return json.dumps(edge[0]) if edge else None
+
+
+async def _prepare(
+    pq: PQ, search: Search, after: str, wanted: int, *, ordered: bool = True
+) -> tuple[dict[str, str], dict[str, Any]]:
+    """Return the words and the parameters of a search's statements."""
+    walk = search.walk
+    now = datetime.now(tz=UTC)
+    parameters: dict[str, Any] = {
+        name: value for name in _CONDITIONS if (value := getattr(search, name)) not in ("", None)
+    }
+    bounds, rest = [], dict.fromkeys(parameters)
+    if walk == "finished":
+        bounds.append(f"t.status = '{search.state}'")
+        if search.name:
+            bounds.append(_CONDITIONS["name"])
+            del rest["name"]
+    conditions = [_CONDITIONS[name] for name in rest]
+    if walk in ("newest", "client_id", "running", "schedule") and search.state:
+        conditions.append(_STATE_CONDITIONS[search.state])
+    moments = {"since": search.since_moment(now), "until": search.until}
+    for name, sign in (("since", ">="), ("until", "<")):
+        if (at := moments[name]) is None:
+            continue
+        parameters[name] = at.isoformat()
+        value = f"(SELECT cast(p ->> '{name}' AS timestamptz) FROM input)"
+        if walk == "finished":
+            bounds.append(f"t.completed_at {sign} {value}")
+            continue
+        conditions.append(f"t.created_at {sign} {value}")
+        if walk == "newest":
+            # Where to begin and to end, with a minute's room: ids are drawn a little before or after the clock is read.
+            room = timedelta(minutes=-1 if name == "since" else 1)
+            [edge] = await ask(pq, "id_at", {"at": (at + room).isoformat()})
+            parameters[f"{name}_id"] = edge
+            bounds.append(f"t.id {sign} (SELECT cast(p ->> '{name}_id' AS bigint) FROM input)")
+    if after:
+        parameters["after"] = _place(walk, after)
+        values = [f"(SELECT cast(p -> 'after' ->> {i} AS {kind}) FROM input)" for i, kind in enumerate(_PLACES[walk])]
+        bounds.append(_AFTER[walk].format(*values))
+    budget = max(BUDGETS.get(walk, BUDGET), wanted) if conditions else wanted
+    if walk == "waiting" and not ordered:
+        walk = "waiting_unordered"
+    window = text_of(f"walks/{walk}")
+    for word, value in (
+        ("schema", sql.Identifier(pq.schema).as_string(None)),
+        ("bounds", " AND ".join(bounds) or "true"),
+        ("budget", str(budget)),
+    ):
+        window = window.replace(f"{{{word}}}", value)
+    return {"window": window, "conditions": " AND ".join(conditions) or "true", "budget": str(budget)}, parameters
+
+
+def _place(walk: str, after: str) -> list[Any]:
+    try:
+        place = json.loads(after)
+    except ValueError:
+        place = None
+    kinds = _PLACES[walk]
+    if not isinstance(place, list) or len(place) != len(kinds):
+        raise BadFilter("after: this is no place of this list; begin at its first page")
+    for value, kind in zip(place, kinds, strict=True):
+        if kind == "timestamptz":
+            if not isinstance(value, str):
+                raise BadFilter("after: this is no place of this list; begin at its first page")
+            if value not in ("infinity", "-infinity"):
+                _moment("after", value)
+        elif isinstance(value, bool) or not isinstance(value, int) or abs(value) >= 2**63:
+            raise BadFilter("after: this is no place of this list; begin at its first page")
+    return place
+
+
+def _integer(name: str, text: str) -> int:
+    try:
+        value = int(text)
+    except ValueError:
+        raise BadFilter(f"{name}: {text!r} is no whole number") from None
+    limit = 2**15 if name == "priority" else 2**63
+    if not -limit <= value < limit:
+        raise BadFilter(f"{name}: {text!r} is too large")
+    return value
+
+
+def _moment(name: str, text: str) -> datetime:
+    try:
+        value = datetime.fromisoformat(text)
+        return (value.replace(tzinfo=UTC) if value.tzinfo is None else value).astimezone(UTC)
+    except (ValueError, OverflowError):
+        raise BadFilter(f"{name}: {text!r} is no time; give one like 2030-01-31T08:00, in UTC") from None

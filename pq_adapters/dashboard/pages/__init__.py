@@ -1,0 +1,29 @@
+"""The pages: HTML for people, one module each. All of them can be read without scripts."""
+
+from __future__ import annotations
+
+from starlette.routing import BaseRoute
+
+from pq_adapters.dashboard.pages import (
+    failures,
+    functions,
+    keys,
+    live,
+    overview,
+    queues,
+    schedule,
+    schedules,
+    task,
+    tasks,
+    tasks_bulk,
+    workers,
+)
+from pq_adapters.dashboard.rendering import prepare as prepare
+
+
+def routes() -> list[BaseRoute]:
+    """Return the routes of all pages, each made by ``routes.route``."""
+    modules = (
+        overview, tasks, tasks_bulk, task, failures, schedules, schedule, queues, workers, functions, keys, live
+    )  # fmt: skip
+    return [route for module in modules for route in module.routes()]

@@ -1,0 +1,126 @@
+"""What runs after the fork in a child for many coroutines: they come through its inbox and share one event loop.
+
+For work that waits (I/O): a deadline and a cancellation reach a coroutine through the loop, and one that blocks the
+loop holds up its neighbours. Imported by workers that have async tasks, since it brings asyncio.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from typing import TYPE_CHECKING, Any
+
+from pq_core import attempt as attempts
+from pq_core.worker import guards, inbox, wire
+from pq_core.worker.child import (
+    CANNOT_REPORT,
+    Channel,
+    ChildSetup,
+    attempt_of,
+    failure,
+    stopped_early,
+    success,
+    tell,
+    unloadable,
+)
+from pq_core.worker.rows import claimed_task
+from pq_core.worker.shared import StopReason
+
+if TYPE_CHECKING:
+    from pq_core.types import ClaimedTask
+
+
+class _Crowd:
+    """The coroutines of this process, by (task id, fence)."""
+
+    def __init__(self, setup: ChildSetup, channel: Channel, inbox_fd: int) -> None:
+        self._setup = setup
+        self._channel = channel
+        self._inbox = inbox_fd
+        self._identity = guards.identity(inbox_fd)
+        self._running: dict[tuple[int, int], asyncio.Task[None]] = {}
+        self._over = asyncio.Event()
+
+    async def serve(self, first: ClaimedTask) -> int:
+        """Run what comes until nothing more does; return the exit status."""
+        loop = asyncio.get_running_loop()
+        loop.add_reader(self._inbox, self._receive)
+        self._begin(first)
+        await self._over.wait()
+        loop.remove_reader(self._inbox)
+        while self._running:
+            await asyncio.wait(list(self._running.values()))
+        return 0
+
+    def _receive(self) -> None:
+        while True:
+            if guards.identity(self._inbox) != self._identity:
+                self._over.set()  # a task has closed it: nothing that comes there is ours
+                return
+            try:
+                message = os.read(self._inbox, 2 * inbox.TASK_LIMIT)
+            except BlockingIOError:
+                return
+            if not message:
+                self._over.set()
+                return
+            if (stop := inbox.unpack_stop(message)) is not None:
+                running = self._running.get(stop[:2])
+                if running is not None:
+                    running.cancel(StopReason(stop[2]).name.lower())
+            else:
+                self._begin(claimed_task(inbox.unpack(message)))
+
+    def _begin(self, task: ClaimedTask) -> None:
+        key = (task.id, task.fence)
+        running = asyncio.get_running_loop().create_task(self._run(task), name=f"{task.name} {task.id}")
+        self._running[key] = running
+        running.add_done_callback(lambda _: self._running.pop(key, None))
+
+    async def _run(self, task: ClaimedTask) -> None:
+        began = time.monotonic()
+        try:
+            end = await self._end(task)
+        except asyncio.CancelledError as error:
+            end = stopped_early(error)  # it came before the function, or after it
+        wall = time.monotonic() - began
+        if end["how"] == "succeeded":
+            frame = wire.pack_done(task.id, task.fence, end["result"], wall=wall)
+        else:
+            frame = wire.pack(wire.Kind.END, {**end, "id": task.id, "fence": task.fence, "wall": wall})
+        if not self._channel.send(frame):
+            os._exit(CANNOT_REPORT)
+
+    async def _end(self, task: ClaimedTask) -> dict[str, Any]:
+        setup, channel = self._setup, self._channel
+        attempts.share_current_attempt(
+            attempt_of(
+                setup,
+                task,
+                progress=lambda share, text: tell(channel, wire.Kind.PROGRESS, task, share=share, message=text),
+                completed=lambda: tell(channel, wire.Kind.COMPLETED, task),
+            )
+        )
+        try:
+            function, args, kwargs = setup.load(task)
+        except Exception as error:
+            return unloadable(setup, task, error)
+        try:
+            with setup.in_child(task):
+                value = await function(*args, **kwargs)
+        except asyncio.CancelledError as error:
+            return stopped_early(error)
+        except BaseException as error:
+            return failure(setup, task, error)  # SystemExit too: it would end the loop, and with it the neighbours
+        return success(setup, task, value)
+
+
+def run_crowd(setup: ChildSetup, first: ClaimedTask, channel: Channel, inbox_fd: int) -> int:
+    """Run ``first`` and all that comes through the inbox, at the same time; return the exit status."""
+    os.set_blocking(inbox_fd, False)
+
+    async def serve() -> int:
+        return await _Crowd(setup, channel, inbox_fd).serve(first)
+
+    return asyncio.run(serve())

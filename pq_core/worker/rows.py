@@ -1,0 +1,113 @@
+"""Rows of a claim into tasks: a leaf, since a reused child does it too."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from pq_core.types import ClaimedTask
+
+Row = Sequence[bytes | None]
+"""What the database sent for one row, each column in its text form."""
+
+LAST = datetime.max.replace(tzinfo=UTC)
+_FIRST = datetime.min.replace(tzinfo=UTC)
+
+
+def claimed_task(row: Row) -> ClaimedTask:
+    """Return the task of one row of a claim; columns in the order of RETURNING in claim_one_queue.sql."""
+    (
+        id_, name, queue, priority, fence, attempt, max_attempts, payload, headers, version, run_at, created_at,
+        started_at, client_id, timeout, options, losses, snoozes, schedule_id, tick_at, on_lost, unroutable,
+    ) = row  # fmt: skip
+    return ClaimedTask(
+        id=_integer(id_),
+        name=_text(name),
+        queue=_text(queue),
+        priority=_integer(priority),
+        fence=_integer(fence),
+        number=_integer(attempt),
+        max_attempts=_integer(max_attempts),
+        payload=_text(payload),
+        headers={} if headers is None else _headers(headers),
+        version=_integer(version),
+        run_at=moment(run_at) or LAST,
+        created_at=moment(created_at) or LAST,
+        started_at=moment(started_at) or LAST,
+        client_id=None if client_id is None else _text(client_id),
+        timeout=None if timeout is None else _timeout(float(timeout)),
+        options={} if options is None else _options(options),
+        losses=_integer(losses),
+        snoozes=_integer(snoozes),
+        schedule_id=None if schedule_id is None else int(schedule_id),
+        tick_at=moment(tick_at),
+        on_lost="fail" if on_lost == b"fail" else "retry",
+        unroutable=None if unroutable is None else float(unroutable),
+    )
+
+
+def moment(value: bytes | None) -> datetime | None:
+    """Return an aware datetime from Postgres' ISO text form, None for NULL; infinity becomes the outermost date."""
+    if value is None:
+        return None
+    text = value.decode()
+    if len(text) > 4 and text[4] == "-" and text[-3:] == "+00":
+        return datetime.fromisoformat(text)  # of this era and in UTC, as the worker's sessions have it
+    if text.startswith(("infinity", "-infinity")) or text.endswith("BC") or len(text.split("-", 1)[0]) > 4:
+        return _FIRST if text[0] == "-" or text.endswith("BC") else LAST
+    try:
+        return datetime.fromisoformat(text).astimezone(UTC)
+    except (ValueError, OverflowError):  # the first or last day of Python's time, in another timezone
+        return _FIRST if text.startswith("0001") else LAST
+
+
+def _integer(value: bytes | None) -> int:
+    return int(value or 0)
+
+
+def _text(value: bytes | None) -> str:
+    return (value or b"").decode("utf-8", "replace")
+
+
+def _timeout(seconds: float) -> float:
+    # A row written by hand may hold anything: nothing waits for NaN, and no timer takes an infinity.
+    return min(max(seconds, 0.0), 365 * 86400.0) if seconds == seconds else 0.0
+
+
+def _object(value: bytes) -> dict[str, Any]:
+    try:
+        found = json.loads(value)
+    except (ValueError, RecursionError):  # nested deeper, or a number longer, than Python takes
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+_NUMBERS = ("memory_limit", "grace", "result_limit")
+
+
+def _options(value: bytes) -> dict[str, Any]:
+    """Return the stored options; those that no code of pq writes so are in ``absurd``, in words."""
+    found = _object(value)
+    absurd = [name for name in _NUMBERS if name in found and not _is_number(found[name])]
+    if not found and value.strip() not in (b"{}", b"null"):
+        absurd = ["all of them"]
+    for name in absurd:
+        found.pop(name, None)
+    return {**found, "absurd": ", ".join(absurd)} if absurd else found
+
+
+def _is_number(value: object) -> bool:
+    return not isinstance(value, bool) and isinstance(value, (int, float)) and 0 <= value < 2**62
+
+
+def _headers(value: bytes) -> dict[str, str]:
+    return {str(key): item if isinstance(item, str) else _as_text(item) for key, item in _object(value).items()}
+
+
+def _as_text(item: object) -> str:
+    try:
+        return json.dumps(item)
+    except RecursionError:
+        return "…"

@@ -1,0 +1,31 @@
+"""Tasks for the tests of the dashboard."""
+
+from __future__ import annotations
+
+from datetime import date, timedelta
+
+from pq_core import PQ, TaskGroup
+
+HOUR = timedelta(hours=1)
+jobs = TaskGroup(prefix="shop")
+
+
+@jobs.task
+def greet(name: str, *, day: date | None = None) -> str:
+    return f"hello {name}"
+
+
+@jobs.task
+def fail(words: str) -> None:
+    raise RuntimeError(words)
+
+
+@jobs.task
+def nap(seconds: float) -> None:
+    import time
+
+    time.sleep(seconds)
+
+
+def create_pq() -> PQ:
+    return PQ(tasks=[__name__])

@@ -1,0 +1,301 @@
+"""The JSON API over real HTTP: what it does, what it refuses, and what it writes down."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from pq_core import TaskStatus, WaitTimeout
+from tests.dashboard import dashboard_tasks as tasks
+from tests.dashboard.conftest import Site
+from tests.integration.worker_process import eventually, running, until_empty
+
+API = "/api/v1"
+APP = f"{tasks.__name__}:create_pq"
+
+
+def problem(answer: httpx.Response, status: int) -> dict[str, Any]:
+    assert answer.status_code == status, answer.text
+    assert answer.headers["content-type"] == "application/problem+json"
+    found: dict[str, Any] = answer.json()
+    assert found["status"] == status
+    return found
+
+
+def done(answer: httpx.Response, status: int = 200) -> Any:
+    assert answer.status_code == status, answer.text
+    return answer.json()
+
+
+def test_enqueued_task_runs_with_refined_arguments(site: Site, database: str, tmp_path: Path) -> None:
+    body = {"task": "shop.greet", "args": ["Ada"], "kwargs": {"day": "2026-01-31"}, "client_id": "hello"}
+    task_id = done(site.operator.post(f"{API}/tasks", json=body), 201)["id"]
+
+    until_empty(database, tmp_path, app=APP)
+
+    task = done(site.viewer.get(f"{API}/tasks/{task_id}"))
+    assert (task["status"], task["result"], task["client_id"]) == ("completed", "hello Ada", "hello")
+    (entry,) = site.pq.audit_log()
+    assert (entry.actor, entry.action, entry.details) == (
+        "the operator",
+        "task.enqueue",
+        {"task": "shop.greet", "id": task_id},
+    )
+
+
+def test_taken_client_id(site: Site) -> None:
+    body = {"task": "shop.greet", "args": ["Ada"], "client_id": "one"}
+    task_id = done(site.operator.post(f"{API}/tasks", json=body), 201)["id"]
+
+    assert problem(site.operator.post(f"{API}/tasks", json=body), 409)["existing_id"] == task_id
+    again = site.operator.post(f"{API}/tasks", json={**body, "on_duplicate": "return"})
+    assert done(again, 201) == {"id": task_id}
+    replaced = site.operator.post(f"{API}/tasks", json={**body, "args": ["Bob"], "on_duplicate": "replace"})
+    assert done(replaced, 201) == {"id": task_id}
+    record = site.pq.get_task(task_id)
+    assert record is not None
+    assert record.payload["args"] == ["Bob"]
+    # What was refused is not in the log.
+    assert len(site.pq.audit_log()) == 3
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ({"task": "os.system", "args": ["true"]}, "os.system"),
+        ({"task": "shop.greet"}, "name"),
+        ({"task": "shop.greet", "args": ["a"], "kwargs": {"day": "someday"}}, "day"),
+        ({"task": "shop.greet", "args": ["a", "b"]}, "positional"),
+        ({"task": "shop.greet", "args": ["a\x00"]}, "NUL"),
+        ({"task": "shop.greet", "args": ["a"], "colour": "red"}, "unknown member 'colour'"),
+        ({"task": "shop.greet", "args": ["a"], "priority": True}, "body.priority must be of type integer"),
+        ({"task": "shop.greet", "args": ["a"], "run_at": "2026-01-31T10:00:00"}, "body.run_at"),
+        ({"task": "shop.greet", "args": ["a"], "run_at": "2100-01-01T00:00:00Z", "run_in": 5}, "run_in"),
+        ({"args": ["a"]}, "'task'"),
+        ([], "object"),
+    ],
+)
+def test_refuses_what_makes_no_sense(site: Site, body: Any, words: str) -> None:
+    assert words in problem(site.operator.post(f"{API}/tasks", json=body), 422)["detail"]
+
+    assert site.pq.counts()[TaskStatus.PENDING] == 0
+    assert site.pq.audit_log() == []
+
+
+def test_refuses_what_is_no_json(site: Site) -> None:
+    json = {"Content-Type": "application/json"}
+    problem(site.operator.post(f"{API}/tasks", content=b"{", headers=json), 400)
+    problem(site.operator.post(f"{API}/tasks", content=b'{"task": NaN}', headers=json), 400)
+    problem(site.operator.post(f"{API}/tasks", content=b"[" * 100_000, headers=json), 400)
+    problem(site.operator.post(f"{API}/tasks", data={"task": "shop.greet"}), 415)
+    problem(site.operator.post(f"{API}/tasks", content=b" " * (2**20 + 1), headers=json), 413)
+    in_pieces = iter([b" " * 2**19] * 3)
+    problem(site.operator.post(f"{API}/tasks", content=in_pieces, headers=json), 413)
+
+
+def test_pages_follow_each_other(site: Site) -> None:
+    ids = sorted(site.pq.enqueue_many(tasks.greet.call(str(n)) for n in range(7)))
+
+    first = done(site.viewer.get(f"{API}/tasks", params={"limit": 4}))
+    second = done(site.viewer.get(f"{API}/tasks", params={"limit": 4, "before_id": first["next"]}))
+
+    assert [one["id"] for one in first["items"] + second["items"]] == ids[::-1]
+    assert second["next"] is None
+
+
+def test_filters(site: Site) -> None:
+    schedule_id = site.pq.schedule(tasks.greet.call("x"), cron="0 0 1 1 *")
+    run = site.pq.run_schedule_now(schedule_id)
+    mine = site.pq.enqueue(tasks.greet.call("a"), client_id="c", queue="q/1", priority=7)
+    other = site.pq.enqueue(tasks.nap.call(0))
+    site.pq.cancel(other)
+
+    def found(**chosen: Any) -> list[int]:
+        return [one["id"] for one in done(site.viewer.get(f"{API}/tasks", params=chosen))["items"]]
+
+    assert found(client_id="c") == found(queue="q/1") == found(priority=7) == [mine]
+    assert found(schedule_id=schedule_id) == [run]
+    assert found(name="shop.nap") == found(status="cancelled,failed") == [other]
+    assert found(status="pending") == [mine, run]
+    assert found(since="2100-01-01T00:00:00Z") == found(worker_id=1) == found(error="x") == []
+    assert len(found(before="2100-01-01T00:00:00Z")) == 3
+    assert found(ids=f"{mine},{run}") == [mine, run]
+    assert done(site.viewer.get(f"{API}/tasks/count", params={"queue": "q/1"})) == {"count": 1, "more": False}
+    problem(site.viewer.get(f"{API}/tasks", params={"colour": "red"}), 422)
+    problem(site.viewer.get(f"{API}/tasks", params={"limit": 501}), 422)
+    problem(site.viewer.get(f"{API}/tasks", params={"queue": "a\x00"}), 422)
+    problem(site.viewer.get(f"{API}/tasks?queue=a&queue=b"), 422)
+
+
+def test_one_task_from_failure_to_its_end(site: Site, database: str, tmp_path: Path) -> None:
+    task_id = site.pq.enqueue(tasks.fail.call("no"))
+    until_empty(database, tmp_path, app=APP)
+    path = f"{API}/tasks/{task_id}"
+
+    (attempt,) = done(site.viewer.get(f"{path}/attempts"))["items"]
+    assert attempt["outcome"] == "raised"
+    problem(site.operator.post(f"{path}/reschedule", json={"run_in": 60}), 409)
+    assert done(site.operator.post(f"{path}/retry")) == {"id": task_id, "done": True}
+    problem(site.operator.post(f"{path}/retry"), 409)
+    done(site.operator.post(f"{path}/reschedule", json={"run_at": "2100-01-01T00:00:00Z", "priority": 3}))
+    record = site.pq.get_task(task_id)
+    assert record is not None
+    assert (record.run_at.year, record.priority) == (2100, 3)
+    done(site.operator.post(f"{path}/cancel", json={"reason": "enough"}))
+    problem(site.operator.post(f"{path}/cancel"), 409)
+    done(site.admin.delete(path))
+    problem(site.viewer.get(path), 404)
+    problem(site.operator.post(f"{path}/retry"), 404)
+    log = [(one.action, one.target) for one in site.pq.audit_log()][::-1]
+    assert log == [(f"task.{verb}", str(task_id)) for verb in ("retry", "reschedule", "cancel", "delete")]
+
+
+def test_bulk_counts_first(site: Site) -> None:
+    site.pq.enqueue_many(tasks.greet.call(str(n)) for n in range(5))
+    kept = site.pq.enqueue(tasks.greet.call("kept"), queue="other")
+    chosen = {"filter": {"queue": "default"}}
+
+    assert done(site.operator.post(f"{API}/tasks/bulk/cancel", json={**chosen, "dry_run": True})) == {
+        "count": 5,
+        "more": False,
+        "done": False,
+    }
+    wrong = site.operator.post(f"{API}/tasks/bulk/cancel", json={**chosen, "expected": 4})
+    assert problem(wrong, 409)["count"] == 5
+    assert site.pq.audit_log() == []
+    right = site.operator.post(f"{API}/tasks/bulk/cancel", json={**chosen, "expected": 5, "reason": "why"})
+    assert done(right)["count"] == 5
+    assert done(site.operator.post(f"{API}/tasks/bulk/retry", json={"filter": {"status": ["cancelled"]}}))["count"] == 5
+    problem(site.operator.post(f"{API}/tasks/bulk/delete", json=chosen), 403)
+    assert done(site.admin.post(f"{API}/tasks/bulk/delete", json=chosen))["count"] == 5
+    problem(site.admin.post(f"{API}/tasks/bulk/delete", json={"filter": {}}), 422)
+    assert [one.id for one in site.pq.list_tasks()] == [kept]
+    assert [one.details["count"] for one in site.pq.audit_log()] == [5, 5, 5]
+
+
+def test_schedules(site: Site) -> None:
+    body = {"task": "shop.greet", "args": ["Ada"], "cron": "0 9 * * 1", "timezone": "Europe/Berlin", "key": "k"}
+    schedule_id = done(site.operator.post(f"{API}/schedules", json=body), 201)["id"]
+    path = f"{API}/schedules/{schedule_id}"
+
+    assert done(site.viewer.get(path))["cron"] == "0 9 * * 1"
+    times = done(site.viewer.get(f"{path}/next", params={"count": 3, "after": "2100-01-01T00:00:00Z"}))["items"]
+    assert times == ["2100-01-04T09:00:00+01:00", "2100-01-11T09:00:00+01:00", "2100-01-18T09:00:00+01:00"]
+    done(site.operator.put(path, json={"args": ["Bob"], "run_every": 60, "max_concurrent": 0, "priority": 3}))
+    changed = done(site.viewer.get(path))
+    assert (changed["cron"], changed["run_every"], changed["max_concurrent"], changed["key"]) == (None, 60, None, "k")
+    done(site.operator.post(f"{path}/pause"))
+    assert done(site.viewer.get(f"{API}/schedules", params={"active": "false"}))["items"][0]["id"] == schedule_id
+    done(site.operator.post(f"{path}/resume"))
+    task_id = done(site.operator.post(f"{path}/run"), 201)["id"]
+    assert [one["id"] for one in done(site.viewer.get(f"{path}/runs"))["items"]] == [task_id]
+    problem(site.operator.post(f"{API}/schedules", json={**body, "cron": "every day"}), 422)
+    problem(site.operator.post(f"{API}/schedules", json={**body, "run_every": 5}), 422)
+    done(site.operator.delete(path))
+    for verb, ending in (("GET", ""), ("DELETE", ""), ("POST", "/pause"), ("POST", "/run"), ("GET", "/next")):
+        role = site.viewer if verb == "GET" else site.operator
+        problem(role.request(verb, path + ending), 404)
+
+
+def test_preview_while_typing(site: Site) -> None:
+    def preview(**query: Any) -> httpx.Response:
+        return site.viewer.get(f"{API}/schedules/preview", params={"after": "2026-10-24T12:00:00Z", **query})
+
+    assert len(done(preview(cron="*/5 * * * *"))["items"]) == 10
+    assert done(preview(cron="0 8 * * *", timezone="Europe/Berlin", count=2))["items"] == [
+        "2026-10-25T08:00:00+01:00",
+        "2026-10-26T08:00:00+01:00",
+    ]
+    assert done(preview(run_every=90, count=1))["items"] == ["2026-10-24T12:01:30+00:00"]
+    for wrong in ({"cron": "* *"}, {"cron": "* * * * *", "timezone": "Nowhere/None"}, {}, {"run_every": "x"}):
+        problem(preview(**wrong), 422)
+
+
+def test_paused_queue_is_obeyed_within_a_second_and_resumed(site: Site, database: str, tmp_path: Path) -> None:
+    with running(database, tmp_path, app=APP):
+        path = f"{API}/queues/default"
+        assert done(site.operator.post(f"{path}/pause")) == {"name": "default", "changed": True}
+        assert done(site.operator.post(f"{path}/pause"))["changed"] is False
+        paused = [site.pq.enqueue(tasks.greet.call(str(n))) for n in range(5)]
+        # A task of another queue tells that the worker has looked since.
+        (queue,) = [one for one in done(site.viewer.get(f"{API}/queues"))["items"] if one["name"] == "default"]
+        assert (queue["due"], queue["paused_by"], queue["workers"]) == (5, "the operator", 1)
+        with pytest.raises(WaitTimeout):
+            site.pq.wait(paused[0], timeout=2)
+        assert site.pq.counts()[TaskStatus.PENDING] == 5
+
+        assert done(site.operator.post(f"{path}/resume"))["changed"] is True
+
+        site.pq.wait(paused[-1], timeout=30)
+    assert [one.action for one in site.pq.audit_log()] == ["queue.resume", "queue.pause", "queue.pause"]
+
+
+def test_queue_names_may_hold_anything(site: Site) -> None:
+    name = "a/b c?ü%2F"
+    path = httpx.URL("http://x").copy_with(path="/").raw_path.decode() + "api/v1/queues/a%2Fb%20c%3F%C3%BC%252F/pause"
+    assert done(site.operator.post(path))["name"] == name
+
+    assert [one.name for one in site.pq.queues()] == [name]
+
+
+def test_drained_worker_stops(site: Site, database: str, tmp_path: Path) -> None:
+    with running(database, tmp_path, app=APP, lease=600) as worker:
+        (known,) = done(site.viewer.get(f"{API}/workers"))["items"]
+        problem(site.operator.post(f"{API}/workers/{known['id']}/drain"), 403)
+        done(site.admin.post(f"{API}/workers/{known['id']}/drain"))
+
+        # Its next heartbeat would come in minutes: it was told.
+        eventually(lambda: f"worker {known['id']} stopped" in worker.text)
+
+    problem(site.admin.post(f"{API}/workers/4711/drain"), 404)
+
+
+def test_statistics(site: Site, database: str, tmp_path: Path) -> None:
+    site.pq.enqueue(tasks.greet.call("a"))
+    site.pq.enqueue(tasks.fail.call("a"))
+    until_empty(database, tmp_path, app=APP)
+
+    items = done(site.viewer.get(f"{API}/statistics", params={"by": "name,outcome", "last": 86400}))["items"]
+    assert {(one["name"], one["outcome"], one["count"]) for one in items} == {
+        ("shop.greet", "succeeded", 1),
+        ("shop.fail", "raised", 1),
+    }
+    assert all(one["run_p95"] > 0 for one in items)
+    series = site.viewer.get(f"{API}/statistics", params={"by": "time", "step": 60, "since": "2026-01-01T00:00:00Z"})
+    assert done(series)["items"][0]["time"] is not None
+    problem(site.viewer.get(f"{API}/statistics", params={"by": "time"}), 422)
+
+
+def test_keys_by_the_api(site: Site) -> None:
+    problem(site.operator.get(f"{API}/keys"), 403)
+    made = done(site.admin.post(f"{API}/keys", json={"name": "new", "role": "viewer"}), 201)
+    headers = {"Authorization": f"Bearer {made['key']}"}
+
+    assert done(site.anonymous.get(f"{API}/whoami", headers=headers)) == {
+        "name": "new",
+        "role": "viewer",
+        "key_id": made["id"],
+    }
+    listed = site.admin.get(f"{API}/keys").text
+    assert made["key"][:9] in listed
+    assert made["key"] not in listed
+    done(site.admin.delete(f"{API}/keys/{made['id']}"))
+    problem(site.anonymous.get(f"{API}/whoami", headers=headers), 401)
+    problem(site.admin.delete(f"{API}/keys/{made['id']}"), 404)
+    log = done(site.admin.get(f"{API}/audit", params={"limit": 1}))
+    assert log["items"][0]["action"] == "key.revoke"
+    assert done(site.admin.get(f"{API}/audit", params={"before_id": log["next"]}))["next"] is None
+
+
+def test_without_the_application_nothing_can_be_enqueued(site: Site, database: str) -> None:
+    from pq_adapters.dashboard import create_app
+    from pq_core import PQ
+    from tests.dashboard.serving import client, served
+
+    with served(create_app(PQ(database))) as address, client(address, site.keys["operator"]) as operator:
+        found = problem(operator.post(f"{API}/tasks", json={"task": "shop.greet", "args": ["a"]}), 409)
+
+    assert "pq dashboard APP" in found["detail"]

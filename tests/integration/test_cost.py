@@ -1,0 +1,124 @@
+"""What tasks cost in rows read, transactions and page faults: counted, not timed."""
+
+from __future__ import annotations
+
+import time
+
+import psycopg
+import pytest
+
+from benchmarks.tasks import noop
+from benchmarks.worker import Worker, drained
+from pq_core import PQ
+
+PAYLOAD = '{"args": [], "kwargs": {}}'
+BACKLOG = 100_000
+
+
+@pytest.fixture
+def pq(database: str) -> PQ:
+    pq = PQ(database)
+    pq.include(noop.group)
+    return pq
+
+
+def transactions(connection: psycopg.Connection) -> int:
+    row = connection.execute(
+        "SELECT xact_commit + xact_rollback FROM pg_stat_database WHERE datname = current_database()"
+    )
+    return int(row.fetchone()[0])  # type: ignore[index]
+
+
+def rows_read(connection: psycopg.Connection) -> tuple[int, int]:
+    """Return the rows of pq_tasks read one after the other, and the entries read of its indexes."""
+    row = connection.execute(
+        "SELECT t.seq_tup_read, (SELECT sum(i.idx_tup_read) FROM pg_stat_user_indexes i WHERE i.relid = t.relid)"
+        " FROM pg_stat_user_tables t WHERE t.relname = 'pq_tasks'"
+    ).fetchone()
+    assert row is not None
+    return int(row[0]), int(row[1])
+
+
+def completed(connection: psycopg.Connection) -> int:
+    row = connection.execute("SELECT count(*) FROM pq_tasks WHERE status = 'completed' AND name = 'noop'").fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+def settled(connection: psycopg.Connection) -> None:
+    """Wait until the sessions that have ended have handed in their counts, as their last act."""
+    while connection.execute(
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        " AND backend_type = 'client backend'"
+    ).fetchone() != (0,):
+        time.sleep(0.05)
+
+
+def test_a_claim_reads_what_it_takes_and_no_backlog(database: str, connection: psycopg.Connection) -> None:
+    fill = "INSERT INTO pq_tasks (name, payload, run_at, due, priority, status, completed_at) SELECT"
+    count = f"FROM generate_series(1, {BACKLOG}) i"
+    connection.execute(f"{fill} 'noop', '{PAYLOAD}', now(), true, i % 100, 'pending', NULL {count}")
+    connection.execute(f"{fill} 'old', '{PAYLOAD}', now() + interval '7 days', false, 100, 'pending', NULL {count}")
+    connection.execute(f"{fill} 'old', '{PAYLOAD}', now(), true, 50, 'completed', now() {count}")
+    connection.execute("VACUUM (ANALYZE) pq_tasks")
+    # Nobody but the worker may read the table meanwhile.
+    connection.execute("ALTER TABLE pq_tasks SET (autovacuum_enabled = off)")
+    before = rows_read(connection)
+    worker = Worker(database, "--concurrency", "4", "--tasks-per-child", "100")
+    try:
+        until = time.monotonic() + 100
+        while time.monotonic() < until:
+            time.sleep(0.3)
+            # Not the table itself: looking at it would count.
+            row = connection.execute(
+                "SELECT n_tup_hot_upd + n_tup_upd FROM pg_stat_user_tables WHERE relname = 'pq_tasks'"
+            )
+            if row.fetchone()[0] > 1000:  # type: ignore[index]
+                break
+    finally:
+        worker.stop()
+    settled(connection)
+    in_turn, by_index = (after - was for after, was in zip(rows_read(connection), before, strict=True))
+
+    done = completed(connection)
+    assert done >= 200
+    assert in_turn == 0
+    # Each index a row is found by counts, and what was claimed is looked at again; a sort would read 100,000.
+    assert by_index / done < 40
+
+
+def test_reused_children_need_few_transactions(pq: PQ, database: str, connection: psycopg.Connection) -> None:
+    pq.enqueue_many(noop.call(n) for n in range(2000))
+    pq.close()
+    settled(connection)
+    before = transactions(connection)
+
+    drained(database, "--concurrency", "4", "--tasks-per-child", "1000")
+    settled(connection)
+
+    assert completed(connection) == 2000
+    assert (transactions(connection) - before) / 2000 < 1.0
+
+
+def test_one_task_is_enqueued_in_one_transaction(pq: PQ, connection: psycopg.Connection) -> None:
+    pq.enqueue(noop.call())
+    pq.close()
+    settled(connection)
+    before = transactions(connection)
+    for n in range(100):
+        pq.enqueue(noop.call(n))
+    pq.close()
+    settled(connection)
+
+    # Opening the connection looks at the schema; these looks count, too.
+    assert 100 <= transactions(connection) - before <= 130
+
+
+def test_page_faults_of_a_fork_are_bounded(pq: PQ, database: str, connection: psycopg.Connection) -> None:
+    counts = {}
+    for count in (20, 320):
+        pq.enqueue_many(noop.call(n) for n in range(count))
+        counts[count] = drained(database, "--concurrency", "4", "--tasks-per-child", "1").faults
+    assert completed(connection) == 340
+    # What the start of the worker takes is in both.
+    assert (counts[320] - counts[20]) / 300 < 2500

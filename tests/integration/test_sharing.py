@@ -1,0 +1,158 @@
+"""Children for several tasks: fed ahead, one after another; or many coroutines at the same time."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from pq_core import PQ
+from pq_core.types import Outcome, TaskStatus
+from tests.integration import worker_tasks as tasks
+from tests.integration.worker_process import alive, eventually, running
+
+QUICK = 200
+
+
+@pytest.fixture
+def pq(database: str) -> Iterator[PQ]:
+    with PQ(database, tasks=[tasks.__name__]) as pq:
+        yield pq
+
+
+def lines(path: Path) -> list[str]:
+    return path.read_text().split() if path.exists() else []
+
+
+@pytest.mark.parametrize("tasks_per_child", [1, 1000], ids=["process-per-task", "reused"])
+def test_short_tasks_are_claimed_ahead_and_long_ones_are_not(
+    pq: PQ, database: str, tmp_path: Path, connection: psycopg.Connection, tasks_per_child: int
+) -> None:
+    ids = pq.enqueue_many(tasks.add.call(i) for i in range(QUICK))
+    with running(database, tmp_path, concurrency=2, tasks_per_child=tasks_per_child):
+        eventually(lambda: pq.counts()[TaskStatus.COMPLETED] == QUICK)
+        naps = pq.enqueue_many(tasks.nap.call(60) for _ in range(10))
+        eventually(lambda: pq.counts()[TaskStatus.RUNNING] == 2)
+        time.sleep(1.5)
+
+        assert pq.counts()[TaskStatus.RUNNING] == 2, "what waits for a long task goes back to those who are free"
+        for nap in naps:
+            pq.cancel(nap)
+        eventually(lambda: pq.counts()[TaskStatus.CANCELLED] == 10)
+    assert all(pq.get_task(one).attempts == 1 for one in ids[:20])  # type: ignore[union-attr]
+
+
+def test_what_waits_in_a_child_that_dies_runs_elsewhere_uncounted(pq: PQ, database: str, tmp_path: Path) -> None:
+    """The task in the middle ends its process with others behind it in the same inbox."""
+    with running(database, tmp_path, concurrency=1, tasks_per_child=1000):
+        for one in pq.enqueue_many(tasks.add.call(i) for i in range(50)):
+            pq.wait(one, timeout=30)
+        ids = pq.enqueue_many(
+            [
+                *(tasks.add.call(i) for i in range(40)),
+                tasks.crashes.call("kill"),
+                *(tasks.add.call(i) for i in range(40)),
+            ]
+        )
+        eventually(lambda: pq.counts()[TaskStatus.COMPLETED] == 130)
+
+    died = pq.get_task(ids[40])
+    assert died is not None
+    assert (died.status, died.outcome) == (TaskStatus.FAILED, Outcome.CRASHED)
+    for one in (*ids[:40], *ids[41:]):
+        record = pq.get_task(one)
+        assert record is not None
+        assert record.attempts == 1
+
+
+def test_cancelled_while_it_waits_in_an_inbox(pq: PQ, database: str, tmp_path: Path) -> None:
+    path = tmp_path / "order"
+    with running(database, tmp_path, concurrency=1, tasks_per_child=1000, lease=3):
+        for one in pq.enqueue_many(tasks.note.call(str(path), "warm") for _ in range(30)):
+            pq.wait(one, timeout=30)
+        first = pq.enqueue(tasks.nap.call(0.4))
+        waiting = pq.enqueue_many(tasks.note.call(str(path), "late") for _ in range(5))
+        assert pq.cancel(waiting[2])
+        pq.wait(first, timeout=30)
+        eventually(lambda: pq.counts()[TaskStatus.PENDING] + pq.counts()[TaskStatus.RUNNING] == 0)
+
+    assert lines(path).count("late") == 4
+    assert pq.get_task(waiting[2]).status is TaskStatus.CANCELLED  # type: ignore[union-attr]
+
+
+def test_coroutines_wait_at_the_same_time_in_one_process(pq: PQ, database: str, tmp_path: Path) -> None:
+    path = tmp_path / "pids"
+    with running(database, tmp_path, concurrency=1, async_concurrency=200):
+        started = time.monotonic()
+        ids = pq.enqueue_many(tasks.async_naps.call(0.5, str(path)) for _ in range(100))
+        eventually(lambda: pq.counts()[TaskStatus.COMPLETED] == 100)
+        took = time.monotonic() - started
+
+    assert len(set(lines(path))) == 1
+    assert took < 100 * 0.5 / 2, "one after another they would take 50 s"
+    assert [pq.get_task(one).result for one in ids[:3]] == ids[:3], "each has its own attempt"  # type: ignore[union-attr]
+
+
+def test_coroutine_over_its_time_leaves_its_neighbours_alone(pq: PQ, database: str, tmp_path: Path) -> None:
+    with running(database, tmp_path, async_concurrency=10):
+        slow = pq.enqueue(tasks.async_naps.options(timeout=0.5).call(30))
+        beside = pq.enqueue(tasks.async_naps.call(1.5))
+        eventually(lambda: pq.get_task(slow).outcome is Outcome.TIMED_OUT)  # type: ignore[union-attr]
+        assert pq.wait(beside, timeout=30) == beside
+
+    assert pq.attempts(beside) == []
+
+
+def test_cancelled_coroutine_ends_and_its_neighbours_go_on(pq: PQ, database: str, tmp_path: Path) -> None:
+    with running(database, tmp_path, async_concurrency=10):
+        one = pq.enqueue(tasks.async_naps.call(30))
+        beside = pq.enqueue(tasks.async_naps.call(2))
+        eventually(lambda: pq.counts()[TaskStatus.RUNNING] == 2)
+        pq.cancel(one, reason="not wanted")
+        eventually(lambda: pq.get_task(one).status is TaskStatus.CANCELLED)  # type: ignore[union-attr]
+        assert pq.wait(beside, timeout=30) == beside
+
+    assert "not wanted" in (pq.get_task(one).error or "")  # type: ignore[union-attr]
+
+
+def test_crash_in_company_is_found_by_running_each_alone(pq: PQ, database: str, tmp_path: Path) -> None:
+    with running(database, tmp_path, async_concurrency=10):
+        bad = pq.enqueue(tasks.async_dies.call(0.5))
+        beside = pq.enqueue_many(tasks.async_naps.call(1) for _ in range(3))
+        for one in beside:
+            assert pq.wait(one, timeout=30) == one
+        eventually(lambda: pq.get_task(bad).outcome is Outcome.CRASHED)  # type: ignore[union-attr]
+
+    assert {attempt.outcome for attempt in pq.attempts(beside[0])} <= {Outcome.INTERRUPTED, Outcome.SUCCEEDED}
+    assert all(pq.get_task(one).attempts == 1 for one in beside)  # type: ignore[union-attr]
+
+
+def test_coroutine_that_blocks_the_loop_is_killed_and_its_neighbours_run_again(
+    pq: PQ, database: str, tmp_path: Path
+) -> None:
+    with running(database, tmp_path, async_concurrency=10, grace=0.5):
+        beside = pq.enqueue(tasks.async_naps.call(2))
+        stuck = pq.enqueue(tasks.async_blocks.options(timeout=0.5).call(60))
+        eventually(lambda: pq.get_task(stuck).outcome is Outcome.TIMED_OUT)  # type: ignore[union-attr]
+        assert pq.wait(beside, timeout=30) == beside
+
+    record = pq.get_task(beside)
+    assert record is not None
+    assert record.attempts == 1
+
+
+def test_drain_interrupts_coroutines_and_puts_them_back(pq: PQ, database: str, tmp_path: Path) -> None:
+    path = tmp_path / "pids"
+    with running(database, tmp_path, async_concurrency=10, drain_timeout=0.2) as worker:
+        one = pq.enqueue(tasks.async_naps.call(60, str(path)))
+        pid = int(eventually(lambda: path.exists() and path.read_text().split()[-1]))
+        os.kill(worker.keeper, signal.SIGTERM)
+        eventually(lambda: not alive(pid))
+        eventually(lambda: pq.get_task(one).status is TaskStatus.PENDING)  # type: ignore[union-attr]
+
+    assert pq.get_task(one).attempts == 0  # type: ignore[union-attr]
