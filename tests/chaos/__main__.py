@@ -137,7 +137,8 @@ def main(arguments: list[str] | None = None) -> int:
     if options.write_docs:
         command = shlex.join(["python", "-m", "tests.chaos", *(arguments or sys.argv[1:])])
         minutes = (time.monotonic() - began) / 60
-        report.write_docs(rows, command=command, minutes=minutes, kills=kills, version=version)
+        whole = options.only is None
+        report.write_docs(rows, command=command, minutes=minutes, kills=kills, version=version, whole=whole)
     if options.keep:
         print(f"\nwhat it wrote is in {folder}")
     return 1 if problems else 0
