@@ -223,10 +223,4 @@ CREATE TABLE {schema}.pq_chores (
 -- ever.
 ALTER TABLE {schema}.pq_queues ADD COLUMN retention_failed interval;
 
--- What one task function has done, by its end: for lists and for what its runs cost. On finished rows alone, so that it
--- costs one entry when a task ends and nothing when it is enqueued or claimed.
-CREATE INDEX pq_tasks_named ON {schema}.pq_tasks (name, status, completed_at)
-    WHERE status IN ('completed', 'failed', 'cancelled');
-
-
 UPDATE {schema}.pq_schema SET revision = 2;
