@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 PROMOTED_AT_ONCE = 500
 PROMOTED_EVERY = 0.02
 """Seconds between two looks for tasks that became due, while claims follow one another."""
+LINGER = 0.02
+"""Seconds for which a worker that has just found something goes on asking before it lies down to sleep."""
+ASK_AGAIN = 0.004
+"""Seconds between two such questions."""
 HOLD_BACK = 30.0
 """Seconds for which a busy worker takes nothing new so that it can run a suspect task alone; a tenth of the time."""
 
@@ -49,6 +53,8 @@ class Claims:
     _in_vain: bool = False
     _low_end: LowEnd = field(default_factory=LowEnd)
     _promote_again_at: float = 0.0
+    _found_at: float = -1.0
+    _marked_at: float = 0.0
     _held_back_until: float = 0.0
     _hold_back_again: float = 0.0
 
@@ -117,13 +123,17 @@ class Claims:
         low, high = self._ranges[self._range]
         one = len(self.queues) == 1
         begin: Parameters = self._low_end.parameters(now) if one else [b"{}", b"{}", b"{}"]
-        promote: Sending = []
+        before: Sending = []
+        if self.attention.marked and self._found_at > self._marked_at:
+            # It is at work: who enqueues meanwhile need not notify, which would make their commits queue up.
+            self.attention.marked = False
+            before.append((self.statements["sleeping"], [integer(worker_id), b"f"]))
         if now >= self._promote_again_at or self.attention.claim_due:
             self._promote_again_at = now + PROMOTED_EVERY
             self.attention.claim_due = False
-            promote = [(self.statements["promote"], [integer(PROMOTED_AT_ONCE), None])]
+            before.append((self.statements["promote"], [integer(PROMOTED_AT_ONCE), None]))
         return [
-            *promote,
+            *before,
             (
                 self.statements["claim_one_queue" if one else "claim_many_queues"],
                 [integer(worker_id), self._queues, integer(low), integer(high), integer(free), *begin],
@@ -144,6 +154,7 @@ class Claims:
     def take(self, kind: str, rows: list[Row], *, asked: int, now: float) -> list[Claimed]:
         """Take in the answer to the last statement of a turn, named ``kind``; return the tasks claimed."""
         if kind == "pq_sleeping" and self.attention.marked:
+            self._marked_at = now
             self.attention.look_at = 0.0
             self.attention.expect_stragglers()
             return []
@@ -163,6 +174,7 @@ class Claims:
         claimed = [Claimed(claimed_task(row), row, now) for row in rows]
         tasks = [one.task for one in claimed]
         if tasks:
+            self._found_at = now
             self.claimed_once = True
             self.attention.contended = 0
             self.attention.expect_stragglers()
@@ -183,12 +195,16 @@ class Claims:
         elif self._range + 1 < len(self._ranges):
             self._go_to(self._range + 1)  # this band is empty: on to the next one
         else:
-            # Fewer than wanted: nothing more is ready. Look (and be marked as asleep) before sleeping.
             self._go_to(0)
             self.attention.claim = False
+            self.claimed_once = True
+            if now < self._found_at + LINGER and not self.options.until_empty and not self.options.once:
+                # More is likely to follow: to ask again is cheaper than to have everybody notify.
+                self.attention.look_at = self.attention.next_due = now + ASK_AGAIN
+                return
+            # Fewer than wanted: nothing more is ready. Look (and be marked as asleep) before sleeping.
             self.attention.look_at = 0.0
             self.attention.next_due = None
-            self.claimed_once = True
 
     def _go_to(self, band: int) -> None:
         if band != self._range:
