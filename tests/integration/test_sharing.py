@@ -152,7 +152,7 @@ def test_drain_interrupts_coroutines_and_puts_them_back(pq: PQ, database: str, t
     path = tmp_path / "pids"
     with running(database, tmp_path, async_concurrency=10, drain_timeout=0.2) as worker:
         one = pq.enqueue(tasks.async_naps.call(60, str(path)))
-        pid = int(eventually(lambda: path.exists() and path.read_text().split()[-1]))
+        pid = int(eventually(lambda: lines(path))[-1])
         os.kill(worker.keeper, signal.SIGTERM)
         eventually(lambda: not alive(pid))
         eventually(lambda: pq.get_task(one).status is TaskStatus.PENDING)  # type: ignore[union-attr]
