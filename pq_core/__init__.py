@@ -77,8 +77,8 @@ _NAMES = {
     "errors": """
         AppNotFound AttemptLost Cancel DatabaseNotConfigured DatabaseUnavailable DuplicateClientId EmbeddedServerError
         InvalidDSN InvalidOption InvalidTask KeysNotConfigured NoCurrentAttempt NotMigrated PQError
-        PayloadDecodeError PayloadError PayloadTooLarge PluginError RateLimited Retry ScheduleNotFound SchemaIncompatible
-        Snooze TaskCancelled TaskFailed TaskNotAllowed TaskNotFound TaskTimeout TransactionRequired UnknownTask
+        PayloadDecodeError PayloadError PayloadTooLarge PluginError RateLimited Retry ScheduleNotFound
+        SchemaIncompatible Snooze TaskCancelled TaskFailed TaskNotAllowed TaskNotFound TaskTimeout TransactionRequired UnknownTask
         UnsupportedConnection UseAsync UseSync WaitTimeout WorkerStartError
     """,
     "retention": "Retention",

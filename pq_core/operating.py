@@ -30,9 +30,10 @@ class QueueRecord:
     ``due``, ``scheduled``, ``running``: tasks that could run now, whose time has not come, that run. They are exact up
     to ``COUNTED``; ``more`` names those of which there are more. ``oldest_wait``: seconds for which a due task has
     waited at most. ``workers``: how many live ones take tasks out of it. ``paused_by``: who paused it.
-    ``paused_until``: a task asked for a pause until then. ``held``: of the due ones those that have limits of their own.
-    ``concurrency_limit``: how many of ``running`` there may be; ``rate_limit`` in ``rate_period``: how many start.
-    ``retention``, ``retention_failed``: how long finished and failed tasks stay, below zero for ever, None as the application says.
+    ``paused_until``: a task asked for a pause until then. ``held``: of the due ones those that have limits of their
+    own. ``concurrency_limit``: how many of ``running`` there may be; ``rate_limit`` in ``rate_period``: how many start.
+    ``retention``, ``retention_failed``: how long finished and failed tasks stay, below zero for ever, None as the
+    application says.
     """
 
     name: str
