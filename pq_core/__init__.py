@@ -78,8 +78,8 @@ _NAMES = {
         AppNotFound AttemptLost Cancel DatabaseNotConfigured DatabaseUnavailable DuplicateClientId EmbeddedServerError
         InvalidDSN InvalidOption InvalidTask KeysNotConfigured NoCurrentAttempt NotMigrated PQError
         PayloadDecodeError PayloadError PayloadTooLarge PluginError RateLimited Retry ScheduleNotFound
-        SchemaIncompatible Snooze TaskCancelled TaskFailed TaskNotAllowed TaskNotFound TaskTimeout TransactionRequired UnknownTask
-        UnsupportedConnection UseAsync UseSync WaitTimeout WorkerStartError
+        SchemaIncompatible Snooze TaskCancelled TaskFailed TaskNotAllowed TaskNotFound TaskTimeout TransactionRequired
+        UnknownTask UnsupportedConnection UseAsync UseSync WaitTimeout WorkerStartError
     """,
     "retention": "Retention",
     "roles": "role",
