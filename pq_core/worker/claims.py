@@ -55,6 +55,8 @@ class Claims:
     _hold_back_again: float = 0.0
 
     def __post_init__(self) -> None:
+        if self.options.once:
+            self.limited.at = 0.0  # it asks once, and is not woken
         self._ranges = self.options.ranges()
         self._queues = text_array(self.queues)
         self._bands = [text_array(str(one[end]) for one in self._ranges) for end in (0, 1)]
@@ -228,6 +230,7 @@ class Claims:
         """Begin anew, under a new lease."""
         self.alone = None
         self.limited.forget()
+        self.limited.at = 0.0 if self.options.once else None
         self._range = 0
         self._low_end.forget()
         self.attention.marked = False

@@ -21,11 +21,11 @@ class Limited:
     ``waiting``: there are tasks that a limit keeps back, and more may be had soon.
     """
 
-    at: float | None = 0.0
+    at: float | None = None
     waiting: bool = False
     _far: bool = False
     _met: float = -REMEMBERED
-    _probe_at: float = 0.0
+    _probe_at: float | None = None
     _just_asked: bool = False
 
     @property
@@ -38,6 +38,8 @@ class Limited:
         if self._just_asked and plain:
             self._just_asked = False
             return False
+        if self._probe_at is None:
+            self._probe_at = now + PROBE
         return (self.at is not None and now >= self.at) or (plain and now >= self._probe_at)
 
     def asked(self, now: float) -> None:
@@ -77,5 +79,5 @@ class Limited:
 
     def forget(self) -> None:
         """Begin anew, under a new lease."""
-        self.at = 0.0
+        self.at = self._probe_at = None
         self.waiting = self._far = False
