@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from pq_core import attempt as attempts
 from pq_core import roles
-from pq_core.errors import Cancel, PQError, Retry, Snooze, TaskCancelled, TaskTimeout
+from pq_core.errors import Cancel, PQError, RateLimited, Retry, Snooze, TaskCancelled, TaskTimeout
 from pq_core.types import Role
 from pq_core.worker import guards, inbox, wire
 from pq_core.worker.concealing import ConcealedCall, error_frames
@@ -380,7 +380,8 @@ def failure(setup: ChildSetup, task: ClaimedTask, error: BaseException) -> dict[
         case Retry():
             return {**_raised(error, retryable=True, sensitive=sensitive), "after": error.after}
         case Snooze():
-            return {"how": "snoozed", "after": error.after, "error": None if sensitive else str(error) or None}
+            words = None if sensitive else str(error) or None
+            return {"how": "snoozed", "after": error.after, "pause": isinstance(error, RateLimited), "error": words}
         case Cancel():
             return {"how": "cancelled", "error": None if sensitive else str(error) or None}
         case _:

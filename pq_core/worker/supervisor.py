@@ -489,7 +489,7 @@ class Supervisor:
         attention = self.attention
         due = attention.next_due
         empty = not attention.contended and (due is None or due > monotonic())
-        return bool(attention.look_at) and empty and not self.claims.suspects
+        return bool(attention.look_at) and empty and not self.claims.suspects and not self.claims.limited.open
 
     def _farewell_when_done(self, now: float) -> None:
         self.children.dismiss_idle()
@@ -573,7 +573,7 @@ class Supervisor:
         waits = self.options.once and not self.ticking.started
         if worker_id is not None and self._claiming and now >= self._claim_at and not waits:
             claiming = self.claims.statements_to_send(
-                now, worker_id, room=room, busy=self._busy, reporting=bool(sending)
+                now, worker_id, room=room, busy=self._busy, reporting=bool(sending), idle=self.children.idle
             )
         if not sending and not claiming:
             return
