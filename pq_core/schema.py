@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from pq_core.types import DSN
 
-CODE_REVISION = 2
+CODE_REVISION = 3
 """The revision of the schema that this code was written for: the number of the latest migration."""
 
 VERSION_TABLE = "pq_alembic_version"
@@ -43,6 +43,7 @@ TABLES = (
     "pq_audit",
     "pq_chores",
     "pq_statistics_hours",
+    "pq_limits",
 )
 """Every table that the migrations create, besides Alembic's."""
 

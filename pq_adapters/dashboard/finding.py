@@ -260,8 +260,8 @@ async def _prepare(
         values = [f"(SELECT cast(p -> 'after' ->> {i} AS {kind}) FROM input)" for i, kind in enumerate(_PLACES[walk])]
         bounds.append(_AFTER[walk].format(*values))
     budget = max(BUDGETS.get(walk, BUDGET), wanted) if conditions else wanted
-    if walk == "waiting" and not ordered:
-        walk = "waiting_unordered"
+    if not ordered and (walk == "waiting" or (walk == "finished" and not conditions)):
+        walk = f"{walk}_unordered"
     window = text_of(f"walks/{walk}")
     for word, value in (
         ("schema", sql.Identifier(pq.schema).as_string(None)),

@@ -108,12 +108,12 @@ def said(context: Context) -> tuple[str, str] | None:
 @pass_context
 def asset(context: Context, name: str) -> str:
     """Return the address of a static file; it changes with the file, so that no stale one is used."""
-    return f"{path_for(context['request'], 'static', path=name)}?v={_digest(name)}"
+    return str(context["request"].scope.get("root_path", "")) + _asset(name)
 
 
 @lru_cache
-def _digest(name: str) -> str:
-    return hashlib.sha256((_STATIC / name).read_bytes()).hexdigest()[:10]
+def _asset(name: str) -> str:
+    return f"/static/{name}?v={hashlib.sha256((_STATIC / name).read_bytes()).hexdigest()[:10]}"
 
 
 @pass_context

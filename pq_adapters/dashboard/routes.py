@@ -81,7 +81,12 @@ def dashboard_of(request: Request) -> Dashboard:
 
 def path_for(request: Request, name: str, /, **parameters: Any) -> str:
     """Return the path of a route by its name, wherever the dashboard is mounted; without scheme and host."""
-    return str(request.scope.get("root_path", "")) + str(request.app.url_path_for(name, **parameters))
+    state = request.app.state
+    if (named := getattr(state, "routes_by_name", None)) is None:
+        # A page asks a hundred times; Starlette would ask every route each time.
+        named = state.routes_by_name = {getattr(one, "name", None): one for one in reversed(request.app.routes)}
+    owner = named.get(name, request.app)
+    return str(request.scope.get("root_path", "")) + str(owner.url_path_for(name, **parameters))
 
 
 async def _guard(request: Request, endpoint: Endpoint, found: GuardedRoute, *, changes: bool) -> Response:

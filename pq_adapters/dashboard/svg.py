@@ -98,16 +98,17 @@ def spark(values: Sequence[float | None], *, kind: str = "ok", label: str, heigh
 
 
 def columns(values: Sequence[float], *, kind: str = "bad", label: str, height: float = 24.0) -> Markup:
-    """Return small bars without axes, for a trend in a table."""
+    """Return small bars on a line without axes, for a trend in a table."""
     top = max([*values, 1e-9])
     step = WIDTH / max(len(values), 1)
+    base = f'<path class="grid" d="M0 {_n(height - 1)}H{_n(WIDTH)}" vector-effect="non-scaling-stroke"/>'
     body = "".join(
-        f'<rect class="{"c-" + kind if value else "c-none"}" x="{_n(i * step + step * 0.12)}" '
-        f'y="{_n(height - max(value / top * height, 2.0))}" width="{_n(step * 0.76)}" '
-        f'height="{_n(max(value / top * height, 2.0))}"/>'
+        f'<rect class="c-{kind}" x="{_n(i * step + step * 0.12)}" y="{_n(height - max(value / top * height, 2.0))}" '
+        f'width="{_n(step * 0.76)}" height="{_n(max(value / top * height, 2.0))}"/>'
         for i, value in enumerate(values)
+        if value
     )
-    return _svg("spark columns", height, body, label)
+    return _svg("spark columns", height, base + body, label)
 
 
 def strip(ticks: Sequence[tuple[str, str]], *, places: int = 50, label: str) -> Markup:

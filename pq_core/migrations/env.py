@@ -11,6 +11,7 @@ options = {
     "version_table": attributes["version_table"],
     "version_table_schema": quoted_name(schema, quote=True),
     "pq_schema": schema,
+    "pq_empty": attributes.get("empty", False),
 }
 
 if context.is_offline_mode():

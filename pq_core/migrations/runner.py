@@ -78,10 +78,12 @@ def upgrade(
 def script(schema: str, revision: str, *, version_table: str, since: str | None = None) -> str:
     """Return the SQL of every revision after ``since`` up to ``revision``, with Alembic's own bookkeeping.
 
-    In one transaction; without ``since`` from an empty database on.
+    Without ``since`` from an empty database on, in one transaction. With it, indexes are built outside of one:
+    psql sends each statement by itself, as that needs.
     """
     output = io.StringIO()
     config = _config(schema, version_table, output_buffer=output)
+    config.attributes["empty"] = since is None
     if since is None and schema != "public":
         create = sql.SQL("CREATE SCHEMA IF NOT EXISTS {};").format(sql.Identifier(schema))
         config.attributes["create_schema"] = create.as_string(None)
@@ -107,11 +109,17 @@ def build_index(name: str, definition: LiteralString) -> None:
     """Create an index without blocking writers, outside the revision's transaction; a broken one is built anew.
 
     ``definition``: what follows CREATE INDEX CONCURRENTLY, with {name} and {schema}:
-    ``"INDEX CONCURRENTLY {name} ON {schema}.pq_tasks (…)"`` or the same with UNIQUE in front. Put it last in its
-    revision: what ran before in the revision is committed by then.
+    ``"INDEX CONCURRENTLY {name} ON {schema}.pq_tasks (…)"`` or the same with UNIQUE in front. Put it first in its
+    revision, before what sets pq_schema's row: what ran before it is committed by it, and would be there already when
+    an interrupted migration is repeated.
     """
     context = op.get_context()
     schema = context.opts["pq_schema"]
+    if context.as_sql and context.opts["pq_empty"]:
+        # Of a script that made the tables in the same transaction: there is nobody to block, and no way out of it.
+        plain = definition.replace(" CONCURRENTLY", "", 1)
+        context.impl.static_output(_create_index(schema, name, plain).as_string(None) + ";")
+        return
     with context.autocommit_block():
         if context.as_sql:
             context.impl.static_output(_create_index(schema, name, definition).as_string(None) + ";")

@@ -78,6 +78,9 @@ class Book:
         if self._sent:
             owner = integer(self._sent[0].worker_id)
             sending.append((self.statements["report"], [owner, encode_report([e.item for e in self._sent])]))
+            pauses = [entry.item["pause"] for entry in self._sent if "pause" in entry.item]
+            if pauses:
+                sending.append((self.statements["limit_pause"], [encode_report(pauses)]))
         for entry in self._ledgers:
             item = entry.item
             sending.append(

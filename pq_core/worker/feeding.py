@@ -52,6 +52,11 @@ class Feeding:
         return free + (quick + free) * self._most - ahead - len(self.stock) + self.crowd.room
 
     @property
+    def idle(self) -> int:
+        """How many tasks could begin at once; what a limit lets pass must not wait here."""
+        return max(0, self.concurrency - self.processes.working - len(self.stock)) + self.crowd.room
+
+    @property
     def _most(self) -> int:
         """How many tasks may wait with each child."""
         return min(self.pace.ahead(), IN_FLIGHT // self.concurrency)

@@ -9,7 +9,7 @@ import hashlib
 import traceback
 from typing import TYPE_CHECKING, Any
 
-from pq_core.errors import Cancel, PQError, Retry, Snooze, TaskCancelled, TaskTimeout
+from pq_core.errors import Cancel, PQError, RateLimited, Retry, Snooze, TaskCancelled, TaskTimeout
 from pq_core.worker.child_setup import ChildSetup, Unroutable
 from pq_core.worker.concealing import error_frames
 from pq_core.worker.stopping import Stopper
@@ -37,7 +37,8 @@ def failure(setup: ChildSetup, task: ClaimedTask, error: BaseException) -> dict[
         case Retry():
             return {**_raised(error, retryable=True, sensitive=sensitive), "after": error.after}
         case Snooze():
-            return {"how": "snoozed", "after": error.after, "error": None if sensitive else str(error) or None}
+            words = None if sensitive else str(error) or None
+            return {"how": "snoozed", "after": error.after, "pause": isinstance(error, RateLimited), "error": words}
         case Cancel():
             return {"how": "cancelled", "error": None if sensitive else str(error) or None}
         case _:

@@ -116,7 +116,7 @@ class Phases:
         attention = self.attention
         due = attention.next_due
         empty = not attention.contended and (due is None or due > now)
-        return bool(attention.look_at) and empty and not self.claims.suspects
+        return bool(attention.look_at) and empty and not self.claims.suspects and not self.claims.limited.open
 
     def _leave_when_done(self, now: float) -> None:
         self.children.feeding.dismiss_idle()

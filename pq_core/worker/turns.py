@@ -77,8 +77,14 @@ class Turns:
         # Who runs but one task runs the one that a schedule is about to make.
         waits = self.once and not self.ticking.started
         if worker_id is not None and claiming and now >= self._claims_from and not waits:
-            busy = self.children.has_work
-            claims = self.claims.statements_to_send(now, worker_id, room=room, busy=busy, reporting=bool(reports))
+            claims = self.claims.statements_to_send(
+                now,
+                worker_id,
+                room=room,
+                busy=self.children.has_work,
+                reporting=bool(reports),
+                idle=self.children.feeding.idle,
+            )
         if not reports and not claims:
             return
         asked = _Asked(

@@ -268,3 +268,17 @@ def test_pages_keep_their_place_when_mounted(database: str, connection: psycopg.
                 assert [link for link in links if not link.startswith("/ops/tasks/")] == []
 
     using(database, body)
+
+
+@pytest.mark.parametrize("payload", ['"text"', "[1, 2]", '{"sealed": "abc"}', '{"args": "x", "kwargs": []}', "null"])
+def test_payload_of_another_kind_is_shown_as_it_is(database: str, connection: psycopg.Connection, payload: str) -> None:
+    connection.execute(
+        "INSERT INTO pq_tasks (name, payload, run_at, due) VALUES ('job.other', %s::jsonb, now(), true)", (payload,)
+    )
+
+    async def body(client: httpx.AsyncClient, pq: PQ) -> None:
+        for path in ("/tasks", "/tasks/1"):
+            answer = await client.get(path)
+            assert answer.status_code == 200, path
+
+    using(database, body)

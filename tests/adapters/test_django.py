@@ -426,6 +426,7 @@ def test_sqlmigrate_prints_each_revision_alone(empty_database: str) -> None:
 
     first = project.manage("sqlmigrate", "pq", "0001", **variables).stdout
     second = project.manage("sqlmigrate", "pq", "0002", **variables).stdout
+    third = project.manage("sqlmigrate", "pq", "0003", **variables).stdout
 
     assert 'CREATE TABLE "my jobs".pq_tasks (' in first
     assert 'CREATE TABLE "my jobs".pq_tasks (' not in second
@@ -435,6 +436,8 @@ def test_sqlmigrate_prints_each_revision_alone(empty_database: str) -> None:
     with psycopg.connect(empty_database, autocommit=True) as connection:
         for script in (first, second):
             connection.execute(script)  # type: ignore[call-overload]
+        for statement in third.split(";"):  # as psql sends them
+            connection.execute(statement)  # type: ignore[call-overload]
     assert not migrate(empty_database, "my jobs").changed
 
 

@@ -268,6 +268,7 @@ def test_keys_lead_everywhere(site: Site) -> None:
     task_id = site.pq.enqueue(shop.send_receipt.options(client_id="order-9").call(9))
     page = site.visitor("viewer").page
 
+    page.wait_for_load_state("load")
     page.keyboard.press("/")
     page.keyboard.type("order-9")
     page.keyboard.press("Enter")
@@ -275,9 +276,11 @@ def test_keys_lead_everywhere(site: Site) -> None:
     page.locator("td.main a").focus()
     page.keyboard.press("Enter")
     expect(page.locator("h1")).to_have_text("mail.send_receipt")
+    page.wait_for_load_state("load")
     page.keyboard.press("g")
     page.keyboard.press("q")
     expect(page.locator("h1")).to_have_text("Queues")
+    page.wait_for_load_state("load")
     page.keyboard.press("/")
     page.keyboard.type(str(task_id))
     page.keyboard.press("Enter")

@@ -74,6 +74,7 @@ def test_screenshots(site: Site) -> None:
     pq = site.pq
     with psycopg.connect(site.dsn, autocommit=True) as connection:
         connection.execute("ALTER TABLE pq_tasks ALTER id RESTART WITH 48211")
+    pq.enqueue_many([shop.send_receipt.options(queue="bulk").call(i) for i in range(340)])
     pq.enqueue_many([shop.send_receipt.call(1000 + i, copy=i % 3 == 0) for i in range(60)])
     pq.enqueue_many([shop.send_newsletter.call(i) for i in range(30)])
     pq.enqueue_many([shop.charge_card.options(client_id=f"order-{i}").call(i, "19.90") for i in range(14)])
@@ -91,7 +92,6 @@ def test_screenshots(site: Site) -> None:
             shop.transcode.options(headers={"request-id": "8f14e45f"}).call("holiday.mov", seconds=120.0)
         )
         pq.enqueue(shop.transcode.call("wedding.mov", seconds=300.0))
-        pq.enqueue_many([shop.send_receipt.options(queue="bulk").call(i) for i in range(340)])
         with psycopg.connect(site.dsn, autocommit=True) as connection:
             for statement in (PAST, TICKS, PLACES):
                 with psycopg.ClientCursor(connection) as cursor:

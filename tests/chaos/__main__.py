@@ -16,7 +16,7 @@ from pathlib import Path
 import psycopg
 
 from tests.chaos import report
-from tests.chaos.faults import Fault, KillWorker, Storm, all_faults
+from tests.chaos.faults import Fault, Storm, all_faults
 from tests.chaos.server import Server
 from tests.chaos.stage import Result, Size, Stage, prepare
 
@@ -82,16 +82,15 @@ class Kills(Storm):
         until = time.monotonic() + self.within
         while stage.fleet.kills < self.kills and time.monotonic() < until:
             # A keeper that sees its worker die again and again waits longer and longer. A new one does not.
-            choice = random.random()
-            if choice < 0.5:
-                KillWorker().blow(stage)
-            elif choice < 0.6:
-                for pid in stage.fleet.workers:
+            ready = [keeper for keeper in stage.fleet.keepers if keeper.ready]
+            if ready and random.random() < 0.5:
+                stage.fleet.kill_keeper(random.choice(ready))
+            elif ready:
+                # Of those that have worked: to kill what is only starting would be easy.
+                for pid in random.choice(ready).workers:
                     stage.fleet.kill_worker(pid)
-            else:
-                stage.fleet.kill_keeper(random.choice(stage.fleet.keepers))
             stage.fleet.ensure()
-            time.sleep(0.35)
+            time.sleep(0.5)
         return stage.fleet.kills
 
 
@@ -138,7 +137,8 @@ def main(arguments: list[str] | None = None) -> int:
     if options.write_docs:
         command = shlex.join(["python", "-m", "tests.chaos", *(arguments or sys.argv[1:])])
         minutes = (time.monotonic() - began) / 60
-        report.write_docs(rows, command=command, minutes=minutes, kills=kills, version=version)
+        whole = options.only is None
+        report.write_docs(rows, command=command, minutes=minutes, kills=kills, version=version, whole=whole)
     if options.keep:
         print(f"\nwhat it wrote is in {folder}")
     return 1 if problems else 0
@@ -148,8 +148,8 @@ def _chosen(options: argparse.Namespace) -> list[Fault]:
     faults = all_faults()
     if options.short:
         return [Together([fault for fault in faults if fault.name in SHORT])]
-    if options.only:
-        names = options.only.split(",")
+    if options.only is not None:
+        names = [name for name in options.only.split(",") if name]
         unknown = set(names) - {fault.name for fault in faults}
         if unknown:
             sys.exit(f"there is no fault {', '.join(sorted(unknown))}; known are {', '.join(f.name for f in faults)}")

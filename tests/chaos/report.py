@@ -69,10 +69,11 @@ def heading() -> str:
     return f"{'':66}" + "".join(f"{n:>{w}}" for n, w in zip(names, (6, 7, 6, 5, 5, 15, 7, 6), strict=True))
 
 
-def write_docs(rows: list[Row], *, command: str, minutes: float, kills: int, version: str) -> None:
-    """Put the table into the page, between its marks."""
+def write_docs(rows: list[Row], *, command: str, minutes: float, kills: int, version: str, whole: bool) -> None:
+    """Put the table into the page, between its marks; when not ``whole``, the rows of faults that were not run stay."""
     text = PAGE.read_text(encoding="utf-8")
     begin, end = text.index(BEGIN) + len(BEGIN), text.index(END)
+    earlier = [] if whole else text[begin:end].strip().splitlines()
     tasks = sum(row.result.findings.tasks for row in rows if row.result)
     effects = sum(row.result.findings.effects for row in rows if row.result)
     suspects = sum(row.result.findings.suspects for row in rows if row.result)
@@ -81,4 +82,10 @@ def write_docs(rows: list[Row], *, command: str, minutes: float, kills: int, ver
         f"killed, {suspects} tasks given up as suspects; Postgres {version}, Python {platform.python_version()}, "
         f"{os.cpu_count()} cores."
     )
-    PAGE.write_text(f"{text[:begin]}\n{words}\n\n{table(rows)}\n{text[end:]}", encoding="utf-8")
+    new = dict(zip((row.title for row in rows), table(rows).splitlines()[2:], strict=True))
+    lines = {line.split(" | ")[0].removeprefix("| "): line for line in earlier if line.startswith("| ")}
+    heading = table([]).splitlines()
+    kept = {title: line for title, line in lines.items() if line not in heading}
+    said = [line for line in earlier if line.startswith("`")] + [words]
+    body = "\n\n".join(said) + "\n\n" + "\n".join([*heading, *(kept | new).values()])
+    PAGE.write_text(f"{text[:begin]}\n{body}\n{text[end:]}", encoding="utf-8")

@@ -187,6 +187,13 @@ class Machine(RuleBasedStateMachine):
         self.connection.execute("TRUNCATE pq_tasks, pq_attempts, pq_workers, pq_queues")
         for client, careful in (("one", False), (None, False), (None, True)):
             self.enqueue(client=client, later=False, careful=careful, priority=50)
+        # One that was lost twice already, which few steps would lead to.
+        id_ = max(self.model.tasks)
+        self.enqueue(client=None, later=False, careful=False, priority=50)
+        suspect = max(self.model.tasks)
+        assert suspect > id_
+        self.connection.execute("UPDATE pq_tasks SET losses = 3, lone_losses = 1 WHERE id = %s", (suspect,))
+        self.model.tasks[suspect].losses, self.model.tasks[suspect].lone_losses = 3, 1
         return multiple(self.register(), self.register())
 
     def run(self, name: str, *parameters: bytes | None) -> list[tuple[bytes | None, ...]]:
@@ -391,6 +398,20 @@ class Machine(RuleBasedStateMachine):
             task = self.model.tasks[id_]
             assert task.worker is not None
             self.report(claim=(task.worker, id_, task.fence), kind=kind)
+
+    @rule(target=claims, data=st.data())
+    def report_twice(self, data: st.DataObject) -> Any:
+        """The second time late: meanwhile its worker may have claimed the task again, under another fence."""
+        running = [id_ for id_, task in self.model.tasks.items() if task.status == "running"]
+        if not running:
+            return multiple()
+        id_ = data.draw(st.sampled_from(running))
+        worker, fence = self.model.tasks[id_].worker, self.model.tasks[id_].fence
+        assert worker is not None
+        self.report(claim=(worker, id_, fence), kind="tried again")
+        claims = self.claim(worker=worker, most=3)
+        self.report(claim=(worker, id_, fence), kind="succeeded")
+        return claims
 
     @rule(claim=claims, kind=st.sampled_from(sorted(ENDS)))
     def report(self, claim: tuple[int, int, int], kind: str) -> None:

@@ -208,15 +208,16 @@ def test_lock_of_the_application_is_waited_for_in_rounds(empty_database: str, em
             holder.execute("LOCK TABLE pq_alembic_version IN ROW EXCLUSIVE MODE")
             holder.execute("LOCK TABLE pq_alembic_version IN SHARE MODE")
             locked.set()
-            time.sleep(2.5)
+            refused.wait(60)
 
-    locked = threading.Event()
+    locked, refused = threading.Event(), threading.Event()
     thread = threading.Thread(target=hold)
     thread.start()
     locked.wait()
 
     with pytest.raises(DatabaseUnavailable, match="did not get its locks"):
         pq_schema.migrate(empty_database, wait=0)
+    threading.Timer(0.5, refused.set).start()  # while the next one waits
     assert pq_schema.migrate(empty_database).changed
     thread.join()
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 LOOKED_AT = 10_000
 """Failed tasks that are looked at, the newest ones."""
-GROUPS = 100
+GROUPS = 50
 BUCKETS = 24
 _FRAME = re.compile(r'^\s*File "(?P<file>[^"]+)", line (?P<line>\d+), in (?P<function>.+)$')
 

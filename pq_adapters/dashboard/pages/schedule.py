@@ -60,7 +60,12 @@ async def new(request: Request) -> Response:
 
 async def edit(request: Request) -> Response:
     """Show the form with what is stored."""
-    return await _form(request, _filled(await _row(request)))
+    row = await _row(request)
+    if words.sensitive(row["options"]):
+        raise Problem(
+            403, "not shown", "The arguments of this task are declared as sensitive: change it where it is declared."
+        )
+    return await _form(request, _filled(row))
 
 
 async def save(request: Request) -> Response:

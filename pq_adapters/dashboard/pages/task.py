@@ -37,12 +37,19 @@ async def task(request: Request) -> Response:
         )
     one: dict[str, Any] = found[0]["task"]
     options = one["options"] or {}
+    # A payload that is not arguments by name and place (somebody else's, or not to be read) is shown as it is.
+    given = one["payload"] if isinstance(one["payload"], dict) else {}
+    plain = isinstance(given.get("args", []), list) and isinstance(given.get("kwargs", {}), dict)
+    plain = plain and set(given) <= {"args", "kwargs"}
     return await page(
         request,
         "task.html",
         here="tasks",
         task=one,
         options=options,
+        args=given.get("args", []) if plain else [],
+        kwargs=given.get("kwargs", {}) if plain else {},
+        strange=None if plain and given else one["payload"],
         worker=found[0]["worker"],
         schedule=found[0]["schedule"],
         state=state_of(one),
