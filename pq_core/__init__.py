@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         PayloadTooLarge,
         PluginError,
         PQError,
+        RateLimited,
         Retry,
         ScheduleNotFound,
         SchemaIncompatible,
@@ -57,6 +58,7 @@ if TYPE_CHECKING:
         EndedAttempt,
         Outcome,
         Priority,
+        Rate,
         Role,
         ScheduleRecord,
         TaskId,
@@ -75,16 +77,16 @@ _NAMES = {
     "errors": """
         AppNotFound AttemptLost Cancel DatabaseNotConfigured DatabaseUnavailable DuplicateClientId EmbeddedServerError
         InvalidDSN InvalidOption InvalidTask KeysNotConfigured NoCurrentAttempt NotMigrated PQError
-        PayloadDecodeError PayloadError PayloadTooLarge PluginError Retry ScheduleNotFound SchemaIncompatible Snooze
-        TaskCancelled TaskFailed TaskNotAllowed TaskNotFound TaskTimeout TransactionRequired UnknownTask
-        UnsupportedConnection UseAsync UseSync WaitTimeout WorkerStartError
+        PayloadDecodeError PayloadError PayloadTooLarge PluginError RateLimited Retry ScheduleNotFound
+        SchemaIncompatible Snooze TaskCancelled TaskFailed TaskNotAllowed TaskNotFound TaskTimeout TransactionRequired
+        UnknownTask UnsupportedConnection UseAsync UseSync WaitTimeout WorkerStartError
     """,
     "retention": "Retention",
     "roles": "role",
     "tasks": "Call Task TaskGroup call",
     "types": """
-        AttemptOutcome AttemptRecord Backoff CallOptions ClaimedTask EndedAttempt Outcome Priority Role ScheduleRecord
-        TaskId TaskOptions TaskRecord TaskStatus WorkerInfo WorkerRecord
+        AttemptOutcome AttemptRecord Backoff CallOptions ClaimedTask EndedAttempt Outcome Priority Rate Role
+        ScheduleRecord TaskId TaskOptions TaskRecord TaskStatus WorkerInfo WorkerRecord
     """,
     "version": "__version__",
 }
@@ -122,6 +124,8 @@ __all__ = [
     "PayloadTooLarge",
     "PluginError",
     "Priority",
+    "Rate",
+    "RateLimited",
     "Retention",
     "Retry",
     "Role",

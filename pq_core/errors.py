@@ -161,6 +161,18 @@ class Snooze(Exception):
         self.after = _seconds("Snooze", after) or 0.0
 
 
+class RateLimited(Snooze):
+    """Raise in a task when a service asks for a pause: nothing more of its key starts for ``retry_after``.
+
+    ``retry_after``: seconds or timedelta. The key is the task's ``concurrency_key``; without one its queue pauses. The
+    task itself is put back for as long, without counting an attempt. What runs already goes on.
+    """
+
+    def __init__(self, retry_after: float | timedelta, reason: str = "") -> None:
+        super().__init__(retry_after, reason)
+        self.retry_after = self.after
+
+
 class Cancel(Exception):
     """Raise in a task to end it as cancelled, for good."""
 

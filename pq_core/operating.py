@@ -11,10 +11,11 @@ from typing import Any
 from pq_core import rows
 from pq_core.errors import InvalidOption
 from pq_core.filters import bigint
+from pq_core.options import is_integer, rate_of
 from pq_core.payload import dumps, storable_text
 from pq_core.retention import Keep, seconds
 from pq_core.store import Request, statement
-from pq_core.types import TaskStatus
+from pq_core.types import Rate, TaskStatus
 
 COUNTED = 10_000
 """Tasks of one queue and state that are counted; of more it is only said that there are more."""
@@ -28,8 +29,11 @@ class QueueRecord:
 
     ``due``, ``scheduled``, ``running``: tasks that could run now, whose time has not come, that run. They are exact up
     to ``COUNTED``; ``more`` names those of which there are more. ``oldest_wait``: seconds for which a due task has
-    waited at most. ``workers``: how many live ones take tasks out of it. ``paused_by``: who paused it. ``retention``,
-    ``retention_failed``: how long finished and failed tasks stay, below zero for ever, None as the application says.
+    waited at most. ``workers``: how many live ones take tasks out of it. ``paused_by``: who paused it.
+    ``paused_until``: a task asked for a pause until then. ``held``: of the due ones those that have limits of their
+    own. ``concurrency_limit``: how many of ``running`` there may be; ``rate_limit`` in ``rate_period``: how many start.
+    ``retention``, ``retention_failed``: how long finished and failed tasks stay, below zero for ever, None as the
+    application says.
     """
 
     name: str
@@ -44,13 +48,15 @@ class QueueRecord:
     concurrency_limit: int | None = None
     rate_limit: int | None = None
     rate_period: timedelta | None = None
+    paused_until: datetime | None = None
+    held: int = 0
     retention: timedelta | None = None
     retention_failed: timedelta | None = None
 
     @property
     def paused(self) -> bool:
         """True while nothing of it is started."""
-        return self.paused_at is not None
+        return self.paused_at is not None or self.paused_until is not None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +84,27 @@ def pause(schema: str, name: str, *, by: str | None) -> Request[bool]:
 def resume(schema: str, name: str) -> Request[bool]:
     """Plan the end of a pause; False when the queue was not paused."""
     return Request(statement(schema, "queue_resume"), dumps({"name": _queue_name(name)}), rows.truth)
+
+
+def limit(schema: str, name: str, *, concurrency: int | None, rate: Rate | str | None) -> Request[bool]:
+    """Plan the limits of a queue; False when they are what they were."""
+    if concurrency is not None and not is_integer(concurrency, 1, 2**31 - 1):
+        raise InvalidOption(
+            f"concurrency={concurrency!r}: give an integer of at least 1; to start nothing, pause the queue"
+        )
+    if rate is not None and not isinstance(rate, (str, Rate)):
+        raise InvalidOption(f'rate={rate!r}: give text: rate="10/s", or Rate(10, seconds=1)')
+    try:
+        read = None if rate is None else rate_of(rate)
+    except ValueError as error:
+        raise InvalidOption(f"rate={rate!r}: {error}") from None
+    parameters = {
+        "name": _queue_name(name),
+        "concurrency": concurrency,
+        "rate": None if read is None else read.count,
+        "period": None if read is None else read.seconds,
+    }
+    return Request(statement(schema, "queue_limit"), dumps(parameters), rows.truth)
 
 
 def drain(schema: str, worker_id: int) -> Request[bool]:
@@ -137,6 +164,7 @@ def _queue(row: str) -> QueueRecord:
     values["more"] = tuple(name for name, count in counts.items() if count > COUNTED)
     values |= {name: min(count, COUNTED) for name, count in counts.items()}
     values["paused_at"] = rows.time(values["paused_at"])
+    values["paused_until"] = rows.time(values["paused_until"])
     for name in ("rate_period", "retention", "retention_failed"):
         values[name] = None if values[name] is None else timedelta(seconds=values[name])
     return QueueRecord(**values)

@@ -13,7 +13,7 @@ from pq_core.operations import Operations
 from pq_core.retention import Keep
 from pq_core.statistics_request import By, StatisticsRow
 from pq_core.store import Request
-from pq_core.types import TaskStatus
+from pq_core.types import Rate, TaskStatus
 
 T = TypeVar("T")
 
@@ -44,6 +44,15 @@ class OperatingMethods:
     def resume_queue(self, name: str) -> bool:
         """End a pause; workers that sleep are woken. False when the queue is not paused."""
         return self._run(operating.resume(self._operations.store.schema, name))
+
+    def limit_queue(self, name: str, *, concurrency: int | None = None, rate: Rate | str | None = None) -> bool:
+        """Limit how many tasks of a queue run at once, and how many start in a time, over all workers.
+
+        ``rate``: ``"10/s"``, ``"100/5m"`` or a ``Rate``; starts are spread evenly. None: no such limit, so that a call
+        without either lifts both. Holds for every claim that begins after it was committed; what runs goes on, and
+        counts. False when nothing changed.
+        """
+        return self._run(operating.limit(self._operations.store.schema, name, concurrency=concurrency, rate=rate))
 
     def drain_worker(self, worker_id: int) -> bool:
         """Let a worker end what it runs and stop, as SIGTERM does; told at once, else with its next heartbeat.
@@ -153,6 +162,11 @@ class AsyncOperatingMethods:
     async def aresume_queue(self, name: str) -> bool:
         """``resume_queue`` for asynchronous callers."""
         return await self._arun(operating.resume(self._operations.store.schema, name))
+
+    async def alimit_queue(self, name: str, *, concurrency: int | None = None, rate: Rate | str | None = None) -> bool:
+        """``limit_queue`` for asynchronous callers."""
+        schema = self._operations.store.schema
+        return await self._arun(operating.limit(schema, name, concurrency=concurrency, rate=rate))
 
     async def adrain_worker(self, worker_id: int) -> bool:
         """``drain_worker`` for asynchronous callers."""

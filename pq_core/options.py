@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, NoReturn, TypedDict, TypeVar
 
 from pq_core.errors import InvalidOption, InvalidTask
-from pq_core.types import Backoff, CallOptions, OnDuplicate, OnLost, PayloadKind, TaskOptions, Unique
+from pq_core.types import Backoff, CallOptions, OnDuplicate, OnLost, PayloadKind, Rate, TaskOptions, Unique
 
 if TYPE_CHECKING:
     from pq_core.tasks import Call, Task
@@ -28,7 +28,7 @@ SCHEDULE_NAMES = frozenset({"run_every", "cron", "key", "max_concurrent", "activ
 """python-pq's options of ``schedule`` beside those. Both sets are frozen: no newer option is ever taken flat."""
 FROZEN_NAMES = FLAT_NAMES | SCHEDULE_NAMES
 
-CODE_ONLY = frozenset({"retry_on", "no_retry_on", "payload", "sensitive"})
+CODE_ONLY = frozenset({"retry_on", "no_retry_on", "payload", "sensitive", "concurrency", "rate"})
 """Options that live in the code that runs the task: a single call can't say them."""
 
 O = TypeVar("O", bound=TaskOptions)  # noqa: E741
@@ -56,6 +56,8 @@ class TaskFields(CommonFields, total=False):
     no_retry_on: tuple[type[BaseException], ...] | None
     payload: PayloadKind | None
     sensitive: bool | None
+    concurrency: int | None
+    rate: Rate | str | None
 
 
 class CallFields(CommonFields, total=False):
@@ -68,6 +70,8 @@ class CallFields(CommonFields, total=False):
     unique: Unique | None
     headers: Mapping[str, str] | None
     require_transaction: bool | None
+    concurrency_key: str | None
+    concurrency_limit: int | None
 
 
 def build(kind: type[O], given: Mapping[str, Any], *, what: str) -> O:
@@ -102,6 +106,9 @@ def check(options: TaskOptions, *, what: str) -> None:
             _CHECKS[field.name](what, field.name, value)
     if isinstance(options, CallOptions) and options.run_at is not None and options.run_in is not None:
         _refuse(what, "run_in", options.run_in, f"run_at={options.run_at!r} is given, too: give one of them")
+    if isinstance(options, CallOptions) and options.concurrency_limit is not None and options.concurrency_key is None:
+        fix = "say whose limit it is: give concurrency_key=, too; a task function's own limit is @task(concurrency=…)"
+        _refuse(what, "concurrency_limit", options.concurrency_limit, fix)
 
 
 def is_integer(value: object, low: int, high: int) -> bool:
@@ -235,6 +242,20 @@ def check_client_id(what: str, name: str, value: object) -> None:
         _refuse(what, name, value, f"give text without {bad!r}, the database can't store it")
 
 
+def rate_of(value: Rate | str) -> Rate:
+    """Return a rate, read if it is text; ValueError says what is wrong with it."""
+    return value if isinstance(value, Rate) else Rate.parse(value)
+
+
+def _rate(what: str, name: str, value: object) -> None:
+    if not isinstance(value, (str, Rate)):
+        _refuse(what, name, value, f'give text: {name}="10/s", or Rate(10, seconds=1)')
+    try:
+        rate_of(value)
+    except ValueError as error:
+        _refuse(what, name, value, str(error))
+
+
 def _call(what: str, name: str, value: object) -> None:
     if not hasattr(value, "spec"):
         _refuse(what, name, value, "give a call: on_failure=other_task.call(…)")
@@ -304,6 +325,10 @@ _CHECKS: Mapping[str, Callable[[str, str, object], None]] = {
     "unique": _one_of("retained", "unfinished"),
     "headers": _headers,
     "require_transaction": _flag,
+    "concurrency": _integer(1, 2**31 - 1, "give an integer of at least 1: how many run at once; leave it out for any"),
+    "rate": _rate,
+    "concurrency_key": check_client_id,
+    "concurrency_limit": _integer(1, 2**31 - 1, "give an integer of at least 1: how many with the key run at once"),
 }
 
 _WRITERS: Mapping[str, Callable[[Any], Any]] = {
@@ -323,6 +348,10 @@ _WRITERS: Mapping[str, Callable[[Any], Any]] = {
     "on_duplicate": str,
     "unique": str,
     "headers": dict,
+    "concurrency": int,
+    "rate": lambda value: rate_of(value).per_second,
+    "concurrency_key": str,
+    "concurrency_limit": int,
 }
 _TASK_WRITERS = tuple(field.name for field in fields(TaskOptions) if field.name in _WRITERS)
 _CALL_WRITERS = tuple(field.name for field in fields(CallOptions) if field.name in _WRITERS)

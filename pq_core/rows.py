@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
@@ -95,12 +96,34 @@ def time(text: str | None) -> datetime | None:
         return (datetime.min if text.startswith("-") or text.endswith("BC") else datetime.max).replace(tzinfo=UTC)
 
 
+_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[\[\]{}]|[^"\[\]{}]+')
+DEEPEST = 200
+"""Levels of what somebody nested deeper than Python reads that are shown."""
+
+
 def _loads(row: str) -> Any:
     try:
         return json.loads(row)
+    except RecursionError:
+        return json.loads(_shallow(row), parse_int=_integer)
     except ValueError:
         # A number that is longer than Python converts: one row that somebody wrote must not hide all others.
         return json.loads(row, parse_int=_integer)
+
+
+def _shallow(text: str) -> str:
+    """Return JSON with null in place of what is nested deeper than ``DEEPEST``."""
+    kept: list[str] = []
+    depth = 0
+    for found in _TOKEN.finditer(text):
+        token = found[0]
+        depth += token in "[{"
+        if depth <= DEEPEST:
+            kept.append(token)
+        elif depth == DEEPEST + 1 and token in "[{":
+            kept.append("null")
+        depth -= token in "]}"
+    return "".join(kept)
 
 
 def _integer(digits: str) -> int | float:

@@ -30,7 +30,19 @@ LONGEST = timedelta(days=36_500)
 SKEW = timedelta(seconds=60)
 """How far the client's clock may be from the database's without a first tick being missed or made up."""
 CANDIDATES = 1000
-_ROW_OPTIONS = ("memory_limit", "grace", "result_limit", "backoff", "on_lost", "on_failure", "sensitive")
+_ROW_OPTIONS = (
+    "memory_limit",
+    "grace",
+    "result_limit",
+    "backoff",
+    "on_lost",
+    "on_failure",
+    "sensitive",
+    "concurrency",
+    "rate",
+    "concurrency_key",
+    "concurrency_limit",
+)
 """Options of a call that have no column of their own."""
 
 

@@ -43,6 +43,7 @@ TABLES = (
     "pq_audit",
     "pq_chores",
     "pq_statistics_hours",
+    "pq_limits",
 )
 """Every table that the migrations create, besides Alembic's."""
 

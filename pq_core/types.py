@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from datetime import datetime, timedelta
@@ -33,9 +34,13 @@ class Priority(enum.IntEnum):
 
 
 class TaskStatus(enum.StrEnum):
-    """Where a task stands; the text stored in ``pq_tasks.status``."""
+    """Where a task stands; the text stored in ``pq_tasks.status``.
+
+    ``BLOCKED``: due, and waiting for a place under a limit of its own; see ``concurrency_key`` of ``CallOptions``.
+    """
 
     PENDING = "pending"
+    BLOCKED = "blocked"
     RUNNING = "running"
     COMPLETED = "completed"
     FAILED = "failed"
@@ -99,6 +104,45 @@ class Backoff:
             raise ValueError(f"Backoff(jitter={self.jitter!r}): give a share from 0 to 1")
 
 
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """``count`` starts in ``seconds``, evenly spread. ``parse`` reads ``"10/s"``, ``"100/m"``, ``"1/30s"``, ``"5/2h"``.
+
+    Raises ValueError for what is no such rate.
+    """
+
+    count: int
+    seconds: float = 1.0
+
+    def __post_init__(self) -> None:
+        count, seconds = self.count, self.seconds
+        if isinstance(count, bool) or not isinstance(count, int) or not 0 < count <= 1_000_000:
+            raise ValueError(f"Rate(count={count!r}): give an integer from 1 to 1,000,000")
+        if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 0 < seconds <= 366 * 86400:
+            raise ValueError(f"Rate(seconds={seconds!r}): give seconds above 0, a year at most")
+
+    @classmethod
+    def parse(cls, text: str) -> Rate:
+        """Return the rate that a text like ``"10/s"`` says."""
+        found = re.fullmatch(r"\s*(\d{1,7})\s*/\s*(\d{1,9}(?:\.\d{1,6})?)?\s*(s|m|min|h|d)\s*", text)
+        if found is None:
+            raise ValueError(f"{text!r} is no rate: give a number per time, like 10/s, 100/m, 1/30s or 5000/d")
+        unit = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}[found[3]]
+        return cls(int(found[1]), float(found[2] or 1) * unit)
+
+    @property
+    def per_second(self) -> float:
+        """Starts per second."""
+        return self.count / self.seconds
+
+    def __str__(self) -> str:
+        for letter, unit in (("d", 86400), ("h", 3600), ("m", 60), ("s", 1)):
+            many = self.seconds / unit
+            if many == int(many) or unit == 1:
+                return f"{self.count}/{'' if many == 1 else f'{many:g}'}{letter}"
+        raise AssertionError("unreachable")
+
+
 OnLost = Literal["retry", "fail"]
 OnDuplicate = Literal["raise", "return"]
 Unique = Literal["retained", "unfinished"]
@@ -118,7 +162,8 @@ class TaskOptions:
     ``result_limit``: bytes of encoded result that are stored at most. ``payload``: how arguments and result are
     stored: as ``"json"`` (default), as a signed ``"pickle"``, or ``"encrypted"``; the last two need keys.
     ``sensitive``: arguments, result and output stay out of logs, hooks and views, and of errors only types and frames
-    are kept.
+    are kept. ``concurrency``: how many tasks of this name run at once, over all workers. ``rate``: how many start in a
+    time, as ``"10/s"`` or ``"100/5m"``.
     """
 
     priority: int | None = None
@@ -135,6 +180,8 @@ class TaskOptions:
     result_limit: int | None = None
     payload: PayloadKind | None = None
     sensitive: bool | None = None
+    concurrency: int | None = None
+    rate: Rate | str | None = None
 
     def over(self, weaker: TaskOptions) -> TaskOptions:
         """Return these options, with what they leave unsaid taken from ``weaker``."""
@@ -151,7 +198,8 @@ class CallOptions(TaskOptions):
     (default) or ``"return"`` the id of the task that already has the ``client_id``. ``unique``: how long the
     ``client_id`` is taken: while the row is ``"retained"`` (default) or only while it is ``"unfinished"``.
     ``headers``: text by text, stored with the task, for hooks. ``require_transaction``: refuse to enqueue
-    outside an open transaction.
+    outside an open transaction. ``concurrency_key``: of all tasks with this key no more than ``concurrency_limit``
+    (default 1) run at once, over all workers; with 1 they run one after another, in order.
     """
 
     run_at: datetime | None = None
@@ -161,6 +209,8 @@ class CallOptions(TaskOptions):
     unique: Unique | None = None
     headers: Mapping[str, str] | None = None
     require_transaction: bool | None = None
+    concurrency_key: str | None = None
+    concurrency_limit: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""``pq queues``: what waits where, pausing and resuming, how long finished tasks stay."""
+"""``pq queues``: what waits where, pausing, resuming and limiting, how long finished tasks stay."""
 
 from __future__ import annotations
 
@@ -13,10 +13,24 @@ from pq_adapters.cli.mistakes import NEGATIVE
 from pq_adapters.cli.output import print_json, print_table, when
 from pq_adapters.cli.parameters import duration
 from pq_core.retention import Keep
+from pq_core.types import Rate
 
 if TYPE_CHECKING:
     from pq_core.client import PQ
     from pq_core.operating import QueueRecord
+
+
+class _RateType(click.ParamType):  # type: ignore[type-arg]  # generic in some releases only
+    name = "rate"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Rate:
+        try:
+            return Rate.parse(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+RATE = _RateType()
 
 
 def keep(text: str) -> Keep:
@@ -24,7 +38,7 @@ def keep(text: str) -> Keep:
     return "forever" if text == "forever" else duration(text)
 
 
-@click.group(cls=ListsByDefault, short_help="List, pause and resume queues.")
+@click.group(cls=ListsByDefault, short_help="List, pause, resume and limit queues.")
 def queues() -> None:
     """Look at queues and change them. Without a command: list them."""
 
@@ -65,6 +79,31 @@ def resume(pq: PQ, names: tuple[str, ...], as_json: bool) -> None:
     _each({name: pq.resume_queue(name) for name in names}, "resumed", "is not paused", as_json)
 
 
+@queues.command(short_help="Limit how much of a queue runs.")
+@click.argument("name", metavar="QUEUE")
+@click.option("--concurrency", type=click.IntRange(min=1), metavar="N", help="So many run at once, over all workers.")
+@click.option("--rate", type=RATE, metavar="N/TIME", help="So many start, evenly spread: 10/s, 100/m, 1/30s, 5000/d.")
+@click.option("--none", is_flag=True, help="Lift both limits.")
+@json_option
+@database_command
+def limit(pq: PQ, name: str, concurrency: int | None, rate: Rate | None, none: bool, as_json: bool) -> None:
+    """Say how many tasks of a queue run at once and how many start in a time, over all workers.
+
+    What is left out is not limited. Exit status 1 if nothing changed.
+    """
+    if none == (concurrency is not None or rate is not None):
+        raise click.UsageError("give --concurrency or --rate or both, or --none to lift the limits")
+    changed = pq.limit_queue(name, concurrency=concurrency, rate=rate)
+    if as_json:
+        print_json({"queue": name, "concurrency": concurrency, "rate": None if rate is None else str(rate)})
+    else:
+        words = [] if concurrency is None else [f"{concurrency} at once"]
+        words += [] if rate is None else [str(rate)]
+        click.echo(f"{name}: {', '.join(words) or 'no limits'}" + ("" if changed else ", as before"))
+    if not changed:
+        click.get_current_context().exit(NEGATIVE)
+
+
 @queues.command(short_help="Say how long finished tasks stay.")
 @click.argument("name", metavar="QUEUE")
 @click.option("--finished", type=keep, metavar="AGE", help="Completed and cancelled ones: 12h, 7d, or forever.")
@@ -93,9 +132,7 @@ def row(queue: QueueRecord) -> list[Any]:
 
     return [
         queue.name,
-        f"paused {when(queue.paused_at)}" + (f" by {queue.paused_by}" if queue.paused_by else "")
-        if queue.paused
-        else "open",
+        state(queue),
         count("due"),
         count("scheduled"),
         count("running"),
@@ -105,12 +142,23 @@ def row(queue: QueueRecord) -> list[Any]:
     ]
 
 
+def state(queue: QueueRecord) -> str:
+    """Return whether anything of a queue is started, in words."""
+    if queue.paused_at is not None:
+        return f"paused {when(queue.paused_at)}" + (f" by {queue.paused_by}" if queue.paused_by else "")
+    return "open" if queue.paused_until is None else f"paused until {when(queue.paused_until)} by a task"
+
+
 def limits(queue: QueueRecord) -> str:
-    """Return a queue's limits in words."""
-    words = [] if queue.concurrency_limit is None else [f"{queue.concurrency_limit} at once"]
+    """Return a queue's limits in words, and how much of them is in use."""
+    words = []
+    if queue.concurrency_limit is not None:
+        words.append(f"{min(queue.running, queue.concurrency_limit)} of {queue.concurrency_limit} at once")
     if queue.rate_limit is not None:
         period = queue.rate_period.total_seconds() if queue.rate_period is not None else 1.0
-        words.append(f"{queue.rate_limit} in {period:g} s")
+        words.append(str(Rate(queue.rate_limit, period)))
+    if queue.held:
+        words.append(f"{queue.held} due with limits of their own")
     return ", ".join(words)
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from pq_core.worker.attention import Attention
 from pq_core.worker.claiming import Statements, integer, text_array
 from pq_core.worker.connection import Parameters, Query
+from pq_core.worker.limited import Limited
 from pq_core.worker.low_end import LowEnd
 from pq_core.worker.rows import Row, claimed_task
 from pq_core.worker.runs import Claimed
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
 PROMOTED_AT_ONCE = 500
 PROMOTED_EVERY = 0.02
 """Seconds between two looks for tasks that became due, while claims follow one another."""
+LINGER = 0.02
+"""Seconds for which a worker that has just found something goes on asking before it lies down to sleep."""
+ASK_AGAIN = 0.004
+"""Seconds between two such questions."""
 HOLD_BACK = 30.0
 """Seconds for which a busy worker takes nothing new so that it can run a suspect task alone; a tenth of the time."""
 
@@ -42,6 +47,7 @@ class Claims:
     suspects: bool = False
     alone: int | None = None
     claimed_once: bool = False
+    limited: Limited = field(default_factory=Limited)
     _range: int = 0
     _ranges: list[tuple[int, int]] = field(default_factory=list)
     _queues: bytes = b""
@@ -49,10 +55,14 @@ class Claims:
     _in_vain: bool = False
     _low_end: LowEnd = field(default_factory=LowEnd)
     _promote_again_at: float = 0.0
+    _found_at: float = -1.0
+    _marked_at: float = 0.0
     _held_back_until: float = 0.0
     _hold_back_again: float = 0.0
 
     def __post_init__(self) -> None:
+        if self.options.once:
+            self.limited.at = 0.0  # it asks once, and is not woken
         self._ranges = self.options.ranges()
         self._queues = text_array(self.queues)
         self._bands = [text_array(str(one[end]) for one in self._ranges) for end in (0, 1)]
@@ -70,10 +80,13 @@ class Claims:
             return 0 if self.claimed_once else 1
         return max(0, room)
 
-    def statements_to_send(self, now: float, worker_id: int, *, room: int, busy: bool, reporting: bool) -> Sending:
+    def statements_to_send(
+        self, now: float, worker_id: int, *, room: int, busy: bool, reporting: bool, idle: int = 1
+    ) -> Sending:
         """Return what goes into the turn at ``now``; nothing while the worker sleeps or is full.
 
-        ``room``: tasks that are worth having. ``busy``: some are held already.
+        ``room``: tasks that are worth having. ``busy``: some are held already. ``idle``: how many could
+        begin at once.
         """
         attention = self.attention
         free = self.free(room)
@@ -87,6 +100,9 @@ class Claims:
                 return self._claim_suspect(worker_id)
             if self._holds_back(now):
                 return []
+        if self.limited.due(now, plain=attention.claim):
+            self.limited.asked(now)
+            return self._claim_limited(worker_id, min(free, max(1, idle)), busy=busy or reporting)
         if attention.claim:
             return self._claim(now, worker_id, free)
         if attention.look_at is None or now >= attention.look_at:
@@ -111,24 +127,35 @@ class Claims:
             return None
         if self.suspects and busy and not self.options.once and now < self._held_back_until:
             return self._held_back_until
-        return now if self.attention.claim else self.attention.look_at or now
+        if self.attention.claim:
+            return now
+        look_at = self.attention.look_at or now
+        return look_at if self.limited.at is None else min(look_at, self.limited.at)
 
     def _claim(self, now: float, worker_id: int, free: int) -> Sending:
         low, high = self._ranges[self._range]
         one = len(self.queues) == 1
         begin: Parameters = self._low_end.parameters(now) if one else [b"{}", b"{}", b"{}"]
-        promote: Sending = []
+        before: Sending = []
+        if self.attention.marked and self._found_at > self._marked_at:
+            # It is at work: who enqueues meanwhile need not notify, which would make their commits queue up.
+            self.attention.marked = False
+            before.append((self.statements["sleeping"], [integer(worker_id), b"f"]))
         if now >= self._promote_again_at or self.attention.claim_due:
             self._promote_again_at = now + PROMOTED_EVERY
             self.attention.claim_due = False
-            promote = [(self.statements["promote"], [integer(PROMOTED_AT_ONCE), None])]
+            before.append((self.statements["promote"], [integer(PROMOTED_AT_ONCE), None]))
         return [
-            *promote,
+            *before,
             (
                 self.statements["claim_one_queue" if one else "claim_many_queues"],
                 [integer(worker_id), self._queues, integer(low), integer(high), integer(free), *begin],
             ),
         ]
+
+    def _claim_limited(self, worker_id: int, most: int, *, busy: bool) -> Sending:
+        parameters = [integer(worker_id), self._queues, *self._bands, integer(most), b"f" if busy else b"t"]
+        return [(self.statements["claim_limited"], parameters)]
 
     def _claim_suspect(self, worker_id: int) -> Sending:
         return [(self.statements["claim_suspect"], [integer(worker_id), self._queues, *self._bands])]
@@ -144,11 +171,14 @@ class Claims:
     def take(self, kind: str, rows: list[Row], *, asked: int, now: float) -> list[Claimed]:
         """Take in the answer to the last statement of a turn, named ``kind``; return the tasks claimed."""
         if kind == "pq_sleeping" and self.attention.marked:
+            self._marked_at = now
             self.attention.look_at = 0.0
             self.attention.expect_stragglers()
             return []
         if kind == "pq_look":
-            ready, next_due, suspects, next_tick, is_cron = rows[0]
+            ready, next_due, suspects, next_tick, is_cron, limited = rows[0]
+            if limited == b"t":
+                self.limited.seen(now)
             self.ticking.heard(next_tick, is_cron)
             self.suspects = suspects == b"t"
             if ready == b"t" and self._in_vain:
@@ -160,15 +190,20 @@ class Claims:
             return []
         if not kind.startswith("pq_claim"):
             return []
+        if kind == "pq_claim_limited":
+            rows = self.limited.answered(rows, now)
         claimed = [Claimed(claimed_task(row), row, now) for row in rows]
         tasks = [one.task for one in claimed]
         if tasks:
+            self._found_at = now
             self.claimed_once = True
             self.attention.contended = 0
             self.attention.expect_stragglers()
         if kind == "pq_claim_suspect":
             self.suspects = bool(tasks)
             self.alone = tasks[0].id if tasks else None
+        elif kind == "pq_claim_limited":
+            self.alone = next((task.id for task in tasks if task.losses >= 2), self.alone)
         else:
             self._after_claim(tasks, asked=asked, now=now)
         return claimed
@@ -183,12 +218,17 @@ class Claims:
         elif self._range + 1 < len(self._ranges):
             self._go_to(self._range + 1)  # this band is empty: on to the next one
         else:
-            # Fewer than wanted: nothing more is ready. Look (and be marked as asleep) before sleeping.
             self._go_to(0)
             self.attention.claim = False
+            self.claimed_once = True
+            self.limited.woken(now)
+            if now < self._found_at + LINGER and not self.options.until_empty and not self.options.once:
+                # More is likely to follow: to ask again is cheaper than to have everybody notify.
+                self.attention.look_at = self.attention.next_due = now + ASK_AGAIN
+                return
+            # Fewer than wanted: nothing more is ready. Look (and be marked as asleep) before sleeping.
             self.attention.look_at = 0.0
             self.attention.next_due = None
-            self.claimed_once = True
 
     def _go_to(self, band: int) -> None:
         if band != self._range:
@@ -197,6 +237,7 @@ class Claims:
 
     def child_ended(self, task: ClaimedTask) -> None:
         """Note that a task runs no more: after one that ran alone, others may come again."""
+        self.limited.ended()
         if self.alone == task.id:
             self.alone = None
             self.attention.wake()
@@ -204,6 +245,8 @@ class Claims:
     def forget(self) -> None:
         """Begin anew, under a new lease."""
         self.alone = None
+        self.limited.forget()
+        self.limited.at = 0.0 if self.options.once else None
         self._range = 0
         self._low_end.forget()
         self.attention.marked = False

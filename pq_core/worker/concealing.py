@@ -10,7 +10,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
-from pq_core.errors import Cancel, Retry, Snooze, TaskCancelled, TaskTimeout
+from pq_core.errors import Cancel, RateLimited, Retry, Snooze, TaskCancelled, TaskTimeout
 from pq_core.types import HIDDEN
 
 if TYPE_CHECKING:
@@ -55,6 +55,8 @@ def stand_in(error: BaseException, cut: Callable[[TracebackType | None], Traceba
     match error:
         case Retry():
             return Retry(after=error.after)
+        case RateLimited():
+            return RateLimited(error.after)
         case Snooze():
             return Snooze(error.after)
         case Cancel() | MemoryError() | TaskTimeout() | TaskCancelled():

@@ -73,6 +73,13 @@ def evidence_of(done: Ended, cost: AttemptCost) -> Evidence:
     )
 
 
+def key_of(task: ClaimedTask) -> str | None:
+    """Return the concurrency key of a task."""
+    limits = task.options.get("limits")
+    key = limits.get("key") if isinstance(limits, dict) else None
+    return key if isinstance(key, str) else None
+
+
 def entry_of(
     task: ClaimedTask,
     verdict: Verdict,
@@ -102,6 +109,10 @@ def entry_of(
         "output": output,
         "unroutable": transition.outcome is Outcome.RELEASED,
     }
+    if verdict.pause and transition.delay:
+        key = key_of(task)
+        subject = f"queue:{task.queue}" if key is None else f"key:{key}"
+        item["pause"] = {"subject": subject, "seconds": transition.delay}
     if progress:
         item |= {"progress": progress.get("share"), "progress_message": storable(progress.get("message"))}
     outcome = AttemptOutcome(

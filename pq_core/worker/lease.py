@@ -170,7 +170,8 @@ class Lease:
         if self.known_dead:
             return  # the rescue that is due takes these first
         wait = self.seconds if others is None else min(max(float(others), 0.0) + SETTLING, self.seconds)
-        if self._next_rescue is None or now + wait < self._next_rescue or self._next_rescue < now:
+        # One that is due already stays so: put off by each heartbeat that comes just before it, it would never come.
+        if self._next_rescue is None or now + wait < self._next_rescue:
             self._next_rescue = now + wait
 
     def _rescue(self, worker_id: int) -> None:

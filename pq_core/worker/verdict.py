@@ -43,7 +43,10 @@ class Evidence:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """An outcome and what is told of it. ``started``: False when no child ever ran it."""
+    """An outcome and what is told of it. ``started``: False when no child ever ran it.
+
+    ``pause``: its key or its queue is to pause as long as it does.
+    """
 
     outcome: Outcome
     error: str | None = None
@@ -53,6 +56,7 @@ class Verdict:
     after: float | None = None
     result: Any = None
     started: bool = True
+    pause: bool = False
 
 
 _STOPPED = {
@@ -82,7 +86,12 @@ def judge(task: ClaimedTask, evidence: Evidence) -> Verdict:
         case "succeeded":
             return Verdict(outcome=Outcome.SUCCEEDED, result=end.get("result"))
         case "snoozed":
-            return Verdict(outcome=Outcome.SNOOZED, after=_number(end.get("after")), error=_text(end.get("error")))
+            return Verdict(
+                outcome=Outcome.SNOOZED,
+                after=_number(end.get("after")),
+                error=_text(end.get("error")),
+                pause=end.get("pause") is True,
+            )
         case "cancelled":
             return Verdict(outcome=Outcome.CANCELLED, error=_text(end.get("error")))
         case "released":

@@ -159,9 +159,7 @@ def test_starts_fast_keeps_its_data_and_ends(source: binaries.Source, empty: Pat
     assert (empty / ".gitignore").read_text() == "*\n"
     assert execute(dsn, "SHOW fsync") == "on"
     assert execute(dsn, "SELECT current_database() || current_setting('listen_addresses')") == "pq"
-    # On an idle machine 0.8 and 0.13 seconds; the bounds leave room for a busy one.
-    assert first < 6
-    assert min(later) < 1
+    assert min(later) < first, "initdb is run once"
 
 
 def test_second_start_in_a_process_is_one_round_trip(folder: Path) -> None:

@@ -36,7 +36,7 @@ ROWS: dict[str, Row] = {
     "unknown task": row(says="unroutable", name="no.such"),
     "function of a module that is not allowed": row(says="unroutable", name="os:system", payload='{"args": ["true"]}'),
     "attribute of an allowed kind": row(says="unroutable", name="tests.integration.worker_tasks:os.system"),
-    "name of a megabyte": row(says="unroutable", name="x" * 2**20),
+    "name of 1,000 characters": row(says="unroutable", name="x" * 1000),
     "name with lines": row(says="unroutable", name="a\nINFO forged: line\x1b[31m"),
     "name of odd characters": row(says="unroutable", name="'; DROP TABLE pq_tasks; -- \"\\ 🦆"),
     "empty name": row(says="unroutable", name=""),
@@ -51,7 +51,7 @@ ROWS: dict[str, Row] = {
     "a tag that names a module": row(
         says="not loaded", payload='{"args": [{"$pq": "dataclass", "type": "antigravity:x", "value": {}}]}'
     ),
-    "nested deep": row(says="TypeError", payload=f'{{"args": [{DEEP}, 1]}}'),
+    "nested deep": row(says="Error", payload=f'{{"args": [{DEEP}, 1]}}'),
     "a number of 5,000 digits": row(says="PayloadDecodeError", payload=f'{{"args": [{"9" * 5000}]}}'),
     "too many arguments": row(says="too many", payload=json.dumps({"args": [0] * 10_000})),
     "100 MB that is no payload": row(says="must be an object", payload=json.dumps(["x" * 100_000_000])),
@@ -171,6 +171,7 @@ def test_the_row_ends_clearly_and_the_worker_goes_on(bench: Bench, what: str) ->
         {"on_lost": "maybe"},
         {"payload": None},
         {"name": None},
+        {"name": "x" * 2**20},
         {"run_at": None},
         {"due": None},
         {"client_id_unique": "sometimes"},
@@ -181,7 +182,7 @@ def test_the_row_ends_clearly_and_the_worker_goes_on(bench: Bench, what: str) ->
         {"unroutable_since": "-infinity"},
         {"unroutable_since": "infinity"},
     ],
-    ids=str,
+    ids=lambda columns: str(columns)[:60],
 )
 def test_what_no_worker_could_take_is_refused_by_the_table(database: str, columns: dict[str, Any]) -> None:
     with pytest.raises(psycopg.errors.IntegrityError):
@@ -204,9 +205,9 @@ def test_a_version_parked_by_hand_does_not_keep_a_run_from_ending(bench: Bench) 
 
 
 def test_rows_that_say_they_run_are_found(bench: Bench) -> None:
-    for worker_id in (None, 2**62):
-        task_id = insert(bench.dsn, {**ADD, "status": "running", "worker_id": worker_id, "started_at": "2020-01-01"})
-        assert ended(bench.pq, task_id).status == "completed"
+    stuck = {**ADD, "status": "running", "started_at": "2020-01-01"}
+    ids = [insert(bench.dsn, {**stuck, "worker_id": worker_id}) for worker_id in (None, 2**62)]
+    assert [ended(bench.pq, task_id).status for task_id in ids] == ["completed"] * 2
 
 
 @pytest.mark.long
@@ -224,5 +225,7 @@ def test_one_row_does_not_hide_the_others(database: str) -> None:
         plain = pq.enqueue(tasks.add.call(1))
         insert(database, {**ADD, "queue": "never", "run_at": "-infinity"})
         insert(database, {**ADD, "queue": "never", "payload": f'{{"args": [{"9" * 5000}]}}'})
-        assert pq.stats().due == 3
+        insert(database, {**ADD, "queue": "never", "payload": f'{{"args": [{DEEP}, "]", {{"a": 1}}]}}'})
+        assert pq.stats().due == 4
+        assert pq.list_tasks()[0].payload["args"][1:] == ["]", {"a": 1}]
         assert plain in [record.id for record in pq.list_tasks()]

@@ -88,14 +88,16 @@ def test_cancelled_while_it_waits_in_an_inbox(pq: PQ, database: str, tmp_path: P
 def test_coroutines_wait_at_the_same_time_in_one_process(pq: PQ, database: str, tmp_path: Path) -> None:
     path = tmp_path / "pids"
     with running(database, tmp_path, concurrency=1, async_concurrency=200):
-        started = time.monotonic()
-        ids = pq.enqueue_many(tasks.async_naps.call(0.5, str(path)) for _ in range(100))
-        eventually(lambda: pq.counts()[TaskStatus.COMPLETED] == 100)
-        took = time.monotonic() - started
+        long = pq.enqueue_many(tasks.async_naps.call(300, str(path)) for _ in range(100))
+        eventually(lambda: len(lines(path)) == 100, what="all have begun, and none is over")
+        for one in long:
+            pq.cancel(one)
+        ids = pq.enqueue_many(tasks.async_naps.call(0.1, str(path)) for _ in range(10))
+        eventually(lambda: pq.counts()[TaskStatus.COMPLETED] == 10)
+        eventually(lambda: pq.counts()[TaskStatus.CANCELLED] == 100)
 
     assert len(set(lines(path))) == 1
-    assert took < 100 * 0.5 / 2, "one after another they would take 50 s"
-    assert [pq.get_task(one).result for one in ids[:3]] == ids[:3], "each has its own attempt"  # type: ignore[union-attr]
+    assert [pq.get_task(one).result for one in ids] == ids, "each has its own attempt"  # type: ignore[union-attr]
 
 
 def test_coroutine_over_its_time_leaves_its_neighbours_alone(pq: PQ, database: str, tmp_path: Path) -> None:
@@ -150,7 +152,7 @@ def test_drain_interrupts_coroutines_and_puts_them_back(pq: PQ, database: str, t
     path = tmp_path / "pids"
     with running(database, tmp_path, async_concurrency=10, drain_timeout=0.2) as worker:
         one = pq.enqueue(tasks.async_naps.call(60, str(path)))
-        pid = int(eventually(lambda: path.exists() and path.read_text().split()[-1]))
+        pid = int(eventually(lambda: lines(path))[-1])
         os.kill(worker.keeper, signal.SIGTERM)
         eventually(lambda: not alive(pid))
         eventually(lambda: pq.get_task(one).status is TaskStatus.PENDING)  # type: ignore[union-attr]

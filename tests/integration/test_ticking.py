@@ -236,7 +236,7 @@ def test_missed_ticks(
 
 def test_all_is_bounded_with_a_warning(pq: PQ, database: str, tmp_path: Path, connection: psycopg.Connection) -> None:
     one = pq.schedule(tasks.unserved.call(), run_every=MINUTE, catch_up="all", max_concurrent=None)
-    back(connection, one, timedelta(days=1) - SECOND)
+    back(connection, one, timedelta(days=1) - 30 * SECOND)  # half a minute until there is one more
 
     said = work(database, tmp_path, queues=["default"]).text
 

@@ -9,7 +9,7 @@ from pq_core.worker.options import WorkerOptions
 from pq_core.worker.ticking import Ticking
 
 CLAIM = ["pq_promote", "pq_claim_one_queue"]
-EMPTY_LOOK = [(b"f", None, b"f", None, None)]
+EMPTY_LOOK = [(b"f", None, b"f", None, None, b"f")]
 
 
 def claims() -> Claims:
@@ -70,3 +70,30 @@ def test_busy_worker_holds_back_for_a_suspect_for_a_while_only() -> None:
         "pq_claim_one_queue",
     ]
     assert names(worker.statements_to_send(131.0, 7, room=2, busy=False, reporting=False)) == ["pq_claim_suspect"]
+
+
+def test_plain_claims_and_those_under_limits_take_turns() -> None:
+    worker = claims()
+    worker.limited.answered([[None] * 22 + [b"0"]], 1.0)
+    assert worker.limited.open
+
+    kinds = []
+    for _ in range(4):
+        (*_, last) = names(worker.statements_to_send(1.0, 7, room=4, busy=True, reporting=False))
+        kinds.append(last)
+        if last == "pq_claim_limited":
+            worker.take(last, [[None] * 22 + [b"0"]], asked=4, now=1.0)
+    assert kinds == ["pq_claim_limited", "pq_claim_one_queue"] * 2
+
+
+def test_worker_asleep_asks_again_when_a_limit_may_let_something_pass() -> None:
+    worker = claims()
+    worker.attention.claim = False
+    worker.attention.look_at = 9.0
+    worker.take("pq_claim_limited", [[None] * 22 + [b"0.25"]], asked=2, now=1.0)
+
+    assert worker.next_event(1.0, room=2, busy=False) == 1.25
+    assert names(worker.statements_to_send(1.25, 7, room=2, busy=False, reporting=False)) == ["pq_claim_limited"]
+    worker.take("pq_claim_limited", [], asked=2, now=1.3)
+    assert not worker.limited.open
+    assert worker.next_event(1.3, room=2, busy=False) == 9.0

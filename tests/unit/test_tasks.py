@@ -15,7 +15,7 @@ import pytest
 from pq_core import Backoff, CallOptions, Priority, TaskGroup, TaskOptions, call
 from pq_core.errors import InvalidOption, InvalidTask, PayloadError, PayloadTooLarge, UnknownTask
 from pq_core.functions import Arity
-from pq_core.options import CallFields, TaskFields, split_flat_options, split_schedule_options
+from pq_core.options import CODE_ONLY, CallFields, TaskFields, split_flat_options, split_schedule_options
 from pq_core.registry import Registry
 from pq_core.tasks import Call, as_task
 
@@ -291,7 +291,7 @@ class TestOptions:
         whole = {f.name for f in fields(CallOptions)}
 
         assert set(TaskFields.__annotations__) == task
-        assert set(CallFields.__annotations__) == whole - {"retry_on", "no_retry_on", "payload", "sensitive"}
+        assert set(CallFields.__annotations__) == whole - CODE_ONLY
 
     @pytest.mark.parametrize(
         ("name", "value", "fix"),

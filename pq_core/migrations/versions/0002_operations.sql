@@ -83,7 +83,9 @@ LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog AS $pq$
         LATERAL (VALUES (0, b.bucket), (1, b.count)) v(place, number)
 $pq$;
 
--- pq_enqueue takes `sensitive` (true: no argument reaches logs, plugins or views) and stores it in `options`.
+-- pq_enqueue takes `sensitive` (true: no argument reaches logs, plugins or views) and stores it in `options`. So it does
+-- with limits: `concurrency` (at once) and `rate` (starts per second) of all tasks of this name, `concurrency_key` and
+-- `concurrency_limit` (at once, 1 unless said) of all tasks with this key.
 CREATE OR REPLACE FUNCTION {schema}.pq_enqueue_problem(item jsonb) RETURNS text LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $pq$
     SELECT CASE
         WHEN jsonb_typeof(item) IS DISTINCT FROM 'object' THEN
@@ -104,19 +106,47 @@ CREATE OR REPLACE FUNCTION {schema}.pq_enqueue_problem(item jsonb) RETURNS text 
         -- queue would be stored and then keep that run from ever ending.
         WHEN greatest(length(item ->> 'name'), length(item ->> 'queue'), length(item ->> 'client_id')) > 255 THEN
             '"name", "queue" and "client_id" have 255 characters at most'
+        WHEN length(item ->> 'concurrency_key') > 255 THEN '"concurrency_key" has 255 characters at most'
+        WHEN item ->> 'concurrency_limit' IS NOT NULL AND item ->> 'concurrency_key' IS NULL THEN
+            '"concurrency_limit" needs a "concurrency_key"'
         -- What could be stored and never be run as it says, at the price of one look for all of it: in a path, only
         -- numbers compare with numbers, and what is missing or null fulfils no condition.
         WHEN item @? '$ ? (@.name.type() != "string" || @.queue == "" || @.max_attempts < 1 || @.timeout <= 0
             || @.max_runtime_seconds <= 0 || @.memory_limit <= 0 || @.grace < 0 || @.result_limit < 0
             || (@.queue.type() != "string" && @.queue.type() != "null")
             || (@.client_id.type() != "string" && @.client_id.type() != "null") || @.client_id == ""
+            || (@.concurrency_key.type() != "string" && @.concurrency_key.type() != "null") || @.concurrency_key == ""
+            || @.concurrency_limit < 1 || @.concurrency < 1 || @.rate <= 0
             || exists (@.run_at ? (!(@ like_regex "^[-0-9]+[T ][0-9:.]+ ?(Z|[-+][0-9:]+)$"))))'
         THEN {schema}.pq_enqueue_misfit(item)
         -- NULL when all are known.
         ELSE 'unknown option ' || cast(jsonb_path_query_first(item - ARRAY['name', 'args', 'kwargs', 'queue',
             'priority', 'run_at', 'run_in', 'client_id', 'unique', 'on_duplicate', 'max_attempts', 'timeout',
             'max_runtime_seconds', 'memory_limit', 'grace', 'result_limit', 'on_lost', 'backoff', 'on_failure',
-            'headers', 'version', 'schedule_id', 'tick_at', 'sensitive'], '$.keyvalue().key') AS text)
+            'headers', 'version', 'schedule_id', 'tick_at', 'sensitive', 'concurrency', 'rate',
+            'concurrency_key', 'concurrency_limit'], '$.keyvalue().key') AS text)
+    END
+$pq$;
+
+CREATE OR REPLACE FUNCTION {schema}.pq_enqueue_misfit(item jsonb) RETURNS text LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $pq$
+    SELECT CASE
+        WHEN jsonb_typeof(item -> 'name') <> 'string' THEN '"name" must be text'
+        WHEN jsonb_typeof(item -> 'queue') NOT IN ('string', 'null') OR item ->> 'queue' = '' THEN
+            '"queue" must be text that is not empty'
+        WHEN jsonb_typeof(item -> 'client_id') NOT IN ('string', 'null') OR item ->> 'client_id' = '' THEN
+            '"client_id" must be text that is not empty'
+        WHEN jsonb_typeof(item -> 'concurrency_key') NOT IN ('string', 'null') OR item ->> 'concurrency_key' = '' THEN
+            '"concurrency_key" must be text that is not empty'
+        WHEN item @? '$.max_attempts ? (@ < 1)' THEN '"max_attempts" must be at least 1'
+        WHEN item @? '$.timeout ? (@ <= 0)' THEN '"timeout" must be above 0'
+        WHEN item @? '$.max_runtime_seconds ? (@ <= 0)' THEN '"max_runtime_seconds" must be above 0'
+        WHEN item @? '$.memory_limit ? (@ <= 0)' THEN '"memory_limit" must be above 0'
+        WHEN item @? '$.grace ? (@ < 0)' THEN '"grace" must not be negative'
+        WHEN item @? '$.result_limit ? (@ < 0)' THEN '"result_limit" must not be negative'
+        WHEN item @? '$.concurrency_limit ? (@ < 1)' THEN '"concurrency_limit" must be at least 1'
+        WHEN item @? '$.concurrency ? (@ < 1)' THEN '"concurrency" must be at least 1'
+        WHEN item @? '$.rate ? (@ <= 0)' THEN '"rate" must be above 0: starts per second'
+        ELSE '"run_at" must be a date and a time with an offset, like 2030-01-31T08:00:00+01:00'
     END
 $pq$;
 
@@ -131,27 +161,35 @@ LANGUAGE sql STABLE PARALLEL SAFE AS $pq$
         coalesce(e.queue, 'default'), coalesce(e.priority, 50::smallint), s.at, s.at <= moment, moment,
         coalesce(e.max_attempts, 1), coalesce(e.timeout, e.max_runtime_seconds), coalesce(e.on_lost, 'retry'),
         nullif(e.on_failure, 'null'), nullif(e.headers, 'null'), coalesce(e.version, 1), e.schedule_id, e.tick_at,
-        CASE WHEN num_nonnulls(e.memory_limit, e.grace, e.result_limit, e.backoff, e.sensitive) > 0 THEN
+        CASE WHEN num_nonnulls(e.memory_limit, e.grace, e.result_limit, e.backoff, e.sensitive, e.concurrency, e.rate,
+            e.concurrency_key) > 0 THEN
             nullif(jsonb_strip_nulls(jsonb_build_object('memory_limit', e.memory_limit, 'grace', e.grace,
-                'result_limit', e.result_limit, 'backoff', e.backoff, 'sensitive', e.sensitive)), '{{}}')
+                'result_limit', e.result_limit, 'backoff', e.backoff, 'sensitive', e.sensitive, 'limits',
+                CASE WHEN num_nonnulls(e.concurrency, e.rate, e.concurrency_key) > 0 THEN
+                    jsonb_build_object('key', e.concurrency_key, 'at_once',
+                        CASE WHEN e.concurrency_key IS NOT NULL THEN coalesce(e.concurrency_limit, 1) END,
+                        'concurrency', e.concurrency, 'rate', e.rate)
+                END)), '{{}}')
         END
     FROM ROWS FROM (jsonb_to_recordset(items) AS (
             name text, args jsonb, kwargs jsonb, queue text, priority smallint, run_at timestamptz,
             run_in double precision, client_id text, "unique" text, max_attempts integer, timeout double precision,
             max_runtime_seconds double precision, memory_limit bigint, grace double precision, result_limit bigint,
             on_lost text, backoff jsonb, on_failure jsonb, headers jsonb, version integer, schedule_id bigint,
-            tick_at timestamptz, sensitive boolean)) WITH ORDINALITY AS e(
+            tick_at timestamptz, sensitive boolean, concurrency integer, rate double precision, concurrency_key text,
+            concurrency_limit integer)) WITH ORDINALITY AS e(
             name, args, kwargs, queue, priority, run_at, run_in, client_id, "unique", max_attempts, timeout,
             max_runtime_seconds, memory_limit, grace, result_limit, on_lost, backoff, on_failure, headers, version,
-            schedule_id, tick_at, sensitive, n),
+            schedule_id, tick_at, sensitive, concurrency, rate, concurrency_key, concurrency_limit, n),
         LATERAL (SELECT CASE WHEN e.run_in IS NULL THEN coalesce(e.run_at, moment)
             ELSE coalesce(e.run_at, moment) + e.run_in * interval '1 second' END) s(at)
 $pq$;
 
 -- What a claim or a report counts on: a row written by hand that can't be claimed would keep all others of its queue from
--- it. Not validated: what is there was written by pq.
-ALTER TABLE {schema}.pq_tasks ADD CONSTRAINT pq_tasks_countable CHECK (attempts < 2000000000 AND losses < 2000000000
-    AND lone_losses < 2000000000 AND snoozes < 2000000000 AND fence < 4611686018427387904
+-- it, and one whose name does not fit into an index could never end. Not validated: what is there was written by pq.
+ALTER TABLE {schema}.pq_tasks ADD CONSTRAINT pq_tasks_possible CHECK (octet_length(name) <= 1020
+    AND attempts < 2000000000 AND losses < 2000000000 AND lone_losses < 2000000000 AND snoozes < 2000000000
+    AND fence < 4611686018427387904
     AND (unroutable_since IS NULL OR isfinite(unroutable_since))) NOT VALID;
 
 -- As in the first schema, with a shorter way for most single tasks. What it takes and returns stands there.
@@ -222,5 +260,298 @@ CREATE TABLE {schema}.pq_chores (
 -- `retention` is for completed and cancelled tasks, this for failed ones. NULL: as the application says; below zero: for
 -- ever.
 ALTER TABLE {schema}.pq_queues ADD COLUMN retention_failed interval;
+
+-- Limits across all workers. A queue's limits stand in pq_queues; those of a task function or a key come with each task,
+-- in options -> 'limits' (key, at_once, concurrency, rate). What has either is claimed by pq_claim_limited alone, one
+-- worker at a time, and what counts against a limit are the rows that run: a dead worker's places come free with its
+-- rescue.
+--
+-- A row for what has a rate or was paused: subject is queue:NAME, task:NAME or key:KEY. `next_at`: when the next start is
+-- due if all follow one another at the rate. Rows whose times are over mean nothing and are removed now and then.
+CREATE TABLE {schema}.pq_limits (
+    subject       text PRIMARY KEY,
+    next_at       timestamptz,
+    paused_until  timestamptz
+) WITH (fillfactor = 50);
+
+-- A queue that a task paused by RateLimited.
+ALTER TABLE {schema}.pq_queues ADD COLUMN paused_until timestamptz;
+
+-- Tasks with limits of their own wait where no other claim looks: as 'blocked', with a lane (see 0002_lanes.sql).
+CREATE FUNCTION {schema}.pq_hold() RETURNS trigger LANGUAGE plpgsql SET search_path = pg_catalog AS $pq$
+BEGIN
+    UPDATE {schema}.pq_tasks t
+    SET status = 'blocked',
+        concurrency_key = NEW.options -> 'limits' ->> 'key',
+        lane = md5(coalesce(NEW.options -> 'limits' ->> 'key', ''))
+            || md5(CASE WHEN NEW.options -> 'limits' ?| ARRAY['concurrency', 'rate'] THEN NEW.name ELSE '' END)
+    WHERE t.id = NEW.id;
+    RETURN NULL;
+END
+$pq$;
+-- The one place where that holds, whoever writes: enqueuing, promoting, retrying, rescuing, a parked version. After the
+-- statement, so that it still returns 'pending': code of revision 1 knows no other word for a task that comes back. In its
+-- transaction, so that no claim of anybody else sees that state. What is not due yet waits as everything else does.
+CREATE TRIGGER pq_hold AFTER INSERT OR UPDATE ON {schema}.pq_tasks FOR EACH ROW
+    WHEN (NEW.options ? 'limits' AND NEW.status = 'pending' AND NEW.due) EXECUTE FUNCTION {schema}.pq_hold();
+REVOKE EXECUTE ON FUNCTION {schema}.pq_hold() FROM PUBLIC;
+
+-- Seconds that starts may come early, so that those that come late don't lower the rate: a twentieth of a second, or half
+-- of the distance between two up to one second.
+CREATE FUNCTION {schema}.pq_limit_slack(every double precision) RETURNS double precision
+LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $pq$
+    SELECT greatest(0.05, least(every / 2, 1))
+$pq$;
+
+-- How many may start now under one limit (a billion: no limit), and if none, seconds until one might (0.1 where only the
+-- end of a run can tell). `every`: seconds between two starts.
+CREATE FUNCTION {schema}.pq_limit_places(of text, at_once bigint, used bigint, every double precision, moment timestamptz,
+    OUT places bigint, OUT wait double precision)
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $pq$
+DECLARE
+    state {schema}.pq_limits%ROWTYPE;
+    early double precision;
+BEGIN
+    places := 1000000000;
+    SELECT l.* INTO state FROM {schema}.pq_limits l WHERE l.subject = of;
+    IF state.paused_until > moment THEN
+        places := 0;
+        wait := extract(epoch FROM state.paused_until - moment);
+        RETURN;
+    END IF;
+    IF at_once IS NOT NULL THEN
+        places := greatest(at_once - coalesce(used, 0), 0);
+        IF places = 0 THEN
+            wait := 0.1;
+            RETURN;
+        END IF;
+    END IF;
+    IF every IS NOT NULL THEN
+        -- Never further ahead than a start just now would have put it: a rate may have been raised, a clock set back.
+        early := {schema}.pq_limit_slack(every) - least(
+            greatest(extract(epoch FROM coalesce(state.next_at, moment) - moment), 0),
+            {schema}.pq_limit_slack(every) + every);
+        IF early < 0 THEN
+            places := 0;
+            wait := -early;
+        ELSE
+            places := least(places, floor(early / every)::bigint + 1);
+        END IF;
+    END IF;
+END
+$pq$;
+REVOKE EXECUTE ON FUNCTION {schema}.pq_limit_places(text, bigint, bigint, double precision, timestamptz) FROM PUBLIC;
+
+-- Note that `count` have started under a rate.
+CREATE FUNCTION {schema}.pq_limit_spend(of text, every double precision, count bigint, moment timestamptz) RETURNS void
+LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $pq$
+    INSERT INTO {schema}.pq_limits AS l (subject, next_at) VALUES (of, moment + count * every * interval '1 second')
+    ON CONFLICT (subject) DO UPDATE SET next_at = least(
+            greatest(coalesce(l.next_at, moment), moment),
+            moment + ({schema}.pq_limit_slack(every) + every) * interval '1 second'
+        ) + count * every * interval '1 second'
+$pq$;
+REVOKE EXECUTE ON FUNCTION {schema}.pq_limit_spend(text, double precision, bigint, timestamptz) FROM PUBLIC;
+
+-- Claim up to `room` tasks that have limits, of these queues and bands of priorities. Invariant: as in claim_one_queue.sql;
+-- and at no time run more tasks of a queue, a function or a key than its limit says, nor start more than its rate says.
+-- One claim at a time decides that: under the lock each statement below sees what the claims before it have taken.
+-- `idle`: the worker runs nothing, so it may get a task that was lost twice; that comes alone.
+-- Returns the tasks, columns as there, with next_in NULL; then, if anything waits for its limit, a row without id that
+-- says in how many seconds another claim may get something.
+CREATE FUNCTION {schema}.pq_claim_limited(worker bigint, serves text[], lows integer[], highs integer[], room integer,
+    idle boolean)
+RETURNS TABLE (id bigint, name text, queue text, priority smallint, fence bigint, number integer, max_attempts integer,
+    payload text, headers text, version integer, run_at timestamptz, created_at timestamptz, started_at timestamptz,
+    client_id text, timeout double precision, options text, losses integer, snoozes integer, schedule_id bigint,
+    tick_at timestamptz, on_lost text, unroutable double precision, next_in double precision)
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $pq$
+#variable_conflict use_column
+DECLARE
+    moment   timestamptz;
+    limited  jsonb;           -- queue -> its limits
+    opened   text[];          -- the queues that are not paused, in any order
+    used     jsonb;           -- subject -> how many run
+    found_   bigint[] := '{{}}';
+    ids      bigint[];
+    whole    boolean := false;
+    soonest  double precision;
+    one      text;
+    half     integer;
+    places   bigint;
+    wait     double precision;
+    part     record;
+    head     record;
+    begin_at text COLLATE "C";
+    behind   text COLLATE "C";
+    wrapped  boolean;
+    visits   integer := 0;
+BEGIN
+    SELECT jsonb_object_agg(q.name, jsonb_build_object('at_once', q.concurrency_limit, 'every',
+        extract(epoch FROM coalesce(q.rate_period, interval '1 second')) / q.rate_limit))
+    INTO limited FROM {schema}.pq_queues q
+    WHERE q.name = ANY (serves) AND (q.concurrency_limit IS NOT NULL OR q.rate_limit IS NOT NULL);
+    IF limited IS NULL AND NOT EXISTS (SELECT FROM {schema}.pq_tasks t
+        WHERE t.status = 'blocked' AND t.lane IS NOT NULL AND t.queue = ANY (serves))
+    THEN
+        RETURN;
+    END IF;
+    PERFORM FROM {schema}.pq_workers w WHERE w.id = worker AND w.expires_at > clock_timestamp()
+    FOR KEY SHARE SKIP LOCKED;
+    IF NOT FOUND THEN
+        RETURN;
+    END IF;
+    IF NOT pg_try_advisory_xact_lock(hashtextextended({schema}.pq_channel('limits'), 0)) THEN
+        next_in := 0.005;
+        RETURN NEXT;
+        RETURN;
+    END IF;
+
+    moment := clock_timestamp();
+    limited := coalesce(limited, '{{}}');
+    SELECT coalesce(array_agg(s.name ORDER BY random()), '{{}}') INTO opened FROM unnest(serves) s(name)
+    WHERE NOT EXISTS (SELECT FROM {schema}.pq_queues q
+        WHERE q.name = s.name AND (q.paused_at IS NOT NULL OR q.paused_until > moment));
+    SELECT coalesce(jsonb_object_agg(u.subject, u.n), '{{}}') INTO used FROM (
+        SELECT v.subject, count(*) AS n FROM {schema}.pq_tasks t CROSS JOIN LATERAL (VALUES
+            (CASE WHEN limited ? t.queue THEN 'queue:' || t.queue END),
+            (CASE WHEN t.options -> 'limits' ? 'concurrency' THEN 'task:' || t.name END),
+            ('key:' || (t.options -> 'limits' ->> 'key'))) v(subject)
+        WHERE t.status = 'running' AND v.subject IS NOT NULL
+        GROUP BY v.subject) u;
+
+    -- Tasks that have but their queue's limits, and those with limits of their own; now these first, now those.
+    FOREACH half IN ARRAY CASE WHEN random() < 0.5 THEN ARRAY[1, 2] ELSE ARRAY[2, 1] END LOOP
+    FOREACH one IN ARRAY opened LOOP
+        EXIT WHEN whole OR cardinality(found_) >= room;
+        IF half = 1 THEN
+            CONTINUE WHEN NOT limited ? one;
+            SELECT p.places, p.wait INTO places, wait FROM {schema}.pq_limit_places('queue:' || one,
+                (limited -> one ->> 'at_once')::bigint, (used ->> ('queue:' || one))::bigint,
+                (limited -> one ->> 'every')::double precision, moment) p;
+            places := least(places, room - cardinality(found_));
+            IF places > 0 AND idle AND found_ = '{{}}' THEN
+                found_ := ARRAY(SELECT t.id FROM {schema}.pq_tasks t
+                    WHERE t.status = 'pending' AND t.losses >= 2 AND t.run_at <= moment AND t.queue = one
+                        AND EXISTS (SELECT FROM unnest(lows, highs) b(low, high) WHERE t.priority BETWEEN b.low AND b.high)
+                    ORDER BY t.priority DESC, t.run_at LIMIT 1 FOR UPDATE OF t SKIP LOCKED);
+                whole := found_ <> '{{}}';
+            END IF;
+            IF whole THEN
+                ids := found_;
+            ELSIF places > 0 THEN
+                ids := ARRAY(SELECT t.id FROM {schema}.pq_tasks t
+                    WHERE t.status = 'pending' AND t.due AND t.losses < 2 AND t.queue = one
+                        AND EXISTS (SELECT FROM unnest(lows, highs) b(low, high) WHERE t.priority BETWEEN b.low AND b.high)
+                    ORDER BY -t.priority::integer, t.run_at, t.id LIMIT places FOR UPDATE OF t SKIP LOCKED);
+                found_ := found_ || ids;
+            ELSIF EXISTS (SELECT FROM {schema}.pq_tasks t
+                WHERE t.status = 'pending' AND t.due AND t.losses < 2 AND t.queue = one)
+            THEN
+                soonest := least(soonest, wait);
+                CONTINUE;
+            ELSE
+                CONTINUE;
+            END IF;
+            IF ids <> '{{}}' THEN
+                used := used || jsonb_build_object('queue:' || one,
+                    coalesce((used ->> ('queue:' || one))::bigint, 0) + cardinality(ids));
+                IF limited -> one ->> 'every' IS NOT NULL THEN
+                    PERFORM {schema}.pq_limit_spend('queue:' || one, (limited -> one ->> 'every')::double precision,
+                        cardinality(ids), moment);
+                END IF;
+            END IF;
+            IF cardinality(ids) >= places THEN
+                SELECT least(soonest, coalesce(p.wait, 0)) INTO soonest FROM {schema}.pq_limit_places('queue:' || one,
+                    (limited -> one ->> 'at_once')::bigint, (used ->> ('queue:' || one))::bigint,
+                    (limited -> one ->> 'every')::double precision, moment) p;
+            END IF;
+            CONTINUE;
+        END IF;
+
+        -- Lane by lane, from anywhere on, once round.
+        begin_at := md5(random()::text);
+        behind := begin_at;
+        wrapped := false;
+        LOOP
+            EXIT WHEN whole;
+            IF cardinality(found_) >= room OR visits >= 300 THEN
+                soonest := 0;
+                EXIT;
+            END IF;
+            SELECT t.lane, t.name, t.losses, t.options -> 'limits' AS limits INTO head FROM {schema}.pq_tasks t
+            WHERE t.status = 'blocked' AND t.lane IS NOT NULL AND t.queue = one AND t.lane > behind
+                AND (t.losses < 2 OR (idle AND found_ = '{{}}'))
+                AND EXISTS (SELECT FROM unnest(lows, highs) b(low, high) WHERE t.priority BETWEEN b.low AND b.high)
+            ORDER BY t.lane, -t.priority::integer, t.run_at, t.id LIMIT 1;
+            IF NOT FOUND THEN
+                EXIT WHEN wrapped;
+                wrapped := true;
+                behind := '';
+                CONTINUE;
+            END IF;
+            EXIT WHEN wrapped AND head.lane > begin_at;
+            behind := head.lane;
+            visits := visits + 1;
+            -- The narrowest of its limits counts, and if one lets nothing pass, the longest of the waits.
+            SELECT least(min(p.places), room - cardinality(found_)), max(p.wait) INTO places, wait
+            FROM (VALUES ('key:' || (head.limits ->> 'key'), (head.limits ->> 'at_once')::bigint, NULL),
+                ('task:' || head.name, (head.limits ->> 'concurrency')::bigint,
+                    1 / (head.limits ->> 'rate')::double precision),
+                ('queue:' || one, (limited -> one ->> 'at_once')::bigint,
+                    (limited -> one ->> 'every')::double precision)) s(subject, at_once, every)
+            CROSS JOIN LATERAL {schema}.pq_limit_places(s.subject, s.at_once, (used ->> s.subject)::bigint, s.every, moment) p
+            WHERE s.subject IS NOT NULL;
+            IF places <= 0 THEN
+                soonest := least(soonest, wait);
+                CONTINUE;
+            END IF;
+            whole := head.losses >= 2;
+            ids := ARRAY(SELECT t.id FROM {schema}.pq_tasks t
+                WHERE t.status = 'blocked' AND t.lane IS NOT NULL AND t.queue = one AND t.lane = head.lane
+                    AND (t.losses >= 2) = whole
+                    AND EXISTS (SELECT FROM unnest(lows, highs) b(low, high) WHERE t.priority BETWEEN b.low AND b.high)
+                ORDER BY -t.priority::integer, t.run_at, t.id
+                LIMIT CASE WHEN whole THEN 1 ELSE places END FOR UPDATE OF t SKIP LOCKED);
+            IF ids = '{{}}' THEN
+                whole := false;
+                soonest := least(soonest, 0.05);  -- somebody holds its lock: he may cancel it, or not
+                CONTINUE;
+            END IF;
+            found_ := found_ || ids;
+            FOR part IN SELECT s.subject, s.every FROM (VALUES ('key:' || (head.limits ->> 'key'), NULL),
+                ('task:' || head.name, 1 / (head.limits ->> 'rate')::double precision),
+                ('queue:' || one, (limited -> one ->> 'every')::double precision)) s(subject, every)
+                WHERE s.subject IS NOT NULL
+            LOOP
+                used := used || jsonb_build_object(part.subject,
+                    coalesce((used ->> part.subject)::bigint, 0) + cardinality(ids));
+                IF part.every IS NOT NULL THEN
+                    PERFORM {schema}.pq_limit_spend(part.subject, part.every, cardinality(ids), moment);
+                    soonest := least(soonest, part.every);
+                END IF;
+            END LOOP;
+            IF cardinality(ids) >= places THEN
+                soonest := least(soonest, 0.1);
+            END IF;
+        END LOOP;
+    END LOOP;
+    END LOOP;
+
+    RETURN QUERY UPDATE {schema}.pq_tasks t
+    SET status = 'running', worker_id = worker, fence = t.fence + 1, attempts = t.attempts + 1, alone = whole,
+        started_at = clock_timestamp(), outcome = NULL, progress = NULL, progress_message = NULL
+    WHERE t.id = ANY (found_)
+    RETURNING t.id, t.name, t.queue, t.priority, t.fence, t.attempts, t.max_attempts, t.payload::text, t.headers::text,
+        t.version, t.run_at, t.created_at, t.started_at, t.client_id, t.max_runtime_seconds, t.options::text, t.losses,
+        t.snoozes, t.schedule_id, t.tick_at, t.on_lost,
+        extract(epoch FROM clock_timestamp() - t.unroutable_since)::double precision, NULL::double precision;
+    IF soonest IS NOT NULL OR whole THEN
+        SELECT NULL, coalesce(soonest, 0) INTO id, next_in;
+        RETURN NEXT;
+    END IF;
+END
+$pq$;
+REVOKE EXECUTE ON FUNCTION {schema}.pq_claim_limited(bigint, text[], integer[], integer[], integer, boolean) FROM PUBLIC;
 
 UPDATE {schema}.pq_schema SET revision = 2;

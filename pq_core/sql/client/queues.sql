@@ -20,6 +20,11 @@ WITH RECURSIVE input AS (SELECT cast(cast({parameters} AS text) AS jsonb) AS p),
 ), suspect AS MATERIALIZED (
     SELECT t.queue AS name, count(*) AS due, min(t.run_at) AS oldest FROM {schema}.pq_tasks t
     WHERE t.status = 'pending' AND t.losses >= 2 AND t.due GROUP BY t.queue
+), held AS MATERIALIZED (
+    SELECT f.queue AS name, count(*) AS due, min(f.run_at) AS oldest FROM (SELECT t.queue, t.run_at
+        FROM {schema}.pq_tasks t WHERE t.status = 'blocked' AND t.lane IS NOT NULL
+        LIMIT (SELECT cast(p ->> 'cap' AS bigint) + 1 FROM input)) f
+    GROUP BY f.queue
 ), running AS MATERIALIZED (
     SELECT t.queue AS name, count(*) AS running FROM {schema}.pq_tasks t WHERE t.status = 'running' GROUP BY t.queue
 ), serving AS MATERIALIZED (
@@ -29,16 +34,18 @@ WITH RECURSIVE input AS (SELECT cast(cast({parameters} AS text) AS jsonb) AS p),
     -- Through an array: estimated at ten rows. Estimated at as many as an unknown table might have, all of this would
     -- look expensive enough to be compiled first, which takes four times as long as running it.
     SELECT unnest(ARRAY(SELECT r.name FROM ready r WHERE r.name IS NOT NULL
-    UNION SELECT l.name FROM later l UNION SELECT s.name FROM suspect s UNION SELECT r.name FROM running r
+    UNION SELECT l.name FROM later l UNION SELECT s.name FROM suspect s UNION SELECT h.name FROM held h UNION SELECT r.name FROM running r
     UNION SELECT s.name FROM serving s UNION SELECT q.name FROM {schema}.pq_queues q)) AS name
 )
 SELECT cast(row_to_json(r) AS text) FROM (
-    SELECT n.name, d.due + coalesce(l.due, 0) + coalesce(s.due, 0) AS due, coalesce(l.scheduled, 0) AS scheduled,
+    SELECT n.name, d.due + coalesce(l.due, 0) + coalesce(s.due, 0) + coalesce(h.due, 0) AS due,
+        coalesce(h.due, 0) AS held, coalesce(l.scheduled, 0) AS scheduled,
         coalesce(r.running, 0) AS running,
         -- Within a priority the first one has waited longest: a look at each priority is enough.
-        coalesce(greatest(extract(epoch FROM clock_timestamp() - least(o.oldest, l.oldest, s.oldest)), 0), 0)
+        coalesce(greatest(extract(epoch FROM clock_timestamp() - least(o.oldest, l.oldest, s.oldest, h.oldest)), 0), 0)
             AS oldest_wait,
-        coalesce(w.workers, 0) AS workers, q.paused_at, q.paused_by, q.concurrency_limit, q.rate_limit,
+        coalesce(w.workers, 0) AS workers, q.paused_at, q.paused_by,
+        CASE WHEN q.paused_until > clock_timestamp() THEN q.paused_until END AS paused_until, q.concurrency_limit, q.rate_limit,
         cast(extract(epoch FROM q.rate_period) AS double precision) AS rate_period,
         cast(extract(epoch FROM q.retention) AS double precision) AS retention,
         cast(extract(epoch FROM q.retention_failed) AS double precision) AS retention_failed
@@ -61,6 +68,7 @@ SELECT cast(row_to_json(r) AS text) FROM (
         ) SELECT min(f.run_at) AS oldest FROM first f) o
     LEFT JOIN later l ON l.name = n.name
     LEFT JOIN suspect s ON s.name = n.name
+    LEFT JOIN held h ON h.name = n.name
     LEFT JOIN running r ON r.name = n.name
     LEFT JOIN serving w ON w.name = n.name
     LEFT JOIN {schema}.pq_queues q ON q.name = n.name

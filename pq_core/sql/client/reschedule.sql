@@ -8,10 +8,11 @@ WITH input AS (SELECT cast(cast({parameters} AS text) AS jsonb) AS p), wanted AS
     FROM input
 ), moved AS (
     UPDATE {schema}.pq_tasks t SET
+        status = 'pending',
         run_at = coalesce(w.run_at, t.run_at),
         due = coalesce(w.run_at, t.run_at) <= clock_timestamp(),
         priority = coalesce(w.priority, t.priority)
-    FROM wanted w WHERE t.status = 'pending' AND {conditions}
+    FROM wanted w WHERE (t.status = 'pending' OR (t.status = 'blocked' AND t.lane IS NOT NULL)) AND {conditions}
     RETURNING t.id, t.queue, t.due
 ), woken AS MATERIALIZED (
     SELECT pg_notify({schema}.pq_channel('wake'), left(q.queue, 1000))

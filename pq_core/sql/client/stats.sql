@@ -12,6 +12,9 @@ WITH input AS (SELECT cast(cast({parameters} AS text) AS jsonb) AS p), waiting A
         min(t.run_at) FILTER (WHERE t.run_at <= clock_timestamp())
     FROM {schema}.pq_tasks t WHERE t.status = 'pending' AND NOT t.due GROUP BY t.queue
     UNION ALL
+    SELECT t.queue, count(*), 0, 0, min(t.run_at)
+    FROM {schema}.pq_tasks t WHERE t.status = 'blocked' AND t.lane IS NOT NULL GROUP BY t.queue
+    UNION ALL
     SELECT t.queue, 0, 0, count(*), NULL FROM {schema}.pq_tasks t WHERE t.status = 'running' GROUP BY t.queue
 ), queues AS (
     SELECT w.queue AS name, sum(w.due) AS due, sum(w.scheduled) AS scheduled, sum(w.running) AS running,

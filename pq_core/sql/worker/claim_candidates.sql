@@ -13,7 +13,8 @@ WITH lease AS MATERIALIZED (
     FROM {schema}.pq_tasks t
     WHERE t.id = ANY ($2::bigint[])
         AND t.status = 'pending' AND t.due IS NOT FALSE AND t.losses < 2
-        AND t.queue <> ALL (ARRAY(SELECT p.name FROM {schema}.pq_queues p WHERE p.paused_at IS NOT NULL))
+        AND t.queue <> ALL (ARRAY(SELECT p.name FROM {schema}.pq_queues p WHERE p.paused_at IS NOT NULL
+            OR p.concurrency_limit IS NOT NULL OR p.rate_limit IS NOT NULL OR p.paused_until > clock_timestamp()))
         AND EXISTS (SELECT FROM lease)
     ORDER BY -t.priority::integer, t.run_at, t.id
     LIMIT $3::integer

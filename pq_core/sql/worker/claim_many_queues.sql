@@ -26,7 +26,8 @@ WITH lease AS MATERIALIZED (
         coalesce(q.id, -9223372036854775808) AS id
     FROM unnest($2::text[], $6::integer[], $7::timestamptz[], $8::bigint[]) q(name, priority, run_at, id)
     WHERE EXISTS (SELECT FROM lease)
-        AND q.name <> ALL (ARRAY(SELECT p.name FROM {schema}.pq_queues p WHERE p.paused_at IS NOT NULL))
+        AND q.name <> ALL (ARRAY(SELECT p.name FROM {schema}.pq_queues p WHERE p.paused_at IS NOT NULL
+            OR p.concurrency_limit IS NOT NULL OR p.rate_limit IS NOT NULL OR p.paused_until > clock_timestamp()))
 ), share AS MATERIALIZED (
     SELECT t.queue, t.rank, t.run_at, t.id, t.spot, t.place
     FROM searched s CROSS JOIN LATERAL (

@@ -25,7 +25,8 @@ WITH lease AS MATERIALIZED (
             coalesce(($7::timestamptz[])[1], '-infinity'),
             coalesce(($8::bigint[])[1], -9223372036854775808))
         AND EXISTS (SELECT FROM lease)
-        AND NOT EXISTS (SELECT FROM {schema}.pq_queues q WHERE q.name = ($2::text[])[1] AND q.paused_at IS NOT NULL)
+        AND NOT EXISTS (SELECT FROM {schema}.pq_queues q WHERE q.name = ($2::text[])[1] AND (q.paused_at IS NOT NULL
+            OR q.concurrency_limit IS NOT NULL OR q.rate_limit IS NOT NULL OR q.paused_until > clock_timestamp()))
     ORDER BY -t.priority::integer, t.run_at, t.id
     LIMIT $5::integer
     FOR UPDATE OF t SKIP LOCKED

@@ -10,7 +10,8 @@ WHERE t.id = ANY (ARRAY(
     SELECT s.id FROM {schema}.pq_tasks s
     WHERE s.status = 'pending' AND s.losses >= 2 AND s.run_at <= clock_timestamp() AND s.queue = ANY ($2::text[])
         AND EXISTS (SELECT FROM unnest($3::integer[], $4::integer[]) b(low, high) WHERE s.priority BETWEEN b.low AND b.high)
-        AND NOT EXISTS (SELECT FROM {schema}.pq_queues q WHERE q.name = s.queue AND q.paused_at IS NOT NULL)
+        AND NOT EXISTS (SELECT FROM {schema}.pq_queues q WHERE q.name = s.queue AND (q.paused_at IS NOT NULL
+            OR q.concurrency_limit IS NOT NULL OR q.rate_limit IS NOT NULL OR q.paused_until > clock_timestamp()))
         AND EXISTS (SELECT FROM {schema}.pq_workers w WHERE w.id = $1::bigint AND w.expires_at > clock_timestamp()
             FOR KEY SHARE SKIP LOCKED)
     ORDER BY s.priority DESC, s.run_at LIMIT 1 FOR UPDATE OF s SKIP LOCKED))

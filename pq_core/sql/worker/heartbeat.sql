@@ -13,5 +13,6 @@ RETURNING w.drain_requested,
     (SELECT extract(epoch FROM min(o.expires_at) - clock_timestamp())::double precision FROM {schema}.pq_workers o WHERE o.id <> w.id),
     EXISTS (SELECT FROM {schema}.pq_tasks t WHERE t.status = 'pending' AND t.losses >= 2 AND t.run_at <= clock_timestamp()
         AND t.queue = ANY (w.queues)
-        AND NOT EXISTS (SELECT FROM {schema}.pq_queues q WHERE q.name = t.queue AND q.paused_at IS NOT NULL)
+        AND NOT EXISTS (SELECT FROM {schema}.pq_queues q WHERE q.name = t.queue AND (q.paused_at IS NOT NULL
+            OR q.concurrency_limit IS NOT NULL OR q.rate_limit IS NOT NULL OR q.paused_until > clock_timestamp()))
         AND EXISTS (SELECT FROM unnest($3::integer[], $4::integer[]) b(low, high) WHERE t.priority BETWEEN b.low AND b.high));

@@ -13,7 +13,8 @@ WITH size AS MATERIALIZED (
     SELECT q.name, coalesce(-q.priority, -$3::integer) AS rank, coalesce(q.run_at, '-infinity') AS run_at,
         coalesce(q.id, -9223372036854775808) AS id
     FROM unnest($1::text[], $5::integer[], $6::timestamptz[], $7::bigint[]) q(name, priority, run_at, id)
-    WHERE q.name <> ALL (ARRAY(SELECT p.name FROM {schema}.pq_queues p WHERE p.paused_at IS NOT NULL))
+    WHERE q.name <> ALL (ARRAY(SELECT p.name FROM {schema}.pq_queues p WHERE p.paused_at IS NOT NULL
+            OR p.concurrency_limit IS NOT NULL OR p.rate_limit IS NOT NULL OR p.paused_until > clock_timestamp()))
 ), share AS MATERIALIZED (
     SELECT t.queue, t.rank, t.run_at, t.id, t.place
     FROM searched s CROSS JOIN LATERAL (

@@ -1,0 +1,321 @@
+"""Limits hold across all workers: what the tasks themselves noted, and what the database says."""
+
+from __future__ import annotations
+
+import re
+import signal
+from datetime import timedelta
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from pq_core import PQ, Backoff, InvalidOption, Rate
+from tests.integration import limit_tasks as tasks
+from tests.integration.worker_process import eventually, running, until_empty
+
+APP = f"{tasks.__name__}:create_pq"
+FOUR = {"app": APP, "processes": 4, "concurrency": 4, "poll_interval": 0.5}
+
+
+def client(dsn: str) -> PQ:
+    return PQ(dsn, tasks=[tasks.__name__])
+
+
+def lines(path: Path) -> list[list[str]]:
+    found = [line.split() for line in path.read_text().splitlines()] if path.exists() else []
+    return sorted(found, key=lambda line: int(line[0]))
+
+
+def begun(path: Path) -> list[str]:
+    return [line[2] for line in lines(path) if line[1] == "begin"]
+
+
+def most_at_once(path: Path) -> int:
+    most = now = 0
+    for line in lines(path):
+        now += 1 if line[1] == "begin" else -1
+        most = max(most, now)
+    return most
+
+
+def finished(connection: psycopg.Connection, count: int) -> bool:
+    row = connection.execute("SELECT count(*) FROM pq_tasks WHERE status = 'completed'").fetchone()
+    assert row is not None
+    return bool(row[0] >= count)
+
+
+def states(connection: psycopg.Connection) -> dict[str, int]:
+    return dict(connection.execute("SELECT status, count(*) FROM pq_tasks GROUP BY 1").fetchall())
+
+
+def test_queue_runs_no_more_at_once_than_its_limit_under_four_workers(
+    database: str, connection: psycopg.Connection, tmp_path: Path
+) -> None:
+    path = tmp_path / "log"
+    with client(database) as pq:
+        pq.limit_queue("default", concurrency=5)
+        pq.enqueue_many(tasks.work.call(str(path), f"t{n}", 0.05) for n in range(80))
+        with running(database, tmp_path, **FOUR):
+            eventually(lambda: finished(connection, 80))
+
+    assert most_at_once(path) <= 5
+    assert len(begun(path)) == 80
+
+
+def test_all_places_of_a_limit_are_used(database: str, connection: psycopg.Connection, tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    with client(database) as pq:
+        pq.limit_queue("default", concurrency=5)
+        pq.enqueue_many(tasks.hold.call(str(path), f"t{n}") for n in range(9))
+        with running(database, tmp_path, **{**FOUR, "concurrency": 2}):
+            eventually(lambda: len(begun(path)) == 5)
+            (queue,) = pq.queues()
+            assert (queue.running, queue.due) == (5, 4)
+            Path(f"{path}.go").touch()
+            eventually(lambda: finished(connection, 9))
+    assert most_at_once(path) == 5
+
+
+def test_function_runs_no_more_at_once_than_its_limit_beside_others(
+    database: str, connection: psycopg.Connection, tmp_path: Path
+) -> None:
+    path, others = tmp_path / "log", tmp_path / "others"
+    with client(database) as pq:
+        for n in range(20):
+            pq.enqueue_many([tasks.narrow.call(str(path), f"t{n}", 0.05), tasks.work.call(str(others), f"o{n}", 0.05)])
+        assert states(connection) == {"blocked": 20, "pending": 20}
+        with running(database, tmp_path, **FOUR):
+            eventually(lambda: finished(connection, 40))
+
+    assert most_at_once(path) <= 2
+
+
+def test_tasks_of_one_key_run_in_order_and_keys_beside_each_other(
+    database: str, connection: psycopg.Connection, tmp_path: Path
+) -> None:
+    path = tmp_path / "log"
+    with client(database) as pq:
+        for n in range(12):
+            for key in ("a", "b", "c"):
+                call = tasks.work.options(concurrency_key=f"tenant-{key}").call(str(path), f"{key}{n}", 0.02)
+                pq.enqueue(call)
+        with running(database, tmp_path, **FOUR):
+            eventually(lambda: finished(connection, 36))
+
+    for key in ("a", "b", "c"):
+        assert [label for label in begun(path) if label[0] == key] == [f"{key}{n}" for n in range(12)]
+    spans = [line for line in lines(path) if line[2][0] == "a"]
+    assert [line[1] for line in spans] == ["begin", "end"] * 12
+
+
+@pytest.mark.parametrize("kind", ["queue", "function"])
+def test_rate_is_held_within_one_percent(
+    database: str, connection: psycopg.Connection, tmp_path: Path, kind: str
+) -> None:
+    path = tmp_path / "log"
+    task = tasks.work if kind == "queue" else tasks.paced
+    with client(database) as pq:
+        if kind == "queue":
+            pq.limit_queue("default", rate="20/s")
+        pq.enqueue_many(task.call(str(path), f"t{n}") for n in range(230))
+        with running(database, tmp_path, **FOUR):
+            eventually(lambda: finished(connection, 230))
+
+    found = connection.execute("SELECT extract(epoch FROM started_at)::float8 FROM pq_tasks ORDER BY 1")
+    starts = [row[0] for row in found]
+    # In any ten seconds; the one percent of the two hundred are the starts that the first moment allows beforehand.
+    worst = max(sum(1 for at in starts if first <= at < first + 10) for first in starts)
+    assert worst <= 202
+    assert len(begun(path)) == 230
+
+
+def test_places_of_a_killed_worker_come_free_with_its_rescue(
+    database: str, connection: psycopg.Connection, tmp_path: Path
+) -> None:
+    path = tmp_path / "log"
+    with client(database) as pq:
+        pq.limit_queue("default", concurrency=3)
+        pq.enqueue_many(tasks.hold.call(str(path), f"t{n}") for n in range(6))
+        options = {"app": APP, "concurrency": 4, "lease": 3, "poll_interval": 0.2}
+        with running(database, tmp_path, **options) as doomed:
+            eventually(lambda: len(begun(path)) == 3)
+            with running(database, tmp_path, **options):
+                # Keeper and worker at once: nobody says that they are dead but the end of the lease.
+                pids = [doomed.keeper, *doomed.workers]
+                for pid in pids:
+                    doomed.signal(signal.SIGKILL, pid)
+                eventually(lambda: len(begun(path)) == 6)
+                row = connection.execute("SELECT count(*) FROM pq_tasks WHERE status = 'running'").fetchone()
+                assert row == (3,)
+                Path(f"{path}.go").touch()
+                eventually(lambda: finished(connection, 6))
+    assert len(begun(path)) == 9
+
+
+def test_pause_is_obeyed_in_a_limited_queue_and_for_keys(
+    database: str, connection: psycopg.Connection, tmp_path: Path
+) -> None:
+    path = tmp_path / "log"
+    with client(database) as pq:
+        pq.limit_queue("default", concurrency=2)
+        pq.pause_queue("default")
+        pq.enqueue(tasks.work.call(str(path), "plain"))
+        pq.enqueue(tasks.work.options(concurrency_key="k").call(str(path), "keyed"))
+        pq.enqueue(tasks.work.options(queue="open").call(str(path), "open"))
+        with running(database, tmp_path, app=APP, queues=["default", "open"], poll_interval=0.2):
+            eventually(lambda: finished(connection, 1))
+            assert begun(path) == ["open"]
+            pq.resume_queue("default")
+            eventually(lambda: finished(connection, 3))
+    assert sorted(begun(path)) == ["keyed", "open", "plain"]
+
+
+def test_rate_limited_pauses_its_key_and_no_other(
+    database: str, connection: psycopg.Connection, tmp_path: Path
+) -> None:
+    path = tmp_path / "log"
+    with client(database) as pq:
+        first = pq.enqueue(tasks.limited_by_service.options(concurrency_key="k").call(str(path), "first", 1.5))
+        with running(database, tmp_path, app=APP, poll_interval=0.2):
+            eventually(lambda: begun(path) == ["first"])
+            eventually(lambda: pq.get_task(first).snoozes == 1)
+            pq.enqueue(tasks.work.options(concurrency_key="k").call(str(path), "second"))
+            pq.enqueue(tasks.work.options(concurrency_key="other").call(str(path), "other"))
+            eventually(lambda: finished(connection, 1))
+            assert begun(path) == ["first", "other"]
+            eventually(lambda: finished(connection, 3))
+        assert pq.get_task(first).attempts == 1
+    row = connection.execute(
+        "SELECT min(t.started_at) >= max(l.paused_until) FROM pq_tasks t, pq_limits l"
+        " WHERE t.concurrency_key = 'k' AND l.subject = 'key:k'"
+    ).fetchone()
+    assert row == (True,)
+
+
+def test_rate_limited_without_a_key_pauses_its_queue(
+    database: str, connection: psycopg.Connection, tmp_path: Path
+) -> None:
+    path = tmp_path / "log"
+    with client(database) as pq:
+        first = pq.enqueue(tasks.limited_by_service.call(str(path), "first", 1.5))
+        with running(database, tmp_path, app=APP, queues=["default", "open"], poll_interval=0.2):
+            eventually(lambda: pq.get_task(first).snoozes == 1)
+            (paused,) = [queue for queue in pq.queues() if queue.paused]
+            assert paused.name == "default"
+            pq.enqueue(tasks.work.call(str(path), "second"))
+            pq.enqueue(tasks.work.options(queue="open").call(str(path), "open"))
+            eventually(lambda: finished(connection, 3))
+    assert begun(path)[:2] == ["first", "open"]
+    row = connection.execute(
+        "SELECT min(t.started_at) >= max(q.paused_until) FROM pq_tasks t JOIN pq_queues q ON q.name = t.queue"
+    ).fetchone()
+    assert row == (True,)
+
+
+def test_retry_of_a_limited_task_waits_for_its_limit_again(
+    database: str, connection: psycopg.Connection, tmp_path: Path
+) -> None:
+    path = tmp_path / "log"
+    with client(database) as pq:
+        task = pq.enqueue(tasks.flaky.options(concurrency_key="k", backoff=Backoff(base=60)).call(str(path), "a"))
+        until_empty(database, tmp_path, app=APP)
+        assert begun(path) == ["a"]
+        # Its time has not come, so that it is an ordinary task of the future; then it is held back again.
+        assert states(connection) == {"pending": 1}
+        assert pq.reschedule(task, run_in=timedelta(0))
+        assert states(connection) == {"blocked": 1}
+        until_empty(database, tmp_path, app=APP)
+    assert states(connection) == {"completed": 1}
+    assert begun(path) == ["a", "a"]
+
+
+def test_limits_lifted_let_everything_run(database: str, connection: psycopg.Connection, tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    with client(database) as pq:
+        assert pq.limit_queue("default", concurrency=1, rate="1/h")
+        assert not pq.limit_queue("default", concurrency=1, rate=Rate(1, 3600))
+        pq.enqueue_many(tasks.work.call(str(path), f"t{n}") for n in range(10))
+        with running(database, tmp_path, app=APP, poll_interval=0.5):
+            eventually(lambda: finished(connection, 1))
+            (queue,) = pq.queues()
+            assert (queue.concurrency_limit, queue.rate_limit, queue.due) == (1, 1, 9)
+            assert pq.limit_queue("default")
+            eventually(lambda: finished(connection, 10))
+
+
+def test_cancelled_and_upserted_while_they_wait(database: str, connection: psycopg.Connection, tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    keyed = tasks.work.options(concurrency_key="k")
+    with client(database) as pq:
+        gone = pq.enqueue(keyed.call(str(path), "gone"))
+        pq.upsert(keyed.options(client_id="one").call(str(path), "old"))
+        pq.upsert(keyed.options(client_id="one").call(str(path), "new"))
+        assert pq.get_task(gone).status == "blocked"
+        assert pq.cancel(gone)
+        assert pq.pending_count() == 1
+        until_empty(database, tmp_path, app=APP)
+    assert begun(path) == ["new"]
+    assert states(connection) == {"cancelled": 1, "completed": 1}
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"concurrency": 0}, "concurrency=0: give an integer of at least 1"),
+        ({"concurrency": True}, "concurrency=True"),
+        ({"rate": "10"}, "rate='10': '10' is no rate: give a number per time"),
+        ({"rate": "0/s"}, "rate='0/s'"),
+        ({"rate": 10}, 'rate=10: give text: rate="10/s"'),
+    ],
+)
+def test_limits_that_make_no_sense_are_refused(database: str, options: dict[str, object], words: str) -> None:
+    with client(database) as pq, pytest.raises(InvalidOption, match=re.escape(words)):
+        pq.limit_queue("default", **options)  # type: ignore[arg-type]
+    with pytest.raises(InvalidOption, match=re.escape(words)):
+        tasks.jobs.task(name="never", **options)(lambda: None)  # type: ignore[call-overload]
+
+
+def test_key_options_that_make_no_sense_are_refused(database: str, connection: psycopg.Connection) -> None:
+    with pytest.raises(InvalidOption, match="concurrency_limit=2: say whose limit it is"):
+        tasks.work.options(concurrency_limit=2)
+    with pytest.raises(InvalidOption, match="concurrency_key=''"):
+        tasks.work.options(concurrency_key="")
+    with pytest.raises(InvalidOption, match="concurrency=2: it lives in the code"):
+        tasks.work.options(concurrency=2)  # type: ignore[call-arg]
+    for item, words in [
+        ('{"name": "a", "concurrency_limit": 2}', 'needs a "concurrency_key"'),
+        ('{"name": "a", "concurrency_key": 7}', '"concurrency_key" must be text'),
+        ('{"name": "a", "concurrency_key": "k", "concurrency_limit": 0}', '"concurrency_limit" must be at least 1'),
+        ('{"name": "a", "concurrency": 0}', '"concurrency" must be at least 1'),
+        ('{"name": "a", "rate": 0}', '"rate" must be above 0'),
+    ]:
+        with pytest.raises(psycopg.errors.InvalidParameterValue, match=words):
+            connection.execute("SELECT pq_enqueue(%s)", (item,))
+
+
+@pytest.mark.parametrize(
+    ("text", "rate"),
+    [
+        ("10/s", Rate(10)),
+        ("100/m", Rate(100, 60)),
+        ("1/30s", Rate(1, 30)),
+        ("5/2h", Rate(5, 7200)),
+        ("9/d", Rate(9, 86400)),
+    ],
+)
+def test_rates_are_read_and_written(text: str, rate: Rate) -> None:
+    assert Rate.parse(text) == rate
+    assert str(rate) == text
+
+
+def test_rate_of_many_workers_is_spent_once(connection: psycopg.Connection) -> None:
+    """The bucket by itself: no start is allowed twice, none is lost to being late within the slack."""
+    allowed = connection.execute(
+        "SELECT n, places FROM generate_series(1, 200) n, LATERAL (SELECT p.places,"
+        " CASE WHEN p.places > 0 THEN pq_limit_spend('queue:q', 0.05, p.places, m) END::text"
+        " FROM (SELECT timestamptz '2030-01-01' + n * interval '0.011 s' AS m) t,"
+        " pq_limit_places('queue:q', NULL, NULL, 0.05, m) p) s ORDER BY n"
+    ).fetchall()
+    granted = sum(places for _, places in allowed)
+    assert 2.2 / 0.05 - 1 <= granted <= 2.2 / 0.05 + 2
