@@ -16,6 +16,7 @@ from psycopg import sql
 
 from pq_core import schema as pq_schema
 from pq_core.errors import DatabaseUnavailable, InvalidOption, NotMigrated, SchemaIncompatible
+from pq_core.migrations import runner
 
 ODD_SCHEMAS = [
     "jobs",
@@ -97,6 +98,15 @@ def test_script_does_the_same_as_migrating(empty_database: str, empty: psycopg.C
     pq_schema.drop(empty_database, name)
     pq_schema.migrate(empty_database, name)
     assert sorted(by_script) == sorted(contents(empty, name))
+
+
+def test_migration_that_ended_between_its_parts_goes_on(empty_database: str, empty: psycopg.Connection) -> None:
+    pq_schema.migrate(empty_database, revision="0001")
+    empty.execute(runner.render("0002_lanes.sql", "public"))
+    empty.execute("CREATE INDEX pq_tasks_held ON pq_tasks (queue, lane) WHERE false")
+
+    assert pq_schema.migrate(empty_database).after == pq_schema.CODE_REVISION
+    assert enqueue(empty, "public") == 1
 
 
 @pytest.mark.parametrize("name", ["", "\0", "x" * 64, "ü" * 32, "pg_jobs", "\ud800"])

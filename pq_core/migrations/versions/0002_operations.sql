@@ -277,10 +277,7 @@ CREATE TABLE {schema}.pq_limits (
 -- A queue that a task paused by RateLimited.
 ALTER TABLE {schema}.pq_queues ADD COLUMN paused_until timestamptz;
 
--- Tasks with limits of their own wait where no other claim looks: as 'blocked', with a lane. `lane` is set for them alone:
--- what they share their limits with, as one hash. The key comes first: a search that begins anywhere is fair to keys.
-ALTER TABLE {schema}.pq_tasks ADD COLUMN lane text COLLATE "C";
-
+-- Tasks with limits of their own wait where no other claim looks: as 'blocked', with a lane (see 0002_lanes.sql).
 CREATE FUNCTION {schema}.pq_hold() RETURNS trigger LANGUAGE plpgsql SET search_path = pg_catalog AS $pq$
 BEGIN
     UPDATE {schema}.pq_tasks t

@@ -10,10 +10,12 @@ down_revision = "0001"
 
 def upgrade() -> None:
     """Create what is new; code of revision 1 goes on working with it."""
-    run_file("0002_operations.sql")
+    # Whoever dies between these has left nothing that a second run would meet as an error.
+    run_file("0002_lanes.sql")
     # Tasks that wait for their limit, by what they share it with. No row is in it when it is built.
     build_index(
         "pq_tasks_held",
         "INDEX CONCURRENTLY {name} ON {schema}.pq_tasks (queue, lane, (-priority::integer), run_at, id)"
         " WHERE status = 'blocked' AND lane IS NOT NULL",
     )
+    run_file("0002_operations.sql")
