@@ -144,7 +144,7 @@ def _run_guarded(setup: ChildSetup, task: ClaimedTask, channel: Channel, stopper
     try:
         end = _run(setup, task, channel, stopper)
     except (TaskTimeout, TaskCancelled) as error:
-        end = stopped_early(error)  # it came before the function, or while its end was put into words
+        end = stopped_early(setup, task, error)  # it came before the function, or while its end was put into words
     stopper.armed = False
     return end
 

@@ -76,7 +76,7 @@ class _Crowd:
         try:
             end = await self._end(task)
         except asyncio.CancelledError as error:
-            end = stopped_early(error)  # it came before the function, or after it
+            end = stopped_early(self._setup, task, error)  # it came before the function, or after it
         wall = time.monotonic() - began
         if end["how"] == "succeeded":
             frame = wire.pack_done(task.id, task.fence, end["result"], wall=wall)
@@ -103,7 +103,7 @@ class _Crowd:
             with setup.in_child(task):
                 value = await function(*args, **kwargs)
         except asyncio.CancelledError as error:
-            return stopped_early(error)
+            return stopped_early(setup, task, error)
         except BaseException as error:
             return failure(setup, task, error)  # SystemExit too: it would end the loop, and with it the neighbours
         return success(setup, task, value)

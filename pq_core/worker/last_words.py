@@ -57,9 +57,10 @@ def success(setup: ChildSetup, task: ClaimedTask, value: Any) -> dict[str, Any]:
         return {**end, "error": f"the result can't be stored:{words}"}
 
 
-def stopped_early(error: BaseException) -> dict[str, Any]:
+def stopped_early(setup: ChildSetup, task: ClaimedTask, error: BaseException) -> dict[str, Any]:
     """Return the last word on a run that was asked to stop."""
-    return _raised(error, retryable=True)
+    # What was being handled just then belongs to the error, and may show a value of the task.
+    return _raised(error, retryable=True, sensitive=setup.sensitive(task))
 
 
 def _raised(error: BaseException, *, retryable: bool, sensitive: bool = False) -> dict[str, Any]:

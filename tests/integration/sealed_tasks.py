@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import datetime
+import enum
 import os
 import sys
+import time
 
 from pq_core import PQ, Backoff, Cancel, Snooze, TaskGroup, current_attempt
 
@@ -125,14 +127,30 @@ def crashes(secret: str) -> None:
 
 @jobs.task(sensitive=True, timeout=0.5)
 def overruns(secret: str) -> None:
-    import time
-
     time.sleep(60)
 
 
 @jobs.task(sensitive=True)
 def misfits(secret: datetime.date) -> None:
     """Gets text that is no date: the decoder says which text in its error, and that is not to be seen."""
+
+
+class Picky(enum.Enum):
+    """Takes its time over a value that it does not know."""
+
+    KNOWN = "known"
+
+    @classmethod
+    def _missing_(cls, value: object) -> None:
+        try:
+            raise ValueError(value)
+        except ValueError:
+            time.sleep(60)
+
+
+@jobs.task(sensitive=True)
+def lingers(secret: Picky) -> None:
+    """Gets a value that is being looked at when its time is over: the error on the way shows it."""
 
 
 @jobs.task(sensitive=True)

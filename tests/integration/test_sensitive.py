@@ -53,10 +53,10 @@ def scene(
     with cloned(server, template) as dsn, PQ(dsn, tasks=[tasks.__name__]) as pq:
         ids = {name: pq.enqueue(call) for name, (call, _) in CALLS.items()}
         # By SQL, without a word of it being sensitive: the task's code says so to the worker. To those who look at the
-        # row nobody does, so that these two have a queue that the lists below leave out.
+        # row nobody does, so that these three have a queue that the lists below leave out.
         with psycopg.connect(dsn, autocommit=True) as connection:
-            for name in ("fails", "misfits"):
-                spec = psycopg.types.json.Jsonb({"name": f"s.{name}", "args": [SECRET], "queue": "sql"})
+            for name in ("fails", "misfits", "lingers"):
+                spec = psycopg.types.json.Jsonb({"name": f"s.{name}", "args": [SECRET], "queue": "sql", "timeout": 2})
                 (ids[f"{name}_by_sql"],) = connection.execute("SELECT id FROM pq_enqueue(%s)", (spec,)).fetchone()  # type: ignore[misc]
         options: dict[str, Any] = {"app": f"{tasks.__name__}:create_pq", "queues": ["default", "sql"], "grace": 1}
         options["tasks_per_child"] = request.param
@@ -125,6 +125,8 @@ def test_of_errors_types_and_frames_are_kept(scene: Scene) -> None:
     assert "raise KeyError" not in error
     assert scene.records["fails_by_sql"].error == error
     assert "PayloadDecodeError: (hidden" in str(scene.records["misfits_by_sql"].error)
+    assert scene.records["lingers_by_sql"].outcome is Outcome.TIMED_OUT
+    assert "ValueError: (hidden" in str(scene.records["lingers_by_sql"].error)
     groups = str(scene.records["groups"].error)
     assert "LookupError: (hidden" in groups
     assert "faulthandler" not in error
