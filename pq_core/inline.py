@@ -27,9 +27,10 @@ from pq_core.errors import (
 from pq_core.inline_statements import WORKER_ID, claim, report
 from pq_core.types import AttemptOutcome, ClaimedTask, EndedAttempt, Outcome
 from pq_core.worker.book import Book
-from pq_core.worker.child import ChildSetup, Unroutable, attempt_of, failure, success, unloadable
+from pq_core.worker.child_setup import ChildSetup, Unroutable, attempt_of
 from pq_core.worker.claiming import Statements
 from pq_core.worker.ending import AttemptCost, entry_of
+from pq_core.worker.last_words import failure, success, unloadable
 from pq_core.worker.options import WorkerOptions
 from pq_core.worker.program import Program
 from pq_core.worker.rows import Row

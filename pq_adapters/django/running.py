@@ -19,7 +19,7 @@ from pq_core.attempt import Attempt, current_attempt
 from pq_core.errors import Cancel, Retry, Snooze, TaskCancelled
 from pq_core.policy import retryable
 from pq_core.types import Outcome
-from pq_core.worker.child import error_text
+from pq_core.worker.last_words import error_text
 
 if TYPE_CHECKING:
     from pq_core.types import AttemptOutcome, ClaimedTask

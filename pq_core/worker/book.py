@@ -6,6 +6,7 @@ import json
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from time import monotonic
 from typing import Any
 
 from pq_core.types import AttemptOutcome, ClaimedTask, Outcome, TaskStatus
@@ -44,11 +45,12 @@ class Book:
     """Ends that wait to be recorded, in order.
 
     ``settled``: gets every entry once, when the database has it (with the outcome that stands), or when it turned out
-    to be another's.
+    to be another's. ``waiting_since``: since when an end waits to be sent for the first time.
     """
 
     statements: Statements
     settled: Callable[[Entry, AttemptOutcome], None]
+    waiting_since: float | None = None
     entries: list[Entry] = field(default_factory=list)
     progress: dict[int, dict[str, Any]] = field(default_factory=dict)
     _sent: list[Entry] = field(default_factory=list)
@@ -60,6 +62,8 @@ class Book:
 
     def add(self, entry: Entry) -> None:
         """Note an end."""
+        if self.waiting_since is None:
+            self.waiting_since = monotonic()
         note = self.progress.pop(entry.task.id, None)
         if note is not None:
             entry.item.setdefault("progress", note.get("share"))
@@ -69,6 +73,7 @@ class Book:
     def statements_to_send(self, worker_id: int | None) -> list[tuple[Query, Parameters]]:
         """Return what goes into the next turn; ``take`` gets the answer to the first if ``reporting``."""
         sending: list[tuple[Query, Parameters]] = []
+        self.waiting_since = None
         self._sent = self._next_entries()
         if self._sent:
             owner = integer(self._sent[0].worker_id)

@@ -13,17 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from pq_core import attempt as attempts
 from pq_core.worker import guards, inbox, wire
-from pq_core.worker.child import (
-    CANNOT_REPORT,
-    Channel,
-    ChildSetup,
-    attempt_of,
-    failure,
-    stopped_early,
-    success,
-    tell,
-    unloadable,
-)
+from pq_core.worker.channel import Channel, tell
+from pq_core.worker.child import CANNOT_REPORT
+from pq_core.worker.child_setup import ChildSetup, attempt_of
+from pq_core.worker.last_words import failure, stopped_early, success, unloadable
 from pq_core.worker.rows import claimed_task
 from pq_core.worker.shared import StopReason
 

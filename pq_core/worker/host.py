@@ -22,7 +22,8 @@ from pq_core.errors import NotMigrated, PQError, TaskCancelled, TaskTimeout, Wor
 from pq_core.executor import find_executor
 from pq_core.types import AttemptOutcome, ClaimedTask
 from pq_core.worker import guards, image
-from pq_core.worker.child import Channel, ChildSetup
+from pq_core.worker.channel import Channel
+from pq_core.worker.child_setup import ChildSetup
 from pq_core.worker.forking import fork, reap
 from pq_core.worker.rows import LAST
 from pq_core.worker.runs import Claimed

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pq_core.errors import InvalidTask, KeysNotConfigured, PayloadDecodeError, TaskNotAllowed, UnknownTask
 from pq_core.policy import Transition, decide, retryable
 from pq_core.types import Backoff, ClaimedTask, Outcome, TaskStatus
-from pq_core.worker.child import Unroutable
+from pq_core.worker.child_setup import Unroutable
 
 if TYPE_CHECKING:
     from collections.abc import Callable

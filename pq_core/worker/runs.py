@@ -16,6 +16,9 @@ from pq_core.worker.inbox import TASK_LIMIT, Inbox
 from pq_core.worker.rows import Row
 from pq_core.worker.shared import Place, StopReason
 
+LAST_WORD_GRACE = 5.0
+"""Seconds a child has to exit after its last frame."""
+
 
 @dataclass(frozen=True, slots=True)
 class Claimed:
@@ -109,6 +112,11 @@ class Child:
     def next_event(self) -> float:
         """When the worker has to look after it next."""
         return self.kill_at if self.kill_at is not None else self.look_at
+
+    def began(self, run: Run) -> float | None:
+        """Return when its first run began, None if it has not received it."""
+        noted = None if self.inbox is None else self.place.begun(*run.key)
+        return run.handed if noted is None and run.begun else noted
 
     def push(self, run: Run, now: float) -> None:
         """Note that ``run`` was handed to it."""

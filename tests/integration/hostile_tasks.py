@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 from pq_core import PQ, TaskGroup
-from pq_core.worker.child import Channel
+from pq_core.worker.channel import Channel
 from tests.integration.worker_tasks import _frame
 
 jobs = TaskGroup(prefix="h")

@@ -10,7 +10,7 @@ from typing import Any
 
 import psycopg
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     Bundle,
@@ -69,17 +69,19 @@ class Task:
     alone: bool = False
     due: bool = True
     parked: int | None = None
+    parked_turn: int = 0
     cancelling: bool = False
     client: str | None = None
     careful: bool = False
     priority: int = 50
 
-    def end(self, status: str, *, turn: int) -> None:
+    def end(self, status: str) -> None:
         """Take the new state, unless a version waits for the end of the run: that begins anew instead."""
         self.worker = None
         self.status = status
         if self.parked is not None:
-            self.begin(self.parked, turn=turn)
+            self.begin(self.parked, turn=self.parked_turn)
+            self.careful, self.priority = False, 50
 
     def begin(self, argument: int, *, turn: int) -> None:
         """Be a new version of the task."""
@@ -134,7 +136,7 @@ class Model:
         task.due = status != "pending" or end["delay"] <= 0
         if status == "pending":
             task.turn = self.turn()
-        task.end(status, turn=self.turn())
+        task.end(status)
         return "recorded"
 
     def rescue(self, workers: set[int], blameless: set[int]) -> set[int]:
@@ -151,7 +153,7 @@ class Model:
             task.losses += blame
             task.lone_losses += task.alone and blame
             task.alone, task.due = False, True
-            task.end(status, turn=self.turn())
+            task.end(status)
         for worker in workers:
             del self.leases[worker]
         return taken
@@ -161,7 +163,7 @@ class Model:
             if task.status == "running" and task.worker == worker:
                 task.attempts = max(task.attempts - 1, 0)
                 task.alone, task.due = False, True
-                task.end("cancelled" if task.cancelling else "pending", turn=self.turn())
+                task.end("cancelled" if task.cancelling else "pending")
         self.leases.pop(worker, None)
 
     def forget(self, ids: list[int]) -> None:
@@ -238,7 +240,8 @@ class Machine(RuleBasedStateMachine):
             return
         assert self.model.tasks[id_] is task
         if task.status == "running":
-            task.parked = argument
+            # Its place is that of the moment at which it was asked for.
+            task.parked, task.parked_turn = argument, self.model.turn()
             return
         task.begin(argument, turn=self.model.turn())
         task.careful, task.priority = False, 50
@@ -289,7 +292,7 @@ class Machine(RuleBasedStateMachine):
         if owned and commit and task is not None:
             if task.parked is not None:
                 self.model.history.setdefault((id_, fence), ("succeeded", worker))
-            task.end("completed", turn=self.model.turn())
+            task.end("completed")
             if task.status == "completed":
                 task.worker = worker  # who it was stays on record here: its report is yet to come
 
@@ -360,7 +363,9 @@ class Machine(RuleBasedStateMachine):
             self.model.leases[worker] = True
             suspects = rows[0][2] == b"t"
             assert suspects is bool(self.model.ready(suspects=True))
-        running = {(int(row[0] or 0), int(row[1] or 0)): row[2] == b"t" for row in self.run("running", integer(worker))}
+        running = {
+            (int(row[0] or 0), int(row[1] or 0)): row[2] is not None for row in self.run("running", integer(worker))
+        }
         assert running == {
             (id_, task.fence): task.cancelling
             for id_, task in self.model.tasks.items()
@@ -489,6 +494,9 @@ def drive(dsn: str, *, examples: int, steps: int) -> None:
                 stateful_step_count=steps,
                 deadline=None,
                 database=None,
+                # A failure is shown as it was found: to shrink it, each step a statement, would take minutes.
+                phases=(Phase.generate,),
+                report_multiple_bugs=False,
                 suppress_health_check=list(HealthCheck),
             ),
         )

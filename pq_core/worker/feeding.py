@@ -1,0 +1,203 @@
+"""Which task goes to which child: the stock of claimed tasks, and what waits with the children."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime
+from time import monotonic
+
+from pq_core.types import ClaimedTask
+from pq_core.worker import inbox
+from pq_core.worker.crowd import Crowd
+from pq_core.worker.pace import HORIZON, Pace
+from pq_core.worker.processes import Processes
+from pq_core.worker.runs import LAST_WORD_GRACE, Child, Claimed, Run, grace_of, needs_own_process
+
+IN_FLIGHT = 800
+"""Tasks that one worker fetches ahead at most. With 2,000 the database was slower than with 600 to 800."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Feeding:
+    """What the children get.
+
+    ``before``: gets each task before it is handed to a process. ``stock``: claimed tasks that no child has yet, in
+    order.
+    """
+
+    processes: Processes
+    crowd: Crowd
+    concurrency: int
+    grace: float
+    before: Callable[[ClaimedTask], None]
+    stock: deque[Claimed] = field(default_factory=deque)
+    pace: Pace = field(default_factory=Pace)
+
+    # --- what may be taken on -----------------------------------------------------------------------------------
+
+    def room(self, now: float) -> int:
+        """Return how many more tasks are worth claiming: one for each free process, some ahead of short ones."""
+        free = self.concurrency
+        quick = 0
+        ahead = 0
+        for child in self.processes:
+            if child.runs:
+                free -= 1
+                if now - child.since <= HORIZON and not child.leaving:
+                    quick += 1
+                ahead += len(child.runs) - 1
+        free = max(0, free)
+        return free + (quick + free) * self._most - ahead - len(self.stock) + self.crowd.room
+
+    @property
+    def idle(self) -> int:
+        """How many tasks could begin at once; what a limit lets pass must not wait here."""
+        return max(0, self.concurrency - self.processes.working - len(self.stock)) + self.crowd.room
+
+    @property
+    def _most(self) -> int:
+        """How many tasks may wait with each child."""
+        return min(self.pace.ahead(), IN_FLIGHT // self.concurrency)
+
+    @property
+    def hungry(self) -> bool:
+        """True when little is left to hand out: the next round trip to the database should not wait."""
+        if self.crowd.hungry:
+            return True
+        at_hand = len(self.stock) + sum(len(child.runs) for child in self.processes)
+        return at_hand <= self.concurrency * (1 + self._most // 2)
+
+    def add(self, found: list[Claimed]) -> None:
+        """Put claimed tasks into the stock: the most urgent first, whenever they were claimed."""
+        if self.crowd.size > 1:
+            self.crowd.learn(len(found), sum(1 for one in found if self.crowd.takes(one)))
+        self.stock = deque(sorted((*self.stock, *found), key=_urgency))
+
+    # --- to the children ----------------------------------------------------------------------------------------
+
+    @property
+    def next_claimed(self) -> Claimed | None:
+        """The task to start next, None when none could be: no process is free, or there is no task."""
+        if not self.stock:
+            return None
+        free = self.processes.working < self.concurrency
+        return self.stock[0] if free or self.crowd.takes(self.stock[0]) else None
+
+    def start(self) -> None:
+        """Run the first task of the stock in an idle child, or fork one.
+
+        Raises OSError when the system has no process or socket left; the task is out of the stock then, too.
+        """
+        claimed = self.stock.popleft()
+        self.before(claimed.task)
+        if self.crowd.takes(claimed) and self.crowd.start(claimed):
+            return
+        alone = self.processes.setup.tasks_per_child == 1 or needs_own_process(claimed.task)
+        message = None if alone else inbox.pack(claimed.row)
+        if message is not None and len(message) > inbox.TASK_LIMIT:
+            message = None
+        idle = [child for child in self.processes if child.idle]
+        if message is not None:
+            for child in idle:
+                if self._hand_over(child, claimed, message):
+                    return
+        elif idle and len(self.processes) >= self.concurrency:
+            self.let_go(idle[0])  # so that no more processes live than agreed
+        child = self.processes.fork(claimed.task, reused=message is not None)
+        now = monotonic()
+        child.push(self.new_run(claimed, now, begun=True), now)
+
+    def top_up(self) -> None:
+        """Let short tasks wait with the children, so that none of these waits for the worker."""
+        most = self._most
+        if not self.stock or not most or self.processes.setup.tasks_per_child == 1:
+            return
+        now = monotonic()
+        for child in sorted(self.processes, key=lambda one: one.load):
+            if child.leaving or not child.runs or now - child.since > HORIZON:
+                continue
+            while self.stock and len(child.runs) <= most:
+                claimed = self.stock[0]
+                if needs_own_process(claimed.task):
+                    return  # the next free process is for this one
+                message = inbox.pack(claimed.row)
+                if len(message) > inbox.TASK_LIMIT:
+                    return
+                if child.load + self.pace.expected(claimed.task.name) > HORIZON:
+                    break
+                self.before(claimed.task)
+                if not self._hand_over(child, claimed, message):
+                    break
+                self.stock.popleft()
+
+    def new_run(self, claimed: Claimed, now: float, *, begun: bool) -> Run:
+        """Return the run of a task that is handed to a process ``now``."""
+        task = claimed.task
+        return Run(
+            claimed=claimed,
+            handed=now,
+            timeout=self.processes.setup.timeout_of(task),
+            grace=grace_of(task, self.grace),
+            expected=self.pace.expected(task.name),
+            begun=begun,
+        )
+
+    def _hand_over(self, child: Child, claimed: Claimed, message: bytes) -> bool:
+        if child.left <= 0 or child.inbox is None or not child.inbox.put(message):
+            return False
+        now = monotonic()
+        child.left -= 1
+        child.decoder.limit = max(child.decoder.limit, self.processes.frame_limit(claimed.task))
+        child.push(self.new_run(claimed, now, begun=False), now)
+        self.processes.listen(child)
+        return True
+
+    # --- and back from them -------------------------------------------------------------------------------------
+
+    def even_out(self) -> None:
+        """Take back what waits behind a run that takes long; the stock's first then goes to whoever is free."""
+        now = monotonic()
+        for child in self.processes:
+            if len(child.runs) > 1 and now - child.since > HORIZON:
+                self.take_back(child)
+
+    def take_back(self, child: Child) -> None:
+        """Put what the child has not received yet back into the stock, before what is there."""
+        if child.inbox is None:
+            return
+        keys = set(child.inbox.take_back())
+        if keys:
+            runs = child.without(keys)
+            self.stock.extendleft(run.claimed for run in reversed(runs))
+            child.left += len(runs)
+            self.processes.listen(child)
+
+    def take_all_back(self) -> None:
+        """Put everything that no child has received back into the stock."""
+        for child in self.processes:
+            self.take_back(child)
+
+    def let_go(self, child: Child) -> None:
+        """Let a reused child end: it finds that nothing more comes."""
+        self.take_back(child)
+        child.leaving = True
+        self.processes.listen(child)
+        if not child.runs and child.kill_at is None:
+            child.kill_at = monotonic() + LAST_WORD_GRACE
+        if child.inbox is not None:
+            child.inbox.shut()
+
+    def dismiss_idle(self) -> None:
+        """Let every idle child end."""
+        for child in self.processes:
+            if child.idle:
+                self.let_go(child)
+        if not self.crowd:
+            self.crowd.let_go()
+
+
+def _urgency(claimed: Claimed) -> tuple[int, datetime, int]:
+    task = claimed.task
+    return -task.priority, task.run_at, task.id

@@ -1,0 +1,118 @@
+"""How the end of an attempt is put into words. Imports the standard library and leaves alone: see child.py.
+
+The words are the body of an END frame (wire.py): ``how`` it ended, and what belongs to that.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import traceback
+from typing import TYPE_CHECKING, Any
+
+from pq_core.errors import Cancel, PQError, RateLimited, Retry, Snooze, TaskCancelled, TaskTimeout
+from pq_core.worker.child_setup import ChildSetup, Unroutable
+from pq_core.worker.concealing import error_frames
+from pq_core.worker.stopping import Stopper
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from pq_core.types import ClaimedTask
+
+ERROR_LIMIT = 64 * 1024
+"""Bytes of error text that are kept: its first quarter and its end."""
+
+
+def unloadable(setup: ChildSetup, task: ClaimedTask, error: BaseException) -> dict[str, Any]:
+    """Return the last word on a task whose function or arguments could not be had."""
+    if isinstance(error, Unroutable):
+        return {"how": "released", "error": str(error)}
+    return _raised(error, retryable=False, sensitive=setup.sensitive(task))
+
+
+def failure(setup: ChildSetup, task: ClaimedTask, error: BaseException) -> dict[str, Any]:
+    """Return the last word on a task whose function raised."""
+    sensitive = setup.sensitive(task)
+    match error:
+        case Retry():
+            return {**_raised(error, retryable=True, sensitive=sensitive), "after": error.after}
+        case Snooze():
+            words = None if sensitive else str(error) or None
+            return {"how": "snoozed", "after": error.after, "pause": isinstance(error, RateLimited), "error": words}
+        case Cancel():
+            return {"how": "cancelled", "error": None if sensitive else str(error) or None}
+        case _:
+            return _raised(error, retryable=setup.retryable(task, error), sensitive=sensitive)
+
+
+def success(setup: ChildSetup, task: ClaimedTask, value: Any) -> dict[str, Any]:
+    """Return the last word on a task whose function returned ``value``, which may not be storable."""
+    try:
+        return {"how": "succeeded", "result": setup.encode_result(task, value, setup.result_limit_of(task))}
+    except Exception as error:
+        # The work is done: trying again would do it twice and fail in the same way.
+        end = _raised(error, retryable=False, sensitive=setup.sensitive(task))
+        # Ours says all in a line; others are of the result's own methods.
+        words = f" {error}" if isinstance(error, PQError) and not setup.sensitive(task) else f"\n{end['error']}"
+        return {**end, "error": f"the result can't be stored:{words}"}
+
+
+def stopped_early(error: BaseException) -> dict[str, Any]:
+    """Return the last word on a run that was asked to stop."""
+    return _raised(error, retryable=True)
+
+
+def _raised(error: BaseException, *, retryable: bool, sensitive: bool = False) -> dict[str, Any]:
+    kind = type(error)
+    return {
+        "how": "raised",
+        "error": error_frames(error, user_traceback) if sensitive else error_text(error),
+        "exception_type": f"{kind.__module__}.{kind.__qualname__}".removeprefix("builtins."),
+        "memory": isinstance(error, MemoryError),
+        "stopped": isinstance(error, (TaskTimeout, TaskCancelled)),
+        "fingerprint": fingerprint(error),
+        "retryable": retryable,
+    }
+
+
+def error_text(error: BaseException) -> str:
+    """Return the traceback from the task function on, cut to ERROR_LIMIT bytes.
+
+    Never raises, whatever the exception's own methods do.
+    """
+    try:
+        text = "".join(traceback.format_exception(type(error), error, user_traceback(error.__traceback__)))
+    except BaseException as problem:
+        text = f"{type(error).__qualname__} (its traceback can't be shown: {type(problem).__qualname__})"
+    if len(text) > ERROR_LIMIT:
+        head = ERROR_LIMIT // 4
+        text = f"{text[:head]}\n[… {len(text) - ERROR_LIMIT} characters left out …]\n{text[head - ERROR_LIMIT :]}"
+    return text
+
+
+def user_traceback(trace: TracebackType | None) -> TracebackType | None:
+    """Return the part of the traceback between our own frames: below those that called the task function, above the
+    signal handler that stopped it. All of it when nothing else is there.
+    """
+    found = trace
+    while found is not None and found.tb_frame.f_globals.get("__name__", "").startswith(("pq_core.", "pq_hooks.")):
+        found = found.tb_next
+    last = found
+    while last is not None and last.tb_next is not None:
+        if last.tb_next.tb_frame.f_code is Stopper.__call__.__code__:
+            last.tb_next = None
+        else:
+            last = last.tb_next
+    return found or trace
+
+
+def fingerprint(error: BaseException) -> str:
+    """Return what groups equal failures: a hash of the exception's type and of the function that raised it."""
+    trace = user_traceback(error.__traceback__)
+    place = ""
+    while trace is not None:
+        code = trace.tb_frame.f_code
+        place = f"{code.co_filename.rpartition('/')[2]}:{code.co_qualname}"
+        trace = trace.tb_next
+    kind = type(error)
+    return hashlib.blake2b(f"{kind.__module__}.{kind.__qualname__}@{place}".encode(), digest_size=8).hexdigest()

@@ -1,0 +1,73 @@
+"""The connections of a worker, and what the session of each is set to."""
+
+from __future__ import annotations
+
+import selectors
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from pq_core.worker.link import Link
+
+if TYPE_CHECKING:
+    from pq_core.worker.host import Host
+    from pq_core.worker.options import WorkerOptions
+
+SETUP = (
+    "SET client_encoding TO 'UTF8'; SET datestyle TO 'ISO'; SET timezone TO 'UTC'; SET jit TO off; "
+    "SET default_transaction_isolation TO 'read committed'; SET lock_timeout TO '1s'"
+)
+PLANS = "SET plan_cache_mode TO force_generic_plan; SET enable_seqscan TO off; SET enable_bitmapscan TO off"
+
+
+class Sessions:
+    """Opens the connections of one worker.
+
+    ``work``: claims and reports. ``watch``: heartbeats and notifications, which go to ``on_notify`` with channel and
+    payload; ``on_listening``: it has begun to hear them.
+    """
+
+    def __init__(
+        self,
+        host: Host,
+        options: WorkerOptions,
+        *,
+        selector: selectors.BaseSelector,
+        on_notify: Callable[[str, str], None],
+        on_listening: Callable[[], None],
+    ) -> None:
+        self._host = host
+        self._selector = selector
+        self.work = Link(
+            host.connect_work,
+            selector=selector,
+            setup=f"{SETUP}; {PLANS}",
+            purpose="work",
+            patience=max(options.lease, 10.0),
+            hopeless=host.never_heard,
+        )
+        self.watch = Link(
+            host.connect_watch,
+            selector=selector,
+            setup=f"{SETUP}; LISTEN {host.wake_channel}",
+            purpose="watch",
+            patience=max(options.lease / 3, 2.0),
+            hopeless=host.never_heard,
+            on_notify=on_notify,
+            on_ready=on_listening,
+        )
+
+    def side(self) -> Link:
+        """Return a connection for what must not hold claims or heartbeats up."""
+        return Link(
+            self._host.connect_work,
+            selector=self._selector,
+            setup=f"{SETUP}; SET statement_timeout TO '60s'",
+            purpose="side",
+            patience=120.0,
+            hopeless=lambda reason: None,
+        )
+
+    def close(self) -> None:
+        """End ``work`` and ``watch``."""
+        self.work.close()
+        self.watch.close()

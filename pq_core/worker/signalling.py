@@ -1,0 +1,37 @@
+"""How a worker asks one child to stop, and how it ends one that does not."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+from pq_core.worker import guards
+from pq_core.worker.runs import Child, Run
+from pq_core.worker.shared import StopReason
+
+
+def ask_to_stop(child: Child, run: Run, reason: StopReason) -> None:
+    """Note why the run is to stop, where its child can read it, and signal the child."""
+    run.reason = reason
+    child.place.stop(run.task.id, run.task.fence, reason, run.words)
+    try:
+        os.kill(child.pid, signal.SIGTERM)
+    except ProcessLookupError:
+        return  # it has ended by itself; reaping tells how
+
+
+def stop_next(child: Child) -> None:
+    """Deal with a run that its child had begun before the one that was to be stopped was known to be over."""
+    run, reason = child.runs[0], child.stopping
+    if reason in (StopReason.INTERRUPT, StopReason.LOST):
+        ask_to_stop(child, run, reason)  # meant for whatever it runs
+    else:
+        child.kill_at = None
+
+
+def kill(child: Child) -> None:
+    """End the child with its whole process group, now."""
+    child.killed = True
+    child.kill_at = None
+    child.leaving = True
+    guards.kill_group(child.pid, signal.SIGKILL)

@@ -1,0 +1,91 @@
+"""From a claim to the children: what this code can run is started, what nobody takes in time goes back."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pq_core.types import Outcome
+from pq_core.worker.child_setup import Unroutable
+from pq_core.worker.verdict import Verdict
+
+if TYPE_CHECKING:
+    from pq_core.worker.entering import Entering
+    from pq_core.worker.feeding import Feeding
+    from pq_core.worker.host import Host
+    from pq_core.worker.program import Program
+    from pq_core.worker.runs import Claimed
+
+logger = logging.getLogger("pq.worker")
+
+FORK_PAUSE = 1.0
+"""Seconds without claims after a fork that the system refused."""
+STALE = 0.5
+"""Seconds after which tasks that no child has taken go back: all are in long runs, and other workers may be free."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Starting:
+    """Starts what was claimed. ``refused_until``: when the system may have room for a process again."""
+
+    host: Host
+    program: Program
+    feeding: Feeding
+    entering: Entering
+    refused_until: float = 0.0
+    _taken_at: float = 0.0
+
+    def add(self, found: list[Claimed], now: float) -> None:
+        """Keep of what was claimed what this code can run, release the rest."""
+        if not self.feeding.stock:
+            self._taken_at = now
+        runnable = []
+        for claimed in found:
+            task = claimed.task
+            try:
+                self.program.find(task)
+            except Unroutable as error:
+                logger.warning("task %s can't run here: %s", task.id, error)
+                self.entering.enter(task, Verdict(outcome=Outcome.RELEASED, error=str(error)))
+                continue
+            if absurd := task.options.get("absurd"):
+                words = f"its row was not written by pq: the stored options make no sense: {absurd}"
+                self.entering.enter(task, Verdict(outcome=Outcome.RAISED, error=words, retryable=False, started=False))
+                continue
+            runnable.append(self.host.prepared(claimed))
+        self.feeding.add(runnable)
+
+    def advance(self, now: float, *, allowed: bool) -> None:
+        """Start what can be. ``allowed``: the worker goes on, and has its lease."""
+        feeding = self.feeding
+        if not allowed:
+            if feeding.stock:
+                self.entering.put_back_unstarted("its worker stops or has lost its lease")
+            return
+        before = len(feeding.stock)
+        feeding.even_out()
+        while (claimed := feeding.next_claimed) is not None:
+            if not self._start(claimed, now):
+                break
+        feeding.top_up()
+        if len(feeding.stock) < before:
+            self._taken_at = now
+        elif feeding.stock and now >= self._taken_at + STALE:
+            self.entering.put_back_unstarted("this worker's processes are all in long runs")
+
+    def next_event(self) -> float | None:
+        """Return when ``advance`` has something to do, if nothing else happens."""
+        return self._taken_at + STALE if self.feeding.stock else None
+
+    def _start(self, claimed: Claimed, now: float) -> bool:
+        """Start the first task of the stock; False when the system has no room for it."""
+        try:
+            self.feeding.start()
+        except OSError as error:
+            # No process or descriptor left: not the task's fault, and others may have room.
+            logger.error("task %s can't be started: %s", claimed.task.id, error)
+            self.entering.put_back(claimed.task, f"its worker could not fork: {error}")
+            self.refused_until = now + FORK_PAUSE
+            return False
+        return True

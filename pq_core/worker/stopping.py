@@ -1,0 +1,66 @@
+"""How a child stops its task when the worker asks. Imports the standard library and leaves alone: see child.py."""
+
+from __future__ import annotations
+
+import _signal  # type: ignore[import-not-found]
+import faulthandler
+import signal
+from typing import TYPE_CHECKING
+
+from pq_core.errors import TaskCancelled, TaskTimeout
+from pq_core.worker.shared import Place, StopReason
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+    from pq_core.types import ClaimedTask
+
+
+class Stopper:
+    """The SIGTERM handler of a run: acts only on the note that the worker left for this very fence.
+
+    systemd signals every process of a unit, and a late signal must not hit the next task of a reused child.
+    """
+
+    def __init__(self, place: Place, task: ClaimedTask) -> None:
+        self.place = place
+        self.task = task
+        self.armed = False
+
+    def arm(self, task: ClaimedTask) -> None:
+        """Begin to act on signals, for ``task``; act now on one that came before."""
+        self.task = task
+        self.armed = True
+        self(signal.SIGTERM, None)
+
+    def install(self) -> None:
+        """Take SIGTERM, with the stacks of all threads saved first; again where the task before took it away."""
+        # The interpreter's own functions: those of the module turn every number into an enum member and back.
+        if _signal.getsignal(signal.SIGTERM) is not self:
+            _signal.signal(signal.SIGTERM, self)
+            faulthandler.unregister(signal.SIGTERM)
+            faulthandler.register(signal.SIGTERM, file=self.place.stack_fd, all_threads=True, chain=True)
+        _signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+    def forget(self) -> None:
+        """Give SIGTERM its ordinary meaning in a process that the task forks: multiprocessing relies on that."""
+        if signal.getsignal(signal.SIGTERM) is self:
+            faulthandler.unregister(signal.SIGTERM)
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+    def __call__(self, signal_number: int, frame: FrameType | None) -> None:
+        if not self.armed:
+            return
+        match self.place.stop_reason(self.task.id, self.task.fence):
+            case StopReason.NONE:
+                return
+            case StopReason.TIMEOUT:
+                self.armed = False
+                raise TaskTimeout("the task's timeout is over")
+            case StopReason.CANCEL:
+                self.armed = False
+                words = self.place.stop_words()
+                raise TaskCancelled(f"the task was cancelled{': ' if words else ''}{words or ''}", reason=words)
+            case StopReason.INTERRUPT | StopReason.LOST:
+                self.armed = False
+                raise TaskCancelled("the worker stops")

@@ -1,0 +1,164 @@
+"""The turns of a worker with the database: in one round trip all that ended is reported, and work claimed."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from time import monotonic
+from typing import TYPE_CHECKING
+
+from pq_core.worker.connection import Callback, Parameters, Query, Results, StatementError
+
+if TYPE_CHECKING:
+    from pq_core.worker.attention import Attention
+    from pq_core.worker.book import Book
+    from pq_core.worker.children import Children
+    from pq_core.worker.claims import Claims, Sending
+    from pq_core.worker.entering import Entering
+    from pq_core.worker.lease import Lease
+    from pq_core.worker.link import Link
+    from pq_core.worker.starting import Starting
+    from pq_core.worker.ticking import Ticking
+
+logger = logging.getLogger("pq.worker")
+
+LATER = 0.05
+"""Seconds before an end is reported again whose row was locked, and before the first retry of a failed turn."""
+LONGEST_PAUSE = 5.0
+"""Seconds between two tries of a turn that fails again and again."""
+REPORT_PAUSE = 0.005
+"""Seconds that ends may wait for others to be reported with, while there is work at hand."""
+REPORT_MANY = 64
+"""Ends that don't wait for others."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Asked:
+    """What one turn was sent for: by which life, whether ends were reported, and which claim for how many tasks."""
+
+    worker_id: int | None
+    reporting: bool
+    claim: str
+    tasks: int
+
+
+@dataclass(slots=True, kw_only=True)
+class Turns:
+    """Reports and claims over ``work``. ``under_way``: a turn is not answered yet.
+
+    ``once``: it waits with the one claim until due schedules have made their tasks.
+    """
+
+    work: Link
+    lease: Lease
+    attention: Attention
+    ticking: Ticking
+    claims: Claims
+    book: Book
+    children: Children
+    starting: Starting
+    entering: Entering
+    once: bool
+    under_way: bool = False
+    _report_at: float = 0.0
+    _claim_at: float = 0.0
+    _failures: int = 0
+
+    def advance(self, now: float, *, claiming: bool) -> None:
+        """Send a turn if there is something to say or to ask. ``claiming``: the worker takes something on."""
+        if not self.work.idle or self.under_way:
+            return
+        worker_id = self.lease.worker_id
+        reports: Sending = []
+        room = self._room(now)
+        if self.book and now >= self._report_due(now):
+            reports = self.book.statements_to_send(worker_id)
+        claims: Sending = []
+        # Who runs but one task runs the one that a schedule is about to make.
+        waits = self.once and not self.ticking.started
+        if worker_id is not None and claiming and now >= self._claims_from and not waits:
+            claims = self.claims.statements_to_send(
+                now,
+                worker_id,
+                room=room,
+                busy=self.children.has_work,
+                reporting=bool(reports),
+                idle=self.children.feeding.idle,
+            )
+        if not reports and not claims:
+            return
+        asked = _Asked(
+            worker_id=worker_id,
+            reporting=self.book.reporting,
+            claim=claims[-1][0].name if claims else "",
+            tasks=self.claims.free(room) if claims else 0,
+        )
+        self.send([*reports, *claims], lambda results, error: self._answered(asked, results, error))
+
+    def send(self, statements: list[tuple[Query, Parameters]], callback: Callback) -> None:
+        """Send statements as a turn: until they are answered there is no other."""
+
+        def answered(results: Results | None, error: StatementError | None) -> None:
+            self.under_way = False
+            callback(results, error)
+
+        self.under_way = True
+        self.work.send(statements, answered)
+
+    def next_event(self, now: float, *, running: bool) -> float | None:
+        """Return when ``advance`` has something to do, if nothing else happens. ``running``: no end is asked for."""
+        events = []
+        if self.book:
+            events.append(self._report_due(now))
+        if running:
+            at = self.claims.next_event(now, room=self._room(now), busy=self.children.has_work)
+            if at is not None:
+                events.append(max(at, self._claims_from))
+        return min(events, default=None)
+
+    @property
+    def _claims_from(self) -> float:
+        return max(self._claim_at, self.starting.refused_until)
+
+    def _room(self, now: float) -> int:
+        """Return how many tasks the next round trip should bring: not one for each that was handed out."""
+        feeding = self.children.feeding
+        wants_more = feeding.hungry or (bool(self.book) and self._report_due(now) <= now)
+        return feeding.room(now) if wants_more else 0
+
+    def _report_due(self, now: float) -> float:
+        """Return when the ends are to be reported: at once, unless there is work at hand and more will follow soon."""
+        since = self.book.waiting_since
+        if since is None or self.children.feeding.hungry or len(self.book.entries) >= REPORT_MANY:
+            return self._report_at
+        return max(self._report_at, since + REPORT_PAUSE)
+
+    def _answered(self, asked: _Asked, results: Results | None, error: StatementError | None) -> None:
+        now = monotonic()
+        if results is None:
+            assert error is not None
+            self._failed(asked, error, now)
+            return
+        self._failures = 0
+        if asked.reporting:
+            if self.book.take(results[0]):
+                self._report_at = now + LATER
+            if any(row[2] == b"pending" or row[6] not in (None, b"0") for row in results[0]):
+                self.attention.wake()  # a parked version took its place, or on_failure enqueued something
+        if asked.claim:
+            self.starting.add(self.claims.take(asked.claim, results[-1], asked=asked.tasks, now=now), now)
+            if asked.worker_id != self.lease.worker_id:
+                # Claimed by a life that is over: they are still its tasks, and go back before the next one begins.
+                self.entering.put_back_unstarted("its worker lost its lease")
+
+    def _failed(self, asked: _Asked, error: StatementError, now: float) -> None:
+        if asked.reporting:
+            self.book.failed(error)
+        self._failures += 1
+        pause = min(LATER * 2 ** min(self._failures - 1, 10), LONGEST_PAUSE)
+        if error.sqlstate:
+            logger.warning("a turn failed and is tried again in %.2g s: %s", pause, error)
+        if asked.claim:
+            self.attention.wake()
+            self.attention.marked = False
+        self._report_at = self._claim_at = now + pause
