@@ -70,6 +70,30 @@ def test_what_waits_in_a_child_that_dies_runs_elsewhere_uncounted(pq: PQ, databa
         assert record.attempts == 1
 
 
+def test_child_that_dies_with_a_full_inbox_while_another_process_holds_its_socket(
+    pq: PQ, database: str, tmp_path: Path
+) -> None:
+    """Its end of the socket never closes, and the worker was reading it at its own pace."""
+    path = tmp_path / "heir"
+    with running(database, tmp_path, concurrency=1, tasks_per_child=1000) as worker:
+        (pid,) = worker.workers
+        for one in pq.enqueue_many(tasks.dies_with_an_heir.call(None) for _ in range(50)):
+            pq.wait(one, timeout=30)
+        behind = pq.enqueue_many(
+            [
+                *(tasks.dies_with_an_heir.call(None) for _ in range(20)),
+                tasks.dies_with_an_heir.call(str(path)),
+                *(tasks.dies_with_an_heir.call(None) for _ in range(40)),
+            ]
+        )
+        eventually(lambda: pq.counts()[TaskStatus.COMPLETED] == 110)
+        eventually(lambda: pq.counts()[TaskStatus.FAILED] == 1)
+
+        assert pid in worker.workers, worker.text
+        os.kill(int(path.read_text()), signal.SIGKILL)
+    assert [pq.get_task(one).attempts for one in behind] == [1] * 61  # type: ignore[union-attr]
+
+
 def test_cancelled_while_it_waits_in_an_inbox(pq: PQ, database: str, tmp_path: Path) -> None:
     path = tmp_path / "order"
     with running(database, tmp_path, concurrency=1, tasks_per_child=1000, lease=3):
