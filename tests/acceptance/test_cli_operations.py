@@ -43,6 +43,17 @@ def test_pausing_twice_is_a_negative_answer(pq: Run) -> None:
     assert pq("queues", "resume", "nobody", status=1).stdout == "resumed 0 of 1\n"
 
 
+def test_limits_of_a_queue_are_set_shown_and_lifted(pq: Run) -> None:
+    assert pq("queues", "limit", "orders", "--concurrency", "5", "--rate", "10/s").stdout == "orders: 5 at once, 10/s\n"
+    assert "0 of 5 at once, 10/s" in pq("queues").stdout
+    [listed] = [one for one in printed(pq("queues", "list", "--json")) if one["name"] == "orders"]
+    assert (listed["concurrency_limit"], listed["rate_limit"]) == (5, 10)
+    assert pq("queues", "limit", "orders", "--none").stdout == "orders: no limits\n"
+    assert pq("queues", "limit", "orders", "--none", status=1).stdout == "orders: no limits, as before\n"
+    assert "'fast' is no rate" in pq("queues", "limit", "orders", "--rate", "fast", status=2).stderr
+    assert "--none to lift" in pq("queues", "limit", "orders", status=2).stderr
+
+
 def test_drained_worker_ends_and_is_not_replaced(pq: Run, database: str, tmp_path: Path) -> None:
     with running(database, tmp_path, app="shop:pq", path=tmp_path) as worker:
         [found] = printed(pq("workers", "list", "--json"))

@@ -319,3 +319,44 @@ def test_rate_of_many_workers_is_spent_once(connection: psycopg.Connection) -> N
     ).fetchall()
     granted = sum(places for _, places in allowed)
     assert 2.2 / 0.05 - 1 <= granted <= 2.2 / 0.05 + 2
+
+
+def test_suspect_under_a_limit_runs_alone_on_an_idle_worker(
+    database: str, connection: psycopg.Connection, tmp_path: Path
+) -> None:
+    path = tmp_path / "log"
+    with client(database) as pq:
+        pq.limit_queue("default", concurrency=3)
+        pq.enqueue(tasks.work.call(str(path), "plain"))
+        pq.enqueue(tasks.work.options(concurrency_key="k").call(str(path), "keyed"))
+        connection.execute("UPDATE pq_tasks SET losses = 2")
+        pq.enqueue(tasks.work.call(str(path), "fresh"))
+        connection.execute(
+            "INSERT INTO pq_workers (id, name, expires_at, lease, pid, concurrency, host, pq_version, queues)"
+            " VALUES (7, 'w', now() + interval '1 h', '1 h', 1, 9, 'here', '1', '{default}')"
+        )
+        claim = "SELECT losses FROM pq_claim_limited(7, '{default}', '{-32768}', '{32767}', 9, %s) WHERE id IS NOT NULL"
+        assert connection.execute(claim, (False,)).fetchall() == [(0,)]
+        assert connection.execute(claim, (True,)).fetchall() == [(2,)]
+        assert connection.execute(claim, (True,)).fetchall() == [(2,)]
+        assert connection.execute("SELECT count(*) FROM pq_tasks WHERE alone").fetchone() == (2,)
+
+
+def test_claims_of_two_transactions_never_count_on_the_same_place(
+    database: str, connection: psycopg.Connection
+) -> None:
+    with client(database) as pq, psycopg.connect(database) as first, psycopg.connect(database) as second:
+        pq.limit_queue("default", concurrency=1)
+        pq.enqueue_many(tasks.work.call("", f"t{n}") for n in range(3))
+        connection.execute(
+            "INSERT INTO pq_workers (id, name, expires_at, lease, pid, concurrency, host, pq_version, queues)"
+            " SELECT n, 'w', now() + interval '1 h', '1 h', 1, 9, 'here', '1', '{default}' FROM generate_series(7, 8) n"
+        )
+        claim = "SELECT id, next_in FROM pq_claim_limited(%s, '{default}', '{-32768}', '{32767}', 9, false)"
+        assert [row[0] is not None for row in first.execute(claim, (7,))] == [True, False]
+        assert second.execute(claim, (8,)).fetchall() == [(None, 0.005)]
+        first.commit()
+        assert second.execute(claim, (8,)).fetchall() == [(None, 0.1)]
+        second.rollback()
+        connection.execute("UPDATE pq_tasks SET status = 'completed', worker_id = NULL WHERE status = 'running'")
+        assert [row[0] is not None for row in second.execute(claim, (8,))] == [True, False]

@@ -278,22 +278,38 @@ CREATE TABLE {schema}.pq_limits (
 ALTER TABLE {schema}.pq_queues ADD COLUMN paused_until timestamptz;
 
 -- Tasks with limits of their own wait where no other claim looks: as 'blocked', with a lane (see 0002_lanes.sql).
+CREATE FUNCTION {schema}.pq_lane(name text, limits jsonb) RETURNS text LANGUAGE sql IMMUTABLE PARALLEL SAFE
+SET search_path = pg_catalog AS $pq$
+    SELECT md5(coalesce(limits ->> 'key', '')) || md5(CASE WHEN limits ?| ARRAY['concurrency', 'rate'] THEN name ELSE '' END)
+$pq$;
+REVOKE EXECUTE ON FUNCTION {schema}.pq_lane(text, jsonb) FROM PUBLIC;
+
+CREATE FUNCTION {schema}.pq_hold_new() RETURNS trigger LANGUAGE plpgsql SET search_path = pg_catalog AS $pq$
+BEGIN
+    NEW.status := 'blocked';
+    NEW.concurrency_key := NEW.options -> 'limits' ->> 'key';
+    NEW.lane := {schema}.pq_lane(NEW.name, NEW.options -> 'limits');
+    RETURN NEW;
+END
+$pq$;
 CREATE FUNCTION {schema}.pq_hold() RETURNS trigger LANGUAGE plpgsql SET search_path = pg_catalog AS $pq$
 BEGIN
     UPDATE {schema}.pq_tasks t
-    SET status = 'blocked',
-        concurrency_key = NEW.options -> 'limits' ->> 'key',
-        lane = md5(coalesce(NEW.options -> 'limits' ->> 'key', ''))
-            || md5(CASE WHEN NEW.options -> 'limits' ?| ARRAY['concurrency', 'rate'] THEN NEW.name ELSE '' END)
+    SET status = 'blocked', concurrency_key = NEW.options -> 'limits' ->> 'key',
+        lane = {schema}.pq_lane(NEW.name, NEW.options -> 'limits')
     WHERE t.id = NEW.id;
     RETURN NULL;
 END
 $pq$;
--- The one place where that holds, whoever writes: enqueuing, promoting, retrying, rescuing, a parked version. After the
--- statement, so that it still returns 'pending': code of revision 1 knows no other word for a task that comes back. In its
--- transaction, so that no claim of anybody else sees that state. What is not due yet waits as everything else does.
-CREATE TRIGGER pq_hold AFTER INSERT OR UPDATE ON {schema}.pq_tasks FOR EACH ROW
+-- The two places where that holds, whoever writes: enqueuing; promoting, retrying, rescuing, a parked version. These after
+-- the statement, so that it still returns 'pending': code of revision 1 knows no other word for a task that comes back. In
+-- its transaction, so that no claim of anybody else sees that state. What is not due yet waits as everything else does.
+-- Of columns that no claim sets: claims don't pay for it.
+CREATE TRIGGER pq_hold_new BEFORE INSERT ON {schema}.pq_tasks FOR EACH ROW
+    WHEN (NEW.options ? 'limits' AND NEW.status = 'pending' AND NEW.due) EXECUTE FUNCTION {schema}.pq_hold_new();
+CREATE TRIGGER pq_hold AFTER UPDATE OF due, parked, completed_at ON {schema}.pq_tasks FOR EACH ROW
     WHEN (NEW.options ? 'limits' AND NEW.status = 'pending' AND NEW.due) EXECUTE FUNCTION {schema}.pq_hold();
+REVOKE EXECUTE ON FUNCTION {schema}.pq_hold_new() FROM PUBLIC;
 REVOKE EXECUTE ON FUNCTION {schema}.pq_hold() FROM PUBLIC;
 
 -- Seconds that starts may come early, so that those that come late don't lower the rate: a twentieth of a second, or half
