@@ -6,12 +6,16 @@ SHELL := /bin/bash
 
 # Processes that share the tests of one run: most tests wait for other processes. TESTS: what to run. ARGS: more for pytest.
 # RETRY=1: run what failed once more, alone: on a busy machine another process may have come too late for a test.
+# QUICK=1: on the oldest Python only VERSIONED, what depends on the version of Python most.
 # COVER=1: report branch coverage, on the newest Python; the tests then take about a third longer.
 JOBS ?= 4
 TESTS ?=
 # The benchmarks of `make bench`; flat, image and peers take longer.
 BENCH ?= enqueue latency drain fork
 COUNT ?= 1000000
+VERSIONED = tests/unit tests/contract tests/architecture tests/adapters tests/integration/test_outcomes.py \
+    tests/integration/test_sharing.py tests/integration/test_worker_claims.py tests/integration/test_client.py \
+    tests/integration/test_inline.py tests/acceptance/test_worker_process.py
 ARGS ?=
 PYTEST = -m pytest -n $(JOBS) --dist worksteal $(ARGS)
 
@@ -39,12 +43,13 @@ demo:
 test:
 	@venvs="$$(scripts/venv oldest newest)"; newest="$${venvs##*$$'\n'}"; \
 	for venv in $$venvs; do \
+	    chosen="$(TESTS)"; if [ -z "$$chosen" ] && [ "$$venv" != "$$newest" ] && [ -n "$(QUICK)" ]; then chosen="$(VERSIONED)"; fi; \
 	    cover=; if [ -n "$(COVER)" ] && [ "$$venv" = "$$newest" ]; then cover="--cov --cov-report=term"; fi; \
 	    echo "== $$("$$venv/bin/python" -V)"; \
-	    "$$venv/bin/python" $(PYTEST) $$cover $(TESTS) || { \
+	    "$$venv/bin/python" $(PYTEST) $$cover $$chosen || { \
 	        [ $$? = 1 ] && [ -n "$(RETRY)" ] || exit 1; \
 	        echo "== once more, one at a time: what failed"; \
-	        "$$venv/bin/python" -m pytest -p no:xdist --last-failed --last-failed-no-failures none $(TESTS); \
+	        "$$venv/bin/python" -m pytest -p no:xdist --last-failed --last-failed-no-failures none $$chosen; \
 	    }; \
 	done
 

@@ -69,9 +69,7 @@ class Children:
     def __iter__(self) -> Iterator[tuple[Child, Run]]:
         """Go through all runs, each with its child."""
         runs = [(child, run) for child in self.processes for run in child.runs]
-        if self.crowd.child is not None:
-            runs += [(self.crowd.child, run) for run in self.crowd]
-        return iter(runs)
+        return iter([*runs, *self.crowd])
 
     @property
     def busy(self) -> int:

@@ -13,6 +13,8 @@ from pq_core.worker.forking import Exit
 from pq_core.worker.runs import Child, Claimed, Ended, Run, needs_own_process, progress_of, usage
 from pq_core.worker.shared import StopReason
 
+FULL = 0.02
+"""Seconds before something is put into an inbox again that was full."""
 SUSPECTS = 10_000
 """Tasks remembered for having been in a process that crashed."""
 
@@ -21,8 +23,9 @@ SUSPECTS = 10_000
 class Crowd:
     """Up to ``size`` coroutines in one child; a size of 1 means that there is none.
 
-    ``wanted``: says of a task whether it is a coroutine that may share. ``fork``: starts the child with its first run.
-    ``run``: makes a run of a claimed task.
+    A child that has run its share gets no more, and ends when the last coroutine in it has, beside its successor.
+    ``child``: the one that gets what comes. ``wanted``: says of a task whether it is a coroutine that may share.
+    ``fork``: starts the child with its first run. ``run``: makes a run of a claimed task.
     """
 
     size: int
@@ -32,6 +35,9 @@ class Crowd:
     run: Callable[[Claimed, float], Run]
     child: Child | None = None
     _runs: dict[tuple[int, int], Run] = field(default_factory=dict)
+    _where: dict[tuple[int, int], Child] = field(default_factory=dict)
+    _untold: set[tuple[int, int]] = field(default_factory=set)
+    _full_until: float = 0.0
     _finished: list[Ended] = field(default_factory=list)
     _reach: int = 1
     _suspects: set[int] = field(default_factory=set)
@@ -39,8 +45,8 @@ class Crowd:
     def __len__(self) -> int:
         return len(self._runs)
 
-    def __iter__(self) -> Iterator[Run]:
-        return iter(list(self._runs.values()))
+    def __iter__(self) -> Iterator[tuple[Child, Run]]:
+        return iter([(self._where[key], run) for key, run in self._runs.items()])
 
     # --- what may be taken on -----------------------------------------------------------------------------------
 
@@ -67,34 +73,51 @@ class Crowd:
         elif claimed:
             self._reach = 1
 
+    @property
+    def has_place(self) -> bool:
+        """True when one more can begin."""
+        return len(self._runs) < self.size and monotonic() >= self._full_until
+
     def start(self, claimed: Claimed) -> bool:
         """Begin to run a task; False when there is no place. Raises OSError when no child can be forked."""
-        if len(self._runs) >= self.size:
+        if not self.has_place:
             return False
         now = monotonic()
         run = self.run(claimed, now)
         child = self.child
-        if child is None or child.leaving or child.left <= 0:
-            if child is not None:
-                if self._runs:
-                    return False  # it is about to be replaced, once those in it have ended
-                self.let_go()
+        if child is not None and (child.leaving or child.left <= 0):
+            self._retire(child)
+            child = None
+        if child is None:
             self.child = child = self.fork(claimed, run)
             child.left = self.lifetime - 1
         else:
             message = inbox.pack(claimed.row)
-            if len(message) > inbox.TASK_LIMIT or child.inbox is None or not child.inbox.put(message):
+            if child.inbox is None or not child.inbox.put(message):
+                self._full_until = now + FULL  # it is busy with what it has
                 return False
             child.left -= 1
         self._runs[run.key] = run
+        self._where[run.key] = child
         if run.timeout is not None:
             child.look_at = min(child.look_at, now + run.timeout)
         return True
 
+    def _retire(self, child: Child) -> None:
+        """Give the child nothing more; its inbox stays open for stops, as long as something runs in it."""
+        self.child = None if self.child is child else self.child
+        child.left = 0
+        if child not in self._where.values():
+            self._shut(child)
+
     def let_go(self) -> None:
-        """Let the child end; once its coroutines have."""
-        child = self.child
-        if child is not None and child.inbox is not None and not child.leaving:
+        """Let the child end, if nothing runs in it."""
+        if self.child is not None and self.child not in self._where.values():
+            self._retire(self.child)
+
+    @staticmethod
+    def _shut(child: Child) -> None:
+        if child.inbox is not None and not child.leaving:
             child.leaving = True
             child.inbox.shut()
 
@@ -105,20 +128,27 @@ class Crowd:
         id_, fence = body.get("id"), body.get("fence")
         run = self._runs.get((id_, fence)) if isinstance(id_, int) and isinstance(fence, int) else None
         if kind in (wire.Kind.END, wire.Kind.DONE):
-            if run is None:
+            if run is None or self._where[run.key] is not child:
                 raise wire.BrokenFrame("a task ends once")
             run.end = body
-            del self._runs[run.key]
+            self._forget(run)
+            if child is not self.child and child not in self._where.values():
+                self._shut(child)
             exit_ = Exit(child.pid, 0, 0.0, 0.0, 0)
             self._finished.append(Ended(child=child, run=run, exit=exit_, wall=usage(body.get("wall"))))
             return None
-        if run is None:
+        if run is None or self._where[run.key] is not child:
             return None
         if kind is wire.Kind.COMPLETED:
             run.completed_itself = True
             return None
         run.progress = progress_of(body)
         return run
+
+    def _forget(self, run: Run) -> None:
+        del self._runs[run.key]
+        del self._where[run.key]
+        self._untold.discard(run.key)
 
     @property
     def has_finished(self) -> bool:
@@ -134,24 +164,35 @@ class Crowd:
 
     def stop(self, run: Run, reason: StopReason, grace: float, words: str = "") -> None:
         """Ask one coroutine to stop; the first reason stands. The whole child is killed if it has not in time."""
-        child = self.child
+        child = self._where.get(run.key)
         if child is None or run.reason is not StopReason.NONE:
             return
         run.reason = reason
         run.words = words
         run.kill_at = monotonic() + grace
+        self._untold.add(run.key)
         child.look_at = min(child.look_at, run.kill_at)
-        if child.inbox is not None:
-            child.inbox.put(inbox.pack_stop(run.task.id, run.task.fence, reason))
+        self._tell(child, run)
+
+    def _tell(self, child: Child, run: Run) -> None:
+        message = inbox.pack_stop(run.task.id, run.task.fence, run.reason)
+        if child.inbox is not None and child.inbox.put(message):
+            self._untold.discard(run.key)
+        else:
+            child.look_at = min(child.look_at, monotonic() + FULL)  # its inbox is full: again in a moment
 
     def enforce(self, child: Child, now: float) -> bool:
         """Stop what is over its time; True when the child has to be killed since something did not stop."""
         child.look_at = inf
-        for run in self:
+        for where, run in self:
+            if where is not child:
+                continue
             if run.kill_at is not None:
                 if now >= run.kill_at:
                     return True
                 child.look_at = min(child.look_at, run.kill_at)
+                if run.key in self._untold:
+                    self._tell(child, run)
             elif run.timeout is not None:
                 deadline = run.handed + run.timeout
                 if now >= deadline:
@@ -166,10 +207,10 @@ class Crowd:
         Who of them was at fault can't be told, unless there was but one: the others come back, and run alone.
         """
         done = self.take_finished()
-        if child is not self.child:
-            return done
-        self.child = None
-        runs, self._runs = list(self._runs.values()), {}
+        self.child = None if self.child is child else self.child
+        runs = [run for where, run in self if where is child]
+        for run in runs:
+            self._forget(run)
         alone = len(runs) == 1
         if not alone and not child.killed:
             if len(self._suspects) > SUSPECTS:

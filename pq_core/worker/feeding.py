@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
+from itertools import islice
 from time import monotonic
 
 from pq_core.types import ClaimedTask
@@ -15,6 +16,8 @@ from pq_core.worker.pace import HORIZON, Pace
 from pq_core.worker.processes import Processes
 from pq_core.worker.runs import LAST_WORD_GRACE, Child, Claimed, Run, grace_of, needs_own_process
 
+SEARCHED = 100
+"""Tasks of the stock among which a coroutine is looked for while no process is free."""
 IN_FLIGHT = 800
 """Tasks that one worker fetches ahead at most. With 2,000 the database was slower than with 600 to 800."""
 
@@ -80,19 +83,34 @@ class Feeding:
     @property
     def next_claimed(self) -> Claimed | None:
         """The task to start next, None when none could be: no process is free, or there is no task."""
+        at = self._startable()
+        return None if at is None else self.stock[at]
+
+    def _startable(self) -> int | None:
+        """Return the place in the stock of the first task that can start: a coroutine needs no free process."""
         if not self.stock:
             return None
-        free = self.processes.working < self.concurrency
-        return self.stock[0] if free or self.crowd.takes(self.stock[0]) else None
+        if self.processes.working < self.concurrency:
+            return 0
+        if self.crowd.size > 1 and self.crowd.has_place:
+            return next((at for at, one in enumerate(islice(self.stock, SEARCHED)) if self.crowd.takes(one)), None)
+        return None
 
     def start(self) -> None:
-        """Run the first task of the stock in an idle child, or fork one.
+        """Run ``next_claimed`` in an idle child, or fork one.
 
         Raises OSError when the system has no process or socket left; the task is out of the stock then, too.
         """
-        claimed = self.stock.popleft()
+        at = self._startable()
+        if at is None:
+            return
+        claimed = self.stock[at]
+        del self.stock[at]
         self.before(claimed.task)
         if self.crowd.takes(claimed) and self.crowd.start(claimed):
+            return
+        if self.processes.working >= self.concurrency:
+            self.stock.insert(at, claimed)  # its inbox was full; has_place is false now
             return
         alone = self.processes.setup.tasks_per_child == 1 or needs_own_process(claimed.task)
         message = None if alone else inbox.pack(claimed.row)
@@ -165,8 +183,8 @@ class Feeding:
 
     def take_back(self, child: Child) -> None:
         """Put what the child has not received yet back into the stock, before what is there."""
-        if child.inbox is None:
-            return
+        if child.inbox is None or child.crowd:
+            return  # coroutines begin as they come: there is nothing to take back
         keys = set(child.inbox.take_back())
         if keys:
             runs = child.without(keys)

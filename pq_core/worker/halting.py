@@ -54,7 +54,7 @@ class Halting:
     def interrupt_all(self, most: float) -> None:
         """Ask every run to stop and come back, within ``most`` seconds."""
         until = monotonic() + most
-        for run in self.crowd:
+        for _, run in self.crowd:
             self.crowd.stop(run, StopReason.INTERRUPT, min(run.grace, most))
         for child in self.processes:
             if child.runs:

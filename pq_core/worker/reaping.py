@@ -53,10 +53,11 @@ class Reaping:
         # What the runs before this one used is on their account.
         exit_.cpu_user = max(0.0, exit_.cpu_user - child.cpu_user)
         exit_.cpu_system = max(0.0, exit_.cpu_system - child.cpu_system)
+        # While its socket is open: with nothing behind its run any more, the selector may have to report it again.
+        self.feeding.take_back(child)
         # A grandchild that left the group may hold the other end for ever: nobody waits for it.
         self.processes.hang_up(child)
         child.socket.close()
-        self.feeding.take_back(child)
         done += _unfinished(child, exit_, now)
         child.runs.clear()
         if child.crowd:

@@ -14,7 +14,7 @@ import pytest
 from pq_core import PQ
 from pq_core.types import Outcome, TaskStatus
 from tests.integration import worker_tasks as tasks
-from tests.integration.worker_process import alive, eventually, running
+from tests.integration.worker_process import alive, children_of, eventually, running
 
 QUICK = 200
 
@@ -68,6 +68,30 @@ def test_what_waits_in_a_child_that_dies_runs_elsewhere_uncounted(pq: PQ, databa
         record = pq.get_task(one)
         assert record is not None
         assert record.attempts == 1
+
+
+def test_child_that_dies_with_a_full_inbox_while_another_process_holds_its_socket(
+    pq: PQ, database: str, tmp_path: Path
+) -> None:
+    """Its end of the socket never closes, and the worker was reading it at its own pace."""
+    path = tmp_path / "heir"
+    with running(database, tmp_path, concurrency=1, tasks_per_child=1000) as worker:
+        (pid,) = worker.workers
+        for one in pq.enqueue_many(tasks.dies_with_an_heir.call(None) for _ in range(50)):
+            pq.wait(one, timeout=30)
+        behind = pq.enqueue_many(
+            [
+                *(tasks.dies_with_an_heir.call(None) for _ in range(20)),
+                tasks.dies_with_an_heir.call(str(path)),
+                *(tasks.dies_with_an_heir.call(None) for _ in range(40)),
+            ]
+        )
+        eventually(lambda: pq.counts()[TaskStatus.COMPLETED] == 110)
+        eventually(lambda: pq.counts()[TaskStatus.FAILED] == 1)
+
+        assert pid in worker.workers, worker.text
+        os.kill(int(path.read_text()), signal.SIGKILL)
+    assert [pq.get_task(one).attempts for one in behind] == [1] * 61  # type: ignore[union-attr]
 
 
 def test_cancelled_while_it_waits_in_an_inbox(pq: PQ, database: str, tmp_path: Path) -> None:
@@ -158,3 +182,36 @@ def test_drain_interrupts_coroutines_and_puts_them_back(pq: PQ, database: str, t
         eventually(lambda: pq.get_task(one).status is TaskStatus.PENDING)  # type: ignore[union-attr]
 
     assert pq.get_task(one).attempts == 0  # type: ignore[union-attr]
+
+
+def test_children_of_coroutines_are_replaced_while_long_ones_go_on(pq: PQ, database: str, tmp_path: Path) -> None:
+    """With more tasks than one child may run, and one that outlives its child's share."""
+    path = tmp_path / "pids"
+    with running(database, tmp_path, concurrency=1, tasks_per_child=10, async_concurrency=5):
+        long = pq.enqueue(tasks.async_naps.call(300, str(path)))
+        eventually(lambda: lines(path))
+        ids = pq.enqueue_many(tasks.async_naps.call(0.05, str(path)) for _ in range(40))
+        eventually(lambda: pq.counts()[TaskStatus.COMPLETED] == 40)
+        assert pq.get_task(long).status is TaskStatus.RUNNING  # type: ignore[union-attr]
+        pq.cancel(long)
+        eventually(lambda: pq.get_task(long).status is TaskStatus.CANCELLED)  # type: ignore[union-attr]
+
+    assert len(set(lines(path))) >= 4
+    assert [pq.get_task(one).result for one in ids] == ids  # type: ignore[union-attr]
+    assert pq.attempts(long)[-1].error is None or "was killed" not in (pq.attempts(long)[-1].error or "")
+
+
+def test_full_child_of_coroutines_does_not_overfill_the_processes(pq: PQ, database: str, tmp_path: Path) -> None:
+    path = tmp_path / "pids"
+    with running(database, tmp_path, concurrency=2, async_concurrency=2) as worker:
+        blocking = pq.enqueue_many(tasks.nap.call(300) for _ in range(2))
+        eventually(lambda: pq.counts()[TaskStatus.RUNNING] == 2)
+        many = pq.enqueue_many(tasks.async_naps.call(300, str(path)) for _ in range(8))
+        eventually(lambda: len(lines(path)) == 2)
+        time.sleep(1)
+
+        assert len(lines(path)) == 2, "two in the shared child, and no process is free for another"
+        assert len(children_of(worker.workers[0])) == 3
+        for one in (*blocking, *many):
+            pq.cancel(one)
+        eventually(lambda: pq.counts()[TaskStatus.CANCELLED] == 10)

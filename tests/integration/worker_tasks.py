@@ -489,6 +489,21 @@ def crashes(how: str) -> None:
 
 
 @jobs.task
+def dies_with_an_heir(path: str | None) -> None:
+    """With a path: die at once, and leave a process that holds every descriptor, in a session of its own."""
+    if path is None:
+        return
+    if os.fork() == 0:
+        os.setsid()
+        Path(path).write_text(str(os.getpid()))
+        time.sleep(60)
+        os._exit(0)
+    while not os.path.exists(path) or not Path(path).read_text():
+        time.sleep(0.001)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@jobs.task
 def snoozes(times: int, seconds: float = 0.01) -> int:
     attempt = current_attempt()
     if attempt.task.snoozes < times:
