@@ -96,7 +96,7 @@ def run_child(
 def _run_one(setup: ChildSetup, task: ClaimedTask, channel: Channel, stopper: Stopper) -> int:
     """Run the only task of this process; the worker gets its cost from the system."""
     end = _run_guarded(setup, task, channel, stopper)
-    _flush()
+    flush()
     if end["how"] == "succeeded":
         frame = wire.pack_done(task.id, task.fence, end["result"])
     else:
@@ -114,7 +114,7 @@ def _run_many(setup: ChildSetup, first: ClaimedTask, channel: Channel, stopper: 
         began = time.monotonic()
         place.begin(task.id, task.fence, began)
         end = _run_guarded(setup, task, channel, stopper)
-        _flush()
+        flush()
         tasks.left -= 1
         if tasks.left and _has_children():
             tasks.left, end["last"] = 0, True  # they end with this process; so it takes no other task
@@ -231,7 +231,8 @@ async def _awaited(value: Any) -> Any:
     return await value
 
 
-def _flush() -> None:
+def flush() -> None:
+    """Write out what the task printed."""
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()

@@ -56,6 +56,7 @@ class Children:
             wanted=lambda claimed: is_async(claimed.task),
             fork=fork,
             run=lambda claimed, now: feeding.new_run(claimed, now, begun=True),
+            frame_limit=lambda claimed: processes.frame_limit(claimed.task),
         )
         feeding = Feeding(processes=processes, crowd=crowd, concurrency=concurrency, grace=grace, before=before)
         listening = Listening(processes=processes, crowd=crowd, feeding=feeding)

@@ -93,6 +93,7 @@ class Claims:
         if free <= 0:
             if attention.marked and not self.options.once and self.alone is None:
                 attention.marked = False
+                attention.wake()  # nobody notifies it from now on: it asks again once there is room
                 return [(self.statements["sleeping"], [integer(worker_id), b"f"])]
             return []
         if self.suspects and not self.options.once:

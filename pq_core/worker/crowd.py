@@ -10,7 +10,7 @@ from typing import Any
 
 from pq_core.worker import inbox, wire
 from pq_core.worker.forking import Exit
-from pq_core.worker.runs import Child, Claimed, Ended, Run, needs_own_process, progress_of, usage
+from pq_core.worker.runs import LAST_WORD_GRACE, Child, Claimed, Ended, Run, needs_own_process, progress_of, usage
 from pq_core.worker.shared import StopReason
 
 FULL = 0.02
@@ -26,6 +26,7 @@ class Crowd:
     A child that has run its share gets no more, and ends when the last coroutine in it has, beside its successor.
     ``child``: the one that gets what comes. ``wanted``: says of a task whether it is a coroutine that may share.
     ``fork``: starts the child with its first run. ``run``: makes a run of a claimed task.
+    ``frame_limit``: bytes that its end may take.
     """
 
     size: int
@@ -33,6 +34,7 @@ class Crowd:
     wanted: Callable[[Claimed], bool]
     fork: Callable[[Claimed, Run], Child]
     run: Callable[[Claimed, float], Run]
+    frame_limit: Callable[[Claimed], int]
     child: Child | None = None
     _runs: dict[tuple[int, int], Run] = field(default_factory=dict)
     _where: dict[tuple[int, int], Child] = field(default_factory=dict)
@@ -97,6 +99,7 @@ class Crowd:
                 self._full_until = now + FULL  # it is busy with what it has
                 return False
             child.left -= 1
+            child.decoder.limit = max(child.decoder.limit, self.frame_limit(claimed))
         self._runs[run.key] = run
         self._where[run.key] = child
         if run.timeout is not None:
@@ -119,6 +122,7 @@ class Crowd:
     def _shut(child: Child) -> None:
         if child.inbox is not None and not child.leaving:
             child.leaving = True
+            child.kill_at = monotonic() + LAST_WORD_GRACE
             child.inbox.shut()
 
     # --- what it says -------------------------------------------------------------------------------------------
@@ -208,16 +212,18 @@ class Crowd:
         """
         done = self.take_finished()
         self.child = None if self.child is child else self.child
+        unread = set() if child.inbox is None else set(child.inbox.take_back())
         runs = [run for where, run in self if where is child]
         for run in runs:
             self._forget(run)
-        alone = len(runs) == 1
-        if not alone and not child.killed:
+            run.begun = run.key not in unread
+        alone = sum(run.begun for run in runs) == 1
+        if not alone and (not child.killed or child.broken):
             if len(self._suspects) > SUSPECTS:
                 self._suspects.clear()
-            self._suspects.update(run.task.id for run in runs)
+            self._suspects.update(run.task.id for run in runs if run.begun)
         for run in runs:
-            if run.reason is StopReason.NONE and not alone:
+            if run.reason is StopReason.NONE and run.begun and not alone:
                 run.neighbour = True
             done.append(Ended(child=child, run=run, exit=exit_, wall=now - run.handed, stacks=stacks))
         return done

@@ -14,13 +14,15 @@ from typing import TYPE_CHECKING, Any
 from pq_core import attempt as attempts
 from pq_core.worker import guards, inbox, wire
 from pq_core.worker.channel import Channel, tell
-from pq_core.worker.child import CANNOT_REPORT
+from pq_core.worker.child import CANNOT_REPORT, flush
 from pq_core.worker.child_setup import ChildSetup, attempt_of
 from pq_core.worker.last_words import failure, stopped_early, success, unloadable
 from pq_core.worker.rows import claimed_task
 from pq_core.worker.shared import StopReason
 
 if TYPE_CHECKING:
+    from typing import NoReturn
+
     from pq_core.types import ClaimedTask
 
 
@@ -35,8 +37,8 @@ class _Crowd:
         self._running: dict[tuple[int, int], asyncio.Task[None]] = {}
         self._over = asyncio.Event()
 
-    async def serve(self, first: ClaimedTask) -> int:
-        """Run what comes until nothing more does; return the exit status."""
+    async def serve(self, first: ClaimedTask) -> NoReturn:
+        """Run what comes until nothing more does; end the process."""
         loop = asyncio.get_running_loop()
         loop.add_reader(self._inbox, self._receive)
         self._begin(first)
@@ -44,7 +46,9 @@ class _Crowd:
         loop.remove_reader(self._inbox)
         while self._running:
             await asyncio.wait(list(self._running.values()))
-        return 0
+        flush()
+        # Not back through asyncio.run: what coroutines left behind, threads too, must not hold up the end.
+        os._exit(0)
 
     def _receive(self) -> None:
         while True:
@@ -69,7 +73,15 @@ class _Crowd:
         key = (task.id, task.fence)
         running = asyncio.get_running_loop().create_task(self._run(task), name=f"{task.name} {task.id}")
         self._running[key] = running
-        running.add_done_callback(lambda _: self._running.pop(key, None))
+        running.add_done_callback(lambda done: self._done(task, done))
+
+    def _done(self, task: ClaimedTask, done: asyncio.Task[None]) -> None:
+        self._running.pop((task.id, task.fence), None)
+        if done.cancelled():  # before its first step, so it could not say so itself
+            end = stopped_early(self._setup, task, asyncio.CancelledError("cancelled before it began"))
+            self._channel.send(wire.pack(wire.Kind.END, {**end, "id": task.id, "fence": task.fence, "wall": 0.0}))
+        elif done.exception() is not None:
+            os._exit(CANNOT_REPORT)  # its end can't be put into words: the worker judges by the exit
 
     async def _run(self, task: ClaimedTask) -> None:
         began = time.monotonic()
@@ -110,10 +122,10 @@ class _Crowd:
 
 
 def run_crowd(setup: ChildSetup, first: ClaimedTask, channel: Channel, inbox_fd: int) -> int:
-    """Run ``first`` and all that comes through the inbox, at the same time; return the exit status."""
+    """Run ``first`` and all that comes through the inbox, at the same time, and end the process."""
     os.set_blocking(inbox_fd, False)
 
-    async def serve() -> int:
-        return await _Crowd(setup, channel, inbox_fd).serve(first)
+    async def serve() -> NoReturn:
+        await _Crowd(setup, channel, inbox_fd).serve(first)
 
     return asyncio.run(serve())

@@ -16,6 +16,8 @@ from pq_core.worker.pace import HORIZON, Pace
 from pq_core.worker.processes import Processes
 from pq_core.worker.runs import LAST_WORD_GRACE, Child, Claimed, Run, grace_of, needs_own_process
 
+DEAF = 1.0
+"""Seconds in which a reused child begins what it was handed; one that has not is ended."""
 SEARCHED = 100
 """Tasks of the stock among which a coroutine is looked for while no process is free."""
 IN_FLIGHT = 800
@@ -134,7 +136,7 @@ class Feeding:
             return
         now = monotonic()
         for child in sorted(self.processes, key=lambda one: one.load):
-            if child.leaving or not child.runs or now - child.since > HORIZON:
+            if child.leaving or child.left <= 0 or not child.runs or now - child.since > HORIZON:
                 continue
             while self.stock and len(child.runs) <= most:
                 claimed = self.stock[0]
@@ -180,6 +182,8 @@ class Feeding:
         for child in self.processes:
             if len(child.runs) > 1 and now - child.since > HORIZON:
                 self.take_back(child)
+            elif child.runs and now - child.since > DEAF and not child.leaving and child.began(child.runs[0]) is None:
+                self.let_go(child)  # something that an earlier run left behind keeps it from going on
 
     def take_back(self, child: Child) -> None:
         """Put what the child has not received yet back into the stock, before what is there."""

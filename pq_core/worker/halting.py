@@ -23,14 +23,25 @@ class Halting:
     feeding: Feeding
     listening: Listening
 
-    def stop(self, child: Child, reason: StopReason, *, grace: float | None = None, words: str = "") -> None:
+    def stop(
+        self,
+        child: Child,
+        reason: StopReason,
+        *,
+        only: Run | None = None,
+        grace: float | None = None,
+        words: str = "",
+    ) -> None:
         """Ask the child's run to stop, and have the process killed if it has not in ``grace`` seconds.
 
-        The first reason stands. ``words``: of whoever cancelled it. What waits behind the run goes back to the stock.
+        The first reason stands. ``only``: the run that is meant, None for whatever the child is in. ``words``: of
+        whoever cancelled it. What waits behind the run goes back to the stock.
         """
         self.feeding.take_back(child)
         self.listening.read(child)  # what it was in may be over
         run = child.head
+        if only is not None and run is not only:
+            return  # it has ended, and the child is in the next one
         if run is None or run.reason is not StopReason.NONE or run.end is not None:
             return
         child.leaving = True
@@ -48,14 +59,18 @@ class Halting:
             return
         if child.head is not run:
             self.feeding.take_back(child)
+            self.listening.read(child)
         if child.head is run:
-            self.stop(child, reason, grace=grace, words=words)
+            self.stop(child, reason, only=run, grace=grace, words=words)
 
     def interrupt_all(self, most: float) -> None:
         """Ask every run to stop and come back, within ``most`` seconds."""
         until = monotonic() + most
-        for _, run in self.crowd:
+        for child, run in self.crowd:
             self.crowd.stop(run, StopReason.INTERRUPT, min(run.grace, most))
+            if run.kill_at is not None:  # it was asked before, with a longer grace
+                run.kill_at = min(run.kill_at, until)
+                child.look_at = min(child.look_at, run.kill_at)
         for child in self.processes:
             if child.runs:
                 self.stop(child, StopReason.INTERRUPT, grace=min(child.runs[0].grace, most))
@@ -64,7 +79,7 @@ class Halting:
 
     def kill_all(self, reason: StopReason) -> None:
         """End every child with its whole process group, now."""
-        for run in [*(run for child in self.processes for run in child.runs), *self.crowd]:
+        for run in [*(run for child in self.processes for run in child.runs), *(run for _, run in self.crowd)]:
             if run.reason is StopReason.NONE and run.end is None:
                 run.reason = reason
         for child in self.processes:
@@ -91,6 +106,6 @@ class Halting:
             # Still behind another one, whose end is on its way to us.
             child.look_at = now + min(max(run.timeout / 4, 0.01), 0.25)
         elif now >= (deadline := min(max(began, run.handed), now) + run.timeout):
-            self.stop(child, StopReason.TIMEOUT)
+            self.stop(child, StopReason.TIMEOUT, only=run)
         else:
             child.look_at = deadline

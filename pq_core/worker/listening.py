@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from time import monotonic
 from typing import Any
@@ -67,11 +68,18 @@ class Listening:
                 return
             if child.broken:
                 continue  # already being ended: read on, so that it does not block in a write
+            broken: wire.BrokenFrame | None = None
             try:
-                for kind, body in child.decoder.feed(data):
+                try:
+                    frames: Sequence[tuple[wire.Kind, dict[str, Any]]] = child.decoder.feed(data)
+                except wire.BrokenFrame as error:
+                    frames, broken = error.frames, error
+                for kind, body in frames:
                     self._note(child, kind, body)
             except wire.BrokenFrame as error:
-                child.broken = str(error)
+                broken = error
+            if broken is not None:
+                child.broken = str(broken)
                 kill(child)
             if len(data) < READ_SIZE:
                 return

@@ -22,7 +22,9 @@ logger = logging.getLogger("pq.worker")
 FORK_PAUSE = 1.0
 """Seconds without claims after a fork that the system refused."""
 STALE = 0.5
-"""Seconds after which tasks that no child has taken go back: all are in long runs, and other workers may be free."""
+"""Seconds after its claim at which a task that no child has taken goes back: other workers may be free."""
+ASIDE = 0.1
+"""Seconds without claims after that."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -34,12 +36,10 @@ class Starting:
     feeding: Feeding
     entering: Entering
     refused_until: float = 0.0
-    _taken_at: float = 0.0
+    _look_at: float = 0.0
 
-    def add(self, found: list[Claimed], now: float) -> None:
+    def add(self, found: list[Claimed]) -> None:
         """Keep of what was claimed what this code can run, release the rest."""
-        if not self.feeding.stock:
-            self._taken_at = now
         runnable = []
         for claimed in found:
             task = claimed.task
@@ -63,20 +63,28 @@ class Starting:
             if feeding.stock:
                 self.entering.put_back_unstarted("its worker stops or has lost its lease")
             return
-        before = len(feeding.stock)
         feeding.even_out()
         while (claimed := feeding.next_claimed) is not None:
             if not self._start(claimed, now):
                 break
         feeding.top_up()
-        if len(feeding.stock) < before:
-            self._taken_at = now
-        elif feeding.stock and now >= self._taken_at + STALE:
-            self.entering.put_back_unstarted("this worker's processes are all in long runs")
+        if feeding.stock and now >= self._look_at:
+            self._look_at = now + STALE / 10
+            self._put_stale_back(now)
+
+    def _put_stale_back(self, now: float) -> None:
+        stock = self.feeding.stock
+        stale = [one for one in stock if now >= one.at + STALE]
+        for one in stale:
+            stock.remove(one)
+            self.entering.put_back(one.task, "put back: this worker's processes are all in long runs")
+        if stale:
+            # The same turn must not take them again: nobody else would ever see them.
+            self.refused_until = max(self.refused_until, now + ASIDE)
 
     def next_event(self) -> float | None:
         """Return when ``advance`` has something to do, if nothing else happens."""
-        return self._taken_at + STALE if self.feeding.stock else None
+        return self._look_at if self.feeding.stock else None
 
     def _start(self, claimed: Claimed, now: float) -> bool:
         """Start the first task of the stock; False when the system has no room for it."""

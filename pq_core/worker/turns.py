@@ -146,7 +146,7 @@ class Turns:
             if any(row[2] == b"pending" or row[6] not in (None, b"0") for row in results[0]):
                 self.attention.wake()  # a parked version took its place, or on_failure enqueued something
         if asked.claim:
-            self.starting.add(self.claims.take(asked.claim, results[-1], asked=asked.tasks, now=now), now)
+            self.starting.add(self.claims.take(asked.claim, results[-1], asked=asked.tasks, now=now))
             if asked.worker_id != self.lease.worker_id:
                 # Claimed by a life that is over: they are still its tasks, and go back before the next one begins.
                 self.entering.put_back_unstarted("its worker lost its lease")

@@ -9,6 +9,7 @@ import enum
 import json
 import math
 import struct
+from collections.abc import Sequence
 from typing import Any
 
 HEADER = struct.Struct("!IB")
@@ -29,7 +30,9 @@ class Kind(enum.IntEnum):
 
 
 class BrokenFrame(Exception):
-    """Raised when bytes can't be a frame, or are one that is larger than allowed."""
+    """Raised when bytes can't be a frame, or are one that is larger than allowed. ``frames``: what came before them."""
+
+    frames: Sequence[tuple[Kind, dict[str, Any]]] = ()
 
 
 # Not escaped to ASCII: that would make a result of three bytes a character twice as long as its limit allows.
@@ -71,13 +74,17 @@ class Decoder:
         start = 0
         while len(buffer) - start >= HEADER.size:
             length, kind = HEADER.unpack_from(buffer, start)
-            if length > self.limit:
-                raise BrokenFrame(f"a frame of {length} bytes; {self.limit} are allowed")
             end = start + HEADER.size + length
-            if len(buffer) < end:
-                break
-            body = bytes(buffer[start + HEADER.size : end])
-            frames.append((Kind.DONE, _done(body)) if kind == Kind.DONE else (_kind(kind), _body(body)))
+            try:
+                if length > self.limit:
+                    raise BrokenFrame(f"a frame of {length} bytes; {self.limit} are allowed")
+                if len(buffer) < end:
+                    break
+                body = bytes(buffer[start + HEADER.size : end])
+                frames.append((Kind.DONE, _done(body)) if kind == Kind.DONE else (_kind(kind), _body(body)))
+            except BrokenFrame as error:
+                error.frames = frames
+                raise
             start = end
         if start:
             del buffer[:start]

@@ -415,7 +415,7 @@ def test_counts_and_stats(pq: PQ, connection: psycopg.Connection) -> None:
     assert pq.pending_count(queue="b") == 2
     assert pq.counts() == {
         TaskStatus.PENDING: 5, TaskStatus.RUNNING: 1, TaskStatus.COMPLETED: 1, TaskStatus.FAILED: 0,
-        TaskStatus.CANCELLED: 0,
+        TaskStatus.CANCELLED: 0, TaskStatus.BLOCKED: 0,
     }  # fmt: skip
     assert pq.counts(queue="a")[TaskStatus.RUNNING] == 1
     stats = pq.stats()
