@@ -52,7 +52,7 @@ def test_nothing_grows(database: str, tmp_path: Path, count: int, tasks_per_chil
             before, memory = numbers(pid), memory_of(pid)
             pass_through(pq, count)
             eventually(lambda: numbers(pid)[1] == 0)
-            assert numbers(pid)[0] <= before[0] + 8
+            assert numbers(pid)[0] <= before[0] + 16  # three for each of four children, which may just be replaced
             assert memory_of(pid) - memory < 2 * 2**20
             assert worker.workers == [pid]
 
