@@ -12,7 +12,8 @@ from pq_core import PQ
 from tests.browser.dashboard import ENV, Site, chromium, served
 
 
-@pytest.fixture(scope="session")
+# By module: while playwright runs, its event loop counts as running in this thread, and no other test could have one.
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     """Return the browser of this run."""
     path = chromium()
