@@ -11,6 +11,7 @@ from tests.acceptance.pages import ROOT, Session, run_console
 from tests.extras import needs
 
 NEEDS = {
+    "dashboard": ["fastapi", "uvicorn", "jinja2"],
     "django": ["django"],
     "fastapi": ["fastapi", "uvicorn", "asyncpg"],
     "plugins": ["opentelemetry"],
