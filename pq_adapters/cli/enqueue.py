@@ -11,9 +11,10 @@ import click
 
 from pq_adapters.cli.application import factory_option, json_option, load_tasks, open_app
 from pq_adapters.cli.mistakes import Mistake
-from pq_adapters.cli.output import plain, print_json
+from pq_adapters.cli.output import print_json
 from pq_adapters.cli.parameters import duration, moment, priority
 from pq_core.errors import PayloadDecodeError
+from pq_core.plain import plain
 
 
 @click.command(short_help="Enqueue a task.")

@@ -2,39 +2,20 @@
 
 from __future__ import annotations
 
-import dataclasses
-import enum
 import json
 import sys
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 import click
 
+from pq_core.plain import plain
+
 Cell = str | int | float | None
 
 _TIMES = frozenset({"when", "started", "ended", "heartbeat"})
-
-
-def plain(value: Any) -> Any:
-    """Return a record, or whatever holds records, as plain JSON values."""
-    match value:
-        case enum.Enum():
-            return value.value
-        case datetime():
-            return value.isoformat()
-        case timedelta():
-            return value.total_seconds()
-        case _ if dataclasses.is_dataclass(value) and not isinstance(value, type):
-            return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
-        case Mapping():
-            return {str(plain(key)): plain(item) for key, item in value.items()}
-        case list() | tuple() | set() | frozenset():
-            return [plain(item) for item in value]
-        case _:
-            return value
 
 
 def print_json(value: Any) -> None:

@@ -15,10 +15,11 @@ from pq_adapters.cli import parameters
 from pq_adapters.cli.enqueue import parse_arguments
 from pq_adapters.cli.launch import worker_command
 from pq_adapters.cli.mistakes import Mistake
-from pq_adapters.cli.output import one_line, plain, print_table, size
+from pq_adapters.cli.output import one_line, print_table, size
 from pq_adapters.cli.task_text import last_line
 from pq_adapters.cli.worker import worker, worker_options
 from pq_core.doctor.machine import kills_whole_container
+from pq_core.plain import plain
 from pq_core.types import TaskRecord, TaskStatus
 from pq_core.worker.options import WorkerOptions
 

@@ -26,27 +26,6 @@ RECORDS: Mapping[str, type[Any]] = {
 }
 
 
-def plain(value: Any) -> Any:
-    """Return what a record, or anything that holds records, is in JSON: times as text, durations in seconds."""
-    match value:
-        case enum.Enum():
-            return value.value
-        case datetime():
-            return value.isoformat()
-        case timedelta():
-            return value.total_seconds()
-        case _ if dataclasses.is_dataclass(value) and not isinstance(value, type):
-            return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
-        case Mapping():
-            return {str(plain(key)): plain(item) for key, item in value.items()}
-        case list() | tuple() | set() | frozenset():
-            return [plain(item) for item in value]
-        case float() if value != value or value in (float("inf"), float("-inf")):
-            return None
-        case _:
-            return value
-
-
 def of(name: str) -> Schema:
     """Return the reference to a component."""
     return {"$ref": f"#/components/schemas/{name}"}

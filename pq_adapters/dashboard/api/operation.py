@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from pq_adapters.dashboard.api.documents import plain
 from pq_adapters.dashboard.api.schemas import Schema, check, from_text, parse
 from pq_adapters.dashboard.problems import Problem
 from pq_adapters.dashboard.roles import Role
 from pq_adapters.dashboard.routes import GuardedRoute, dashboard_of, route
+from pq_core.plain import plain
 
 if TYPE_CHECKING:
     from pq_adapters.dashboard.app import Dashboard
