@@ -26,6 +26,7 @@ import psycopg
 from benchmarks.schema_variants import DUE, VARIANTS, Variant
 
 CORE = Path(__file__).resolve().parent.parent / "pq_core"
+OWN = Path(__file__).resolve().parent / "sql"
 ONE_QUEUE, MANY_QUEUES = "claim_one_queue", "claim_many_queues"
 SEARCH, CANDIDATES = "search_many_queues", "claim_candidates"
 Connection = psycopg.Connection[Any]
@@ -67,8 +68,9 @@ def render(text: str, schema: str) -> str:
 
 
 def statement(name: str, schema: str) -> str:
-    """Return a statement of the worker without its comments."""
-    text = re.sub(r"(?m)^\s*--.*\n", "", (CORE / "sql" / "worker" / f"{name}.sql").read_text())
+    """Return a statement of the worker, or one that it was compared with, without its comments."""
+    folder = OWN if name in (SEARCH, CANDIDATES) else CORE / "sql" / "worker"
+    text = re.sub(r"(?m)^\s*--.*\n", "", (folder / f"{name}.sql").read_text())
     return render(text, schema).rstrip().rstrip(";")
 
 

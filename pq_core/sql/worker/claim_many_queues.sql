@@ -8,8 +8,7 @@
 -- $6 integer[]      priority, $7 timestamptz[] run_at, $8 bigint[] id of the task after which the search begins in each
 --                   queue (NULL where it begins at the start; '{{}}' for all from the start)
 --
--- A search costs 10 to 20 µs for each queue that has work and 3 to 5 µs for each that has none: a worker that serves
--- dozens of busy queues does better to search once for many (search_many_queues.sql), then to claim those candidates.
+-- A search costs 10 to 20 µs for each queue that has work and 3 to 5 µs for each that has none (docs/adr/0001-schema.md).
 -- It is a merge in two rounds: a share of every queue; then more of those queues alone whose share might not be enough,
 -- no further than the worst task that can still be wanted. What is locked is the best $5 of them that nobody else has
 -- locked.
