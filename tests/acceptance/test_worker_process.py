@@ -34,9 +34,11 @@ def pq(database: str) -> Iterator[PQ]:
         yield pq
 
 
-def wait_running(pq: PQ, *task_ids: int) -> None:
+def wait_running(pq: PQ, worker: WorkerProcess, *task_ids: int) -> None:
+    """Wait until each has a process: one that is only claimed yet goes back to the others when its worker stops."""
     for task_id in task_ids:
         eventually(lambda: (r := pq.get_task(task_id)) and r.status is RUNNING)  # noqa: B023
+    eventually(lambda: sum(len(children_of(pid)) for pid in worker.workers) >= len(task_ids))
 
 
 def statuses(pq: PQ, *task_ids: int) -> set[TaskStatus]:
@@ -50,7 +52,7 @@ def statuses(pq: PQ, *task_ids: int) -> set[TaskStatus]:
 def test_first_signal_drains(pq: PQ, database: str, tmp_path: Path, number: int) -> None:
     with running(database, tmp_path) as worker:
         short = [pq.enqueue(tasks.nap.call(1.0)) for _ in range(3)]
-        wait_running(pq, *short)
+        wait_running(pq, worker, *short)
         worker.signal(number)
         eventually(lambda: "draining: " in worker.text)
         late = pq.enqueue(tasks.add.call(1))
@@ -65,7 +67,7 @@ def test_drain_timeout_interrupts_and_puts_back_at_once(pq: PQ, database: str, t
     with running(database, tmp_path, drain_timeout=0.5) as worker:
         calls = [tasks.nap.call(60), tasks.holds_the_gil.options(timeout=600).call()]
         task_ids = [pq.enqueue(call) for call in calls]
-        wait_running(pq, *task_ids)
+        wait_running(pq, worker, *task_ids)
         assert worker.stop() == 0
 
         for task_id in task_ids:
@@ -79,7 +81,7 @@ def test_drain_timeout_interrupts_and_puts_back_at_once(pq: PQ, database: str, t
 def test_second_signal_stops_now(pq: PQ, database: str, tmp_path: Path) -> None:
     with running(database, tmp_path, drain_timeout=600) as worker:
         task_id = pq.enqueue(tasks.nap.call(600))
-        wait_running(pq, task_id)
+        wait_running(pq, worker, task_id)
         worker.signal(signal.SIGTERM)
         eventually(lambda: "draining: 1" in worker.text)
         time.sleep(0.3)
@@ -94,7 +96,7 @@ def test_service_manager_that_signals_every_process_drains(pq: PQ, database: str
     """systemd sends SIGTERM to keeper, workers and children alike: that is one request, not two."""
     with running(database, tmp_path) as worker:
         task_id = pq.enqueue(tasks.nap.call(2.0))
-        wait_running(pq, task_id)
+        wait_running(pq, worker, task_id)
         for pid in [worker.keeper, *descendants_of(worker.keeper)]:
             worker.signal(signal.SIGTERM, pid)
 
@@ -105,7 +107,7 @@ def test_service_manager_that_signals_every_process_drains(pq: PQ, database: str
 def test_task_that_may_not_start_twice_fails_when_interrupted(pq: PQ, database: str, tmp_path: Path) -> None:
     with running(database, tmp_path, drain_timeout=0) as worker:
         task_id = pq.enqueue(tasks.nap.options(on_lost="fail").call(60))
-        wait_running(pq, task_id)
+        wait_running(pq, worker, task_id)
         assert worker.stop() == 0
 
         record = pq.get_task(task_id)
@@ -144,7 +146,7 @@ def test_hangup_starts_new_code_while_the_old_drains(pq: PQ, database: str, tmp_
             arguments = "jsonb_build_array(%s::text, %s::float8)"
             call = f"SELECT id FROM pq_enqueue(jsonb_build_object('name', 'which', 'args', {arguments}))"
             (slow,) = connection.execute(call, (str(tmp_path / "slow"), 3.0)).fetchone() or (0,)
-            wait_running(pq, slow)
+            wait_running(pq, worker, slow)
             source.write_text(text.format("entirely new"))
             worker.signal(signal.SIGHUP)
             worker.started(2)
@@ -196,7 +198,7 @@ def test_killed_worker_takes_children_and_grandchildren_along(pq: PQ, database: 
 def test_killed_keeper_leaves_nothing_running(pq: PQ, database: str, tmp_path: Path) -> None:
     with running(database, tmp_path, processes=2, drain_timeout=1) as worker:
         short, long = pq.enqueue(tasks.nap.call(0.7)), pq.enqueue(tasks.nap.call(60))
-        wait_running(pq, short, long)
+        wait_running(pq, worker, short, long)
         family = descendants_of(worker.keeper)
         worker.signal(signal.SIGKILL)
 
@@ -271,7 +273,7 @@ def test_lost_connection_is_opened_again(
     with running(database, tmp_path, poll_interval=60) as worker:
         (pid,) = worker.workers
         long = pq.enqueue(tasks.nap.call(2))
-        wait_running(pq, long)
+        wait_running(pq, worker, long)
         for _ in range(3):
             before = eventually(lambda: backends(connection, purpose))
             for backend in before:
@@ -299,7 +301,7 @@ def test_worker_survives_a_restart_of_postgres(tmp_path: Path) -> None:
         with PQ(dsn, tasks=[tasks.__name__]) as pq, running(dsn, tmp_path, lease=20) as worker:
             (pid,) = worker.workers
             task_id = pq.enqueue(tasks.nap.call(3))
-            wait_running(pq, task_id)
+            wait_running(pq, worker, task_id)
             pq.close()
             embedded.stop(place)
             eventually(lambda: "connection is lost" in worker.text)

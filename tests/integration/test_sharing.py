@@ -60,6 +60,7 @@ def test_what_waits_in_a_child_that_dies_runs_elsewhere_uncounted(pq: PQ, databa
             ]
         )
         eventually(lambda: pq.counts()[TaskStatus.COMPLETED] == 130)
+        eventually(lambda: pq.counts()[TaskStatus.FAILED] == 1)  # after its second attempt, behind all of them
 
     died = pq.get_task(ids[40])
     assert died is not None
