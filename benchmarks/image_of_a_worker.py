@@ -56,9 +56,9 @@ def main() -> int:
     times, concurrency, rounds = (int(word) for word in sys.argv[1:4])
 
     def drain() -> None:
-        pq.run_worker(until_empty=True, concurrency=concurrency)
+        pq.run_worker(until_empty=True, concurrency=concurrency, immortal=True)
 
-    image.settle()
+    image.settle(immortal=True)
     pq.enqueue_many(noop.call() for _ in range(100))
     drain()  # statements, pages, imports
     for _ in range(rounds):

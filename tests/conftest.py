@@ -10,6 +10,7 @@ import hashlib
 import os
 import secrets
 import shutil
+import signal
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,6 +27,9 @@ _MIGRATIONS = Path(__file__).parent.parent / "pq_core" / "migrations"
 
 def pytest_configure(config: pytest.Config) -> None:
     """Choose the embedded server's place in the process that the others of the run are started from."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # Shells start what is to run in the background like that, and all that the tests start would inherit it.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     # What the developer's shell says of a database is not for the tests.
     for name in ("PQ_DATABASE_URL", "DATABASE_URL"):
         os.environ.pop(name, None)

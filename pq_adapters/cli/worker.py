@@ -79,6 +79,15 @@ MOST_PROCESSES = 1000
     show_default=False,
     help="Leave the image's memory as it is; huge pages make forks cheap.",
 )
+@click.option(
+    "--no-immortal",
+    "immortal",
+    is_flag=True,
+    flag_value=False,
+    default=True,
+    show_default=False,
+    help="Let functions and classes count their references as ever.",
+)
 @click.option("--check", is_flag=True, help="Only report threads, sockets, memory, and the cost of one fork.")
 def worker(app: str, **given: Any) -> None:
     """Run the tasks of APP, each in a process of its own, until it is told to stop.

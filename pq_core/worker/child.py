@@ -210,9 +210,7 @@ def _run(setup: ChildSetup, task: ClaimedTask, channel: Channel, stopper: Stoppe
 def _call(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], stopper: Stopper) -> Any:
     value = function(*args, **kwargs)
     if value is not None and inspect.isawaitable(value):
-        import asyncio  # in the image already if any task is async; else it would cost each worker 3 MB
-
-        value = asyncio.run(_awaited(value))
+        value = _run_coroutine(value, stopper)
     stopper.armed = False
     return value
 
@@ -225,6 +223,19 @@ def _run_concealed(setup: ChildSetup, task: ClaimedTask, call: Callable[[], Any]
         stopper.armed = False
         return failure(setup, task, concealed.raised or error)
     return success(setup, task, concealed.value)
+
+
+def _run_coroutine(value: Any, stopper: Stopper) -> Any:
+    import asyncio  # in the image already if any task is async; else it would cost each worker 3 MB
+
+    runner = asyncio.Runner()
+    try:
+        with stopper.held():
+            runner.get_loop()
+        return runner.run(_awaited(value))
+    finally:
+        with stopper.held():  # it cancels what the task left running, and waits for it
+            runner.close()
 
 
 async def _awaited(value: Any) -> Any:

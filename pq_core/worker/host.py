@@ -47,6 +47,8 @@ _PASSING = ("starting up", "shutting down", "recovery", "too many", "connection 
 RESET = (signal.SIGINT, signal.SIGHUP, signal.SIGCHLD, signal.SIGUSR1, signal.SIGUSR2, signal.SIGQUIT)
 """Signals that get their ordinary meaning back in a child; SIGTERM is taken by what stops its task."""
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGCHLD)
+SETTLE_AGAIN = 30
+"""Forks after which the image is settled once more: what is imported or made at the first use is there by then."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -68,6 +70,7 @@ class Host:
     vitals: Vitals | None = None
     image_rss: int = 0
     huge: image.HugePages = field(default_factory=image.HugePages)
+    _settled_again: bool = False
     _turns: dict[str, int] = field(default_factory=dict)
     _foreign: dict[int, tuple[int, int] | None] = field(default_factory=dict)
 
@@ -129,11 +132,18 @@ class Host:
 
     def freeze(self) -> None:
         """Make the image cheap to fork, and note what every child must put out of use."""
-        image.settle()
+        image.settle(immortal=self.options.immortal)
         self.huge.enabled = self.options.huge_pages
         self.huge.collapse()
         self.image_rss = _rss_after_fork()
         self._foreign = {fd: guards.identity(fd) for fd in foreign_sockets()}
+
+    def tend(self, *, forks: int, idle: bool) -> bool:
+        """Look after the image, of which there have been ``forks``; True when there is more to do."""
+        if not self._settled_again and forks >= SETTLE_AGAIN:
+            self._settled_again = True
+            image.settle(immortal=self.options.immortal)
+        return self.huge.tend(forks=forks, idle=idle)
 
     def foreign_sockets(self) -> list[int]:
         """Return the application's sockets that a child must put out of use, those that are still what they were."""

@@ -10,6 +10,8 @@ import sys
 from dataclasses import dataclass, field
 from time import monotonic
 
+from pq_core.worker.immortal import immortalize
+
 MADV_HUGEPAGE = 14
 MADV_COLLAPSE = 25
 HUGE_PAGE = 2 * 2**20
@@ -22,12 +24,15 @@ STEP = 0.003
 """Seconds that an idle worker spends on its image in one turn."""
 
 
-def settle() -> None:
+def settle(*, immortal: bool = False) -> None:
     """Collect what the start left behind, give it back to the system, and keep the collector off the rest.
 
     Frozen objects are not looked at again: a collection in a child would otherwise write to every page it shares.
+    ``immortal``: functions, classes and modules count their references no more (see ``immortalize``).
     """
     gc.collect()
+    if immortal:
+        immortalize()
     with contextlib.suppress(OSError, AttributeError):  # another C library than glibc
         ctypes.CDLL(None).malloc_trim(0)
     gc.freeze()

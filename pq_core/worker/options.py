@@ -37,7 +37,8 @@ class WorkerOptions:
     ``"auto"``: the cgroup's limit less the image, shared among the children. ``strict``:
     refuse to start with threads. ``output_tail``: bytes of output kept per attempt. ``result_limit``: bytes of
     an encoded result. ``huge_pages``: keep the image in huge pages where the system has them, which makes forks of
-    large images cheap. ``prune_share``: of the
+    large images cheap. ``immortal``: what is loaded when the worker starts counts its references no more, which makes
+    tasks touch less memory; not for a process that goes on to something else. ``prune_share``: of the
     database's time that deleting old tasks may take, 0 for none, with ``prune_interval`` seconds between two rounds.
     ``metrics_port``: serve Prometheus' text there, the next process of a keeper on the next port; ``metrics_host``: the
     address to bind. ``unroutable_after``: seconds after which a task that no worker can run has failed.
@@ -61,6 +62,7 @@ class WorkerOptions:
     output_tail: int = 16 * 1024
     result_limit: int = 1024 * 1024
     huge_pages: bool = True
+    immortal: bool = False
     unroutable_after: float = 3600.0
     release_delay: float = 15.0
     prune_share: float = 0.1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import _signal  # type: ignore[import-not-found]
+import contextlib
 import faulthandler
 import signal
 from typing import TYPE_CHECKING
@@ -11,6 +12,7 @@ from pq_core.errors import TaskCancelled, TaskTimeout
 from pq_core.worker.shared import Place, StopReason
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from types import FrameType
 
     from pq_core.types import ClaimedTask
@@ -26,6 +28,7 @@ class Stopper:
         self.place = place
         self.task = task
         self.armed = False
+        self._held = False
 
     def arm(self, task: ClaimedTask) -> None:
         """Begin to act on signals, for ``task``; act now on one that came before."""
@@ -42,6 +45,16 @@ class Stopper:
             faulthandler.register(signal.SIGTERM, file=self.place.stack_fd, all_threads=True, chain=True)
         _signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Act on what comes during the block when it is over: for what must not be left half done."""
+        self._held = True
+        try:
+            yield
+        finally:
+            self._held = False
+        self(signal.SIGTERM, None)
+
     def forget(self) -> None:
         """Give SIGTERM its ordinary meaning in a process that the task forks: multiprocessing relies on that."""
         if signal.getsignal(signal.SIGTERM) is self:
@@ -49,7 +62,7 @@ class Stopper:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
     def __call__(self, signal_number: int, frame: FrameType | None) -> None:
-        if not self.armed:
+        if not self.armed or self._held:
             return
         match self.place.stop_reason(self.task.id, self.task.fence):
             case StopReason.NONE:

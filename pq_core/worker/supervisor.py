@@ -289,7 +289,7 @@ class Supervisor:
 
     def _tend_host(self, now: float) -> None:
         processes = self.children.processes
-        more = self.host.huge.tend(forks=processes.forks, idle=not processes.pids)
+        more = self.host.tend(forks=processes.forks, idle=not processes.pids)
         self._image_at = now if more else None
         self.host.publish(self.lease.worker_id, self.lease.expires, processes.pids)
 

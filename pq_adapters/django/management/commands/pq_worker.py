@@ -56,7 +56,7 @@ class Command(BaseCommand):
                 pq.registry.load()
                 given["queues"] = ",".join(sorted(pq.registry.queues(pq.defaults) | more))
             command = worker_command(
-                WorkerOptions(**given),
+                WorkerOptions(immortal=True, **given),
                 processes=options["processes"],
                 log_format=options["log_format"],
                 check=options["check"],

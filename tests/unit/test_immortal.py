@@ -1,0 +1,74 @@
+"""Objects of the image that no longer count their references, in processes that are used for nothing else."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+pytestmark = pytest.mark.skipif(sys.version_info < (3, 12), reason="CPython has immortal objects from 3.12 on")
+
+PROGRAM = """
+import gc, json, sys, weakref
+from pq_core.worker.immortal import immortalize
+
+class Loaded:
+    def method(self): return "constant of " + self.__class__.__name__
+
+class Held: pass
+
+held, values = Held(), [1.5]
+looked_at = [Loaded, Loaded.method, Loaded.method.__code__, json, json.loads]
+left_alone = [held, values, vars(held)]
+count = immortalize()
+assert count > 1000, count
+before = [[sys.getrefcount(one) for one in ones] for ones in (looked_at, left_alone)]
+many = [(one, one, one) for one in (*looked_at, *left_alone)]
+after = [[sys.getrefcount(one) for one in ones] for ones in (looked_at, left_alone)]
+assert before[0] == after[0], "no count of what is loaded moves"
+assert all(b < a for b, a in zip(before[1], after[1])), "what a program holds is counted as ever"
+
+del many, left_alone
+gone = []
+weakref.finalize(held, gone.append, 1)
+del held
+assert gone == [1], "an instance still ends with its last reference"
+
+# And everything goes on: calls, errors, new classes and functions, collections, the end.
+assert Loaded().method() == "constant of Loaded"
+exec("def late(x): return json.dumps([x])")
+assert late(Loaded().method()) == '["constant of Loaded"]'
+try: {}["missing"]
+except KeyError as error: assert error.args == ("missing",)
+assert immortalize() >= 0
+gc.collect()
+print("well")
+"""
+
+
+def test_what_is_loaded_counts_no_more_and_the_rest_as_ever() -> None:
+    done = subprocess.run([sys.executable, "-c", PROGRAM], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout.strip(), done.stderr) == (0, "well", "")
+
+
+@pytest.mark.parametrize("module", ["asyncio", "decimal", "sqlalchemy.orm", "psycopg", "pytest"])
+def test_programs_end_as_ever(module: str) -> None:
+    program = (
+        f"import {module}, atexit, tempfile, os\n"
+        "from pq_core.worker.immortal import immortalize\n"
+        "unclosed = tempfile.NamedTemporaryFile('w', delete=False)\n"
+        "print(unclosed.name, flush=True)\n"
+        "assert immortalize()\n"
+        "atexit.register(print, 'at exit', flush=True)\n"
+        "unclosed.write('written at the very end')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+
+    path, word = done.stdout.splitlines()
+    assert (done.returncode, word) == (0, "at exit")
+    assert Path(path).read_text() == "written at the very end"
+    Path(path).unlink()
