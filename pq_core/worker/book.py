@@ -90,7 +90,7 @@ class Book:
                         integer(entry.task.id),
                         integer(entry.task.fence),
                         json.dumps(item["ledger"]).encode(),
-                        None if item["output"] is None else item["output"].encode(),
+                        item["output"].encode() if "output" in item else None,
                     ],
                 )
             )
@@ -190,7 +190,8 @@ class Book:
         item = entry.item
         words = storable(f"the database refused what this attempt left: {error}\n{item.get('error') or ''}")
         entry.item = {
-            **{key: item[key] for key in ("id", "fence", "counted", "delay", "ledger")},
+            **{key: item[key] for key in ("id", "fence", "counted", "ledger")},
+            "delay": item.get("delay"),
             "status": "failed" if item["status"] == "completed" else item["status"],
             "outcome": "raised" if item["outcome"] == "succeeded" else item["outcome"],
             "error": words,

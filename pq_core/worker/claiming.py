@@ -76,7 +76,9 @@ def take_batch(ends: Sequence[dict[str, Any]], *, most: int = 500) -> list[dict[
     batch: list[dict[str, Any]] = []
     size = 0
     for end in ends[:most]:
-        size += len(json.dumps(end.get("result"))) + len(end.get("error") or "") + len(end.get("output") or "") + 512
+        result = end.get("result")
+        size += 512 if result is None else 512 + len(json.dumps(result))
+        size += len(end.get("error") or "") + len(end.get("output") or "")
         if batch and size > REPORT_BYTES:
             break
         batch.append(end)

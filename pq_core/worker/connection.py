@@ -218,7 +218,8 @@ class Connection:
             if wanted:
                 width, height = result.nfields, result.ntuples
                 get = result.get_value
-                self._results.append([tuple(get(r, c) for c in range(width)) for r in range(height)])
+                columns = range(width)
+                self._results.append([[get(row, column) for column in columns] for row in range(height)])
         else:
             if not wanted:
                 # Its own PREPARE failed or was passed over. One that succeeded stays, also when what follows fails:

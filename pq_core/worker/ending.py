@@ -28,14 +28,17 @@ class AttemptCost:
 
     def ledger(self) -> dict[str, Any]:
         """Return the ledger as it is stored."""
-        return {
+        found: dict[str, Any] = {
             "wall": round(self.wall, 6),
             "cpu_user": round(self.cpu_user, 6),
             "cpu_system": round(self.cpu_system, 6),
             "peak_memory": self.peak_memory,
-            **({"signal": self.signal} if self.signal is not None else {}),
-            **({"exit_code": self.exit_code} if self.exit_code else {}),
         }
+        if self.signal is not None:
+            found["signal"] = self.signal
+        if self.exit_code:
+            found["exit_code"] = self.exit_code
+        return found
 
 
 NO_COST = AttemptCost()
@@ -73,6 +76,14 @@ def evidence_of(done: Ended, cost: AttemptCost) -> Evidence:
     )
 
 
+def plain_success(done: Ended) -> Verdict | None:
+    """Return what ``judge`` would, of a run that ended by its own word as it should; None for any other."""
+    child, run = done.child, done.run
+    if run.end is None or run.end.get("how") != "succeeded" or not run.begun or run.neighbour or child.broken:
+        return None
+    return Verdict(outcome=Outcome.SUCCEEDED, result=run.end.get("result"))
+
+
 def key_of(task: ClaimedTask) -> str | None:
     """Return the concurrency key of a task."""
     limits = task.options.get("limits")
@@ -95,20 +106,21 @@ def entry_of(
     """Return what is reported of an attempt, and what the hooks get."""
     error = storable(transition.error)
     output = storable(output)
-    item = {
+    item: dict[str, Any] = {
         "id": task.id,
         "fence": task.fence,
         "status": transition.status.value,
         "outcome": transition.outcome.value,
         "counted": transition.counted,
-        "delay": transition.delay,
-        "error": error,
-        "fingerprint": verdict.fingerprint,
-        "result": verdict.result,
         "ledger": cost.ledger(),
-        "output": output,
-        "unroutable": transition.outcome is Outcome.RELEASED,
     }
+    if verdict.result is not None:
+        item["result"] = verdict.result
+    if output is not None:
+        item["output"] = output
+    if transition.outcome is not Outcome.SUCCEEDED:
+        item |= {"delay": transition.delay, "error": error, "fingerprint": verdict.fingerprint}
+        item["unroutable"] = transition.outcome is Outcome.RELEASED
     if verdict.pause and transition.delay:
         key = key_of(task)
         subject = f"queue:{task.queue}" if key is None else f"key:{key}"

@@ -120,7 +120,8 @@ class Listening:
             stop_next(child)
         wall = usage(body.get("wall"))
         self.feeding.pace.note(run.task.name, wall)
-        cpu_user, cpu_system, max_rss = (usage(body.get(key)) for key in ("cpu_user", "cpu_system", "max_rss"))
+        cpu_user, cpu_system = usage(body.get("cpu_user")), usage(body.get("cpu_system"))
+        max_rss = usage(body.get("max_rss"))
         child.cpu_user += cpu_user
         child.cpu_system += cpu_system
         exit_ = Exit(child.pid, 0, cpu_user, cpu_system, int(max_rss) * RSS_UNIT)

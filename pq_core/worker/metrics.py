@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -29,8 +30,7 @@ class Histogram:
 
     def add(self, seconds: float) -> None:
         """Count one value."""
-        place = next((n for n, bound in enumerate(BUCKETS) if seconds <= bound), len(BUCKETS))
-        self.counts[place] += 1
+        self.counts[bisect_left(BUCKETS, seconds)] += 1
         self.total += seconds
 
 
@@ -43,17 +43,20 @@ class Counters:
     waits: dict[Place, Histogram] = field(default_factory=dict)
     cpu: dict[Place, float] = field(default_factory=dict)
 
-    def note(self, task: ClaimedTask, outcome: AttemptOutcome) -> None:
-        """Count one end."""
+    def note(self, task: ClaimedTask, outcome: AttemptOutcome, waited: float) -> None:
+        """Count one end. ``waited``: seconds from when it was due to its start."""
         place = (task.queue, task.name)
-        if place not in self.runs and len(self.runs) >= SERIES:
-            place = (OTHER, OTHER)
+        if place not in self.runs:
+            if len(self.runs) >= SERIES:
+                place = (OTHER, OTHER)
+            self.runs.setdefault(place, Histogram())
+            self.waits.setdefault(place, Histogram())
+            self.cpu.setdefault(place, 0.0)
         key = (*place, outcome.outcome.value)
         self.ended[key] = self.ended.get(key, 0) + 1
-        self.runs.setdefault(place, Histogram()).add(max(outcome.wall, 0.0))
-        waited = (task.started_at - task.run_at).total_seconds()
-        self.waits.setdefault(place, Histogram()).add(max(waited, 0.0))
-        self.cpu[place] = self.cpu.get(place, 0.0) + outcome.cpu_user + outcome.cpu_system
+        self.runs[place].add(max(outcome.wall, 0.0))
+        self.waits[place].add(max(waited, 0.0))
+        self.cpu[place] += outcome.cpu_user + outcome.cpu_system
 
     def lines(self) -> Iterator[str]:
         """Return what was counted."""

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pq_core.worker.verdict import Verdict
 
 _DEFAULT_BACKOFF = Backoff()
+_COMPLETED = Transition(status=TaskStatus.COMPLETED, outcome=Outcome.SUCCEEDED)
 _NO_ARGUMENTS = '{"args": [], "kwargs": {}}'
 
 
@@ -36,6 +37,7 @@ class Program:
     release_delay: float
     unroutable_after: float
     _found: dict[str, Task[..., Any]] = field(default_factory=dict)
+    _with_secrets: dict[str, bool] = field(default_factory=dict)
 
     def find(self, task: ClaimedTask) -> Task[..., Any]:
         """Return the task function that a stored task names.
@@ -61,8 +63,13 @@ class Program:
         """Say whether nothing of the task's values may get out: its row says so, or its code."""
         if task.options.get("sensitive"):
             return True
-        found = self._found.get(task.name)
-        return found is not None and bool(found.options_over(self.defaults).sensitive)
+        known = self._with_secrets.get(task.name)
+        if known is None:
+            found = self._found.get(task.name)
+            if found is None:
+                return False
+            known = self._with_secrets[task.name] = bool(found.options_over(self.defaults).sensitive)
+        return known
 
     def shown(self, task: ClaimedTask) -> ClaimedTask:
         """Return the task as plugins may see it."""
@@ -120,6 +127,8 @@ class Program:
     def decide(self, task: ClaimedTask, verdict: Verdict) -> Transition:
         """Return what becomes of the task."""
         outcome = verdict.outcome
+        if outcome is Outcome.SUCCEEDED:
+            return _COMPLETED
         if outcome is Outcome.RELEASED:
             return self.release(task, verdict.error)
         if outcome is Outcome.INTERRUPTED and task.on_lost == "fail" and verdict.started:

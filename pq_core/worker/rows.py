@@ -13,6 +13,7 @@ Row = Sequence[bytes | None]
 """What the database sent for one row, each column in its text form."""
 
 LAST = datetime.max.replace(tzinfo=UTC)
+_EMPTY = (b"{}", None)
 _FIRST = datetime.min.replace(tzinfo=UTC)
 
 
@@ -31,14 +32,14 @@ def claimed_task(row: Row) -> ClaimedTask:
         number=_integer(attempt),
         max_attempts=_integer(max_attempts),
         payload=_text(payload),
-        headers={} if headers is None else _headers(headers),
+        headers={} if headers in _EMPTY else _headers(headers),
         version=_integer(version),
         run_at=moment(run_at) or LAST,
         created_at=moment(created_at) or LAST,
         started_at=moment(started_at) or LAST,
         client_id=None if client_id is None else _text(client_id),
         timeout=None if timeout is None else _timeout(float(timeout)),
-        options={} if options is None else _options(options),
+        options={} if options in _EMPTY else _options(options),
         losses=_integer(losses),
         snoozes=_integer(snoozes),
         schedule_id=None if schedule_id is None else int(schedule_id),

@@ -158,6 +158,10 @@ class Tee:
         for line in lines:
             self.write(line)
 
+    def flush(self) -> None:
+        """Flush the stream."""
+        self._stream.flush()
+
     @property
     def buffer(self) -> _TeeBuffer:
         """The stream for bytes below this one."""

@@ -72,14 +72,13 @@ class Statistics:
     _merge_at: float = field(default_factory=lambda: monotonic() + MERGE * random())
     _said_farewell: bool = False
 
-    def note(self, task: ClaimedTask, outcome: AttemptOutcome) -> None:
-        """Count one end."""
+    def note(self, task: ClaimedTask, outcome: AttemptOutcome, waited: float) -> None:
+        """Count one end. ``waited``: seconds from when it was due to its start."""
         if not task.name:
             return  # of a task that this worker knows nothing about
         now = self.clock()
         started = (task.started_at - _EPOCH).total_seconds()
         self._offset = max(self._offset, started + outcome.wall - now)
-        wait = (task.started_at - task.run_at).total_seconds()
         key = (int((self._offset + now) // 60), task.queue, task.name, outcome.outcome.value)
         sums = self._sums.get(key)
         if sums is None:
@@ -89,10 +88,10 @@ class Statistics:
             self._flush_at = now + FLUSH
         cpu = outcome.cpu_user + outcome.cpu_system
         sums.count += 1
-        sums.wait += wait if wait > 0 else 0.0
+        sums.wait += waited if waited > 0 else 0.0
         sums.run += outcome.wall
         sums.cpu += cpu
-        place = bucket(wait, SECONDS)
+        place = bucket(waited, SECONDS)
         sums.waits[place] = sums.waits.get(place, 0) + 1
         place = bucket(outcome.wall, SECONDS)
         sums.runs[place] = sums.runs.get(place, 0) + 1

@@ -48,23 +48,22 @@ class Telling:
         if self._keep:
             self.ended.append(outcome)
         task = entry.task
-        logger.log(
-            logging.DEBUG if outcome.outcome is Outcome.SUCCEEDED else logging.INFO,
-            "task %s (%s) attempt %s: %s, now %s",
-            task.id,
-            one_line(task.name),
-            task.number,
-            outcome.outcome,
-            outcome.status,
-        )
+        level = logging.DEBUG if outcome.outcome is Outcome.SUCCEEDED else logging.INFO
+        if logger.isEnabledFor(level):
+            words = "task %s (%s) attempt %s: %s, now %s"
+            logger.log(level, words, task.id, one_line(task.name), task.number, outcome.outcome, outcome.status)
         if task.schedule_id is not None:
             self._ticking.run_ended(task.schedule_id)
         shown, told = self._program.shown(task), self._program.shown_outcome(task, outcome)
-        self._statistics.note(task, outcome)
-        self._counters.note(task, outcome)
+        self._count(task, outcome)
         self._plugins.post_task(shown, told)
         if entry.died and outcome.outcome is not Outcome.SUCCEEDED:
             self._obituaries.add(shown, told)
+
+    def _count(self, task: ClaimedTask, outcome: AttemptOutcome) -> None:
+        waited = (task.started_at - task.run_at).total_seconds()
+        self._statistics.note(task, outcome, waited)
+        self._counters.note(task, outcome, waited)
 
     def rescued(self, found: list[Rescued]) -> None:
         """Tell of attempts that were taken from dead workers, which can't."""
@@ -74,7 +73,6 @@ class Telling:
             outcome = AttemptOutcome(
                 outcome=Outcome.LOST, status=one.status, final=one.status.finished, retry_in=0.0, error=one.error
             )
-            self._statistics.note(one.task, outcome)
-            self._counters.note(one.task, outcome)
+            self._count(one.task, outcome)
             self._plugins.post_task(self._program.shown(one.task), outcome)
             self._obituaries.add(self._program.shown(one.task), outcome)

@@ -170,6 +170,7 @@ def test_names_made_up_per_task_end_up_in_one_series() -> None:
                 headers={}, version=1, run_at=now, created_at=now, started_at=now,
             ),
             outcome,
+            0.1,
         )  # fmt: skip
 
     samples = {
