@@ -13,9 +13,9 @@ TESTS ?=
 # The benchmarks of `make bench`; flat, image and peers take longer.
 BENCH ?= enqueue latency drain fork
 COUNT ?= 1000000
-VERSIONED = tests/unit tests/contract tests/architecture tests/adapters tests/integration/test_outcomes.py \
-    tests/integration/test_sharing.py tests/integration/test_worker_claims.py tests/integration/test_client.py \
-    tests/integration/test_inline.py tests/acceptance/test_worker_process.py
+VERSIONED = tests/unit tests/contract tests/adapters/test_sqlalchemy.py tests/adapters/test_pytest_plugin.py \
+    tests/integration/test_outcomes.py tests/integration/test_sharing.py tests/integration/test_client.py \
+    tests/integration/test_inline.py
 ARGS ?=
 PYTEST = -m pytest -n $(JOBS) --dist worksteal $(ARGS)
 

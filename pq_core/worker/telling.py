@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from pq_core.types import AttemptOutcome, Outcome
+from pq_core.types import AttemptOutcome, ClaimedTask, Outcome
 from pq_core.worker.claiming import one_line
 
 if TYPE_CHECKING:

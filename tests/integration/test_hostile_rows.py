@@ -109,6 +109,7 @@ class Bench:
     dsn: str
     worker: WorkerProcess
     pids: list[int]
+    reuses: bool
 
 
 @pytest.fixture(scope="module", params=[1, 3], ids=["process-per-task", "reused-processes"])
@@ -120,7 +121,7 @@ def bench(
         options = {"concurrency": 2, "release_delay": 0.1, "unroutable_after": 0.2, "tasks_per_child": request.param}
         with running(dsn, folder, **options) as worker:
             pids = worker.started()
-            yield Bench(pq, dsn, worker, pids)
+            yield Bench(pq, dsn, worker, pids, reuses=request.param > 1)
             assert worker.workers == pids
             assert worker.stop() == 0, worker.text[-5000:]
             assert "Traceback" not in worker.text
@@ -151,6 +152,8 @@ def ended(pq: PQ, task_id: int) -> TaskRecord:
 
 @pytest.mark.parametrize("what", [*ROWS])
 def test_the_row_ends_clearly_and_the_worker_goes_on(bench: Bench, what: str) -> None:
+    if bench.reuses and "MB" in what:
+        pytest.skip("what is so large has a process of its own anyway")
     hostile = ROWS[what]
     task_id = insert(bench.dsn, hostile.columns)
     after = bench.pq.enqueue(tasks.add.call(20, 22))
