@@ -81,7 +81,7 @@ class Inbox:
 
 def pack(row: Row) -> bytes:
     """Return the message for a task. Between a process and its own fork, so the interpreter's own form will do."""
-    return marshal.dumps(row)
+    return marshal.dumps(list(row))
 
 
 def unpack(message: bytes) -> Row:
