@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 
 import psycopg
 
@@ -17,14 +18,21 @@ from pq_core import PQ
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Add what this benchmark takes."""
     parser.add_argument("--tasks", type=int, default=20_000, help="with reused children; a tenth of it without")
-    parser.add_argument("--concurrency", type=int, default=4)
+    parser.add_argument("--concurrency", type=int, default=4, help="with a process for each task")
+    parser.add_argument("--reused", type=int, default=os.cpu_count() or 1, help="concurrency with reused children")
     parser.add_argument("--processes", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--tasks-per-child", type=int, nargs="+", default=[1, 1000])
 
 
 def run(given: argparse.Namespace) -> Report:
     """Measure and report."""
-    report = Report("drain", {"tasks": given.tasks, "concurrency": given.concurrency, "rounds": given.rounds})
+    settings = {
+        "tasks": given.tasks,
+        "concurrency": given.concurrency,
+        "with reused children": given.reused,
+        "rounds": given.rounds,
+    }
+    report = Report("drain", settings)
     with a_server(given.dsn) as server, a_database(server) as dsn, PQ(dsn) as pq:
         report.server = describe_server(dsn)
         pq.include(noop.group)
@@ -32,7 +40,8 @@ def run(given: argparse.Namespace) -> Report:
             for per_child in given.tasks_per_child:
                 for processes in given.processes:
                     count = given.tasks if per_child > 1 else max(given.tasks // 10, 100)
-                    _one(report, pq, dsn, count, per_child, processes, given.concurrency)
+                    at_once = given.reused if per_child > 1 else given.concurrency
+                    _one(report, pq, dsn, count, per_child, processes, at_once)
     report.note(
         "tasks/s by the database's own clock from the first completion to the last, Postgres on the same machine"
     )
