@@ -130,6 +130,30 @@ def test_rate_is_held_within_one_percent(
     assert len(begun(path)) == 230
 
 
+@pytest.mark.parametrize("kind", ["queue", "function"])
+def test_rate_is_used_up_within_one_percent(
+    database: str, connection: psycopg.Connection, tmp_path: Path, kind: str
+) -> None:
+    path = tmp_path / "log"
+    task = tasks.work if kind == "queue" else tasks.brisk
+    with client(database) as pq:
+        if kind == "queue":
+            pq.limit_queue("default", rate="40/s")
+        pq.enqueue_many(task.call(str(path), f"t{n}") for n in range(320))
+        with running(database, tmp_path, **FOUR):
+            eventually(lambda: finished(connection, 320))
+
+    found = connection.execute("SELECT extract(epoch FROM started_at)::float8 FROM pq_tasks ORDER BY 1")
+    starts = [row[0] for row in found]
+    # What two and a half seconds see: a hundred starts, one more or less. In the middle of all such windows, since a
+    # machine that stands still for longer than a start may come early has its start later.
+    windows = sorted(
+        sum(1 for at in starts if first <= at < first + 2.5) for first in starts if first <= starts[-1] - 2.5
+    )
+    assert len(windows) > 150
+    assert 99 <= windows[len(windows) // 2] <= 101
+
+
 def test_places_of_a_killed_worker_come_free_with_its_rescue(
     database: str, connection: psycopg.Connection, tmp_path: Path
 ) -> None:
