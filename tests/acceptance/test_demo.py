@@ -43,11 +43,20 @@ def test_demo_agrees_with_a_direct_count_in_spite_of_three_that_misbehave(databa
     done = demo(tmp_path, "--files", "40", "--dsn", database)
 
     assert done.returncode == 0, (done.stdout, done.stderr)
-    assert re.search(r"43 tasks in \d+\.\d s: \d+ tasks/s", done.stdout)
+    assert re.search(r"70 tasks in \d+\.\d s: \d+ tasks/s", done.stdout)
     outcomes = re.search(r"outcomes: (.*)", done.stdout)
     assert outcomes is not None
-    assert sorted(outcomes[1].split(", ")) == ["1 crashed", "1 out_of_memory", "1 timed_out", "40 succeeded"]
-    assert done.stdout.count("; the worker goes on") == 3
+    assert sorted(outcomes[1].split(", ")) == [
+        "1 crashed",
+        "1 out_of_memory",
+        "1 raised",
+        "1 timed_out",
+        "66 succeeded",
+    ]
+    assert done.stdout.count("; the worker goes on") == 4
+    assert "limits: 4 keys with 5 tasks each" in done.stdout
+    assert re.search(r"webhooks: 6 orders .* limited to 2 at once: at most [12] at once", done.stdout)
+    assert "/latest/meta-data was refused" in done.stdout
     assert "demo.memory_hog" in done.stdout.partition("most memory")[2]
     assert "the table: 40 files" in done.stdout
     assert done.stdout.endswith("all is well\n")
@@ -150,5 +159,5 @@ def test_terminal_gets_a_bar(database: str, tmp_path: Path) -> None:
     os.close(ours)
 
     assert running.wait(60) == 0
-    assert b"13/13" in said
+    assert b"40/40" in said
     assert b"all is well" in said
