@@ -6,8 +6,9 @@ from collections.abc import Collection, Mapping
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
-from pq_core import keys, operating, statistics_request
+from pq_core import keys, limits_in_use, operating, statistics_request
 from pq_core.keys import KeyRecord, NewKey
+from pq_core.limits_in_use import LimitRecord
 from pq_core.operating import AuditRecord, QueueRecord
 from pq_core.operations import Operations
 from pq_core.retention import Keep
@@ -53,6 +54,14 @@ class OperatingMethods:
         counts. False when nothing changed.
         """
         return self._run(operating.limit(self._operations.store.schema, name, concurrency=concurrency, rate=rate))
+
+    def limits(self) -> list[LimitRecord]:
+        """Return how much of each limit is in use: queues, then task functions, then keys, by name.
+
+        Queues with limits or a pause; functions and keys while tasks of theirs run or wait, or while one has paused
+        them. Counts of what waits stop at 1,000, so that this stays cheap whatever is in the table.
+        """
+        return self._run(limits_in_use.limits(self._operations.store.schema))
 
     def drain_worker(self, worker_id: int) -> bool:
         """Let a worker end what it runs and stop, as SIGTERM does; told at once, else with its next heartbeat.
@@ -167,6 +176,10 @@ class AsyncOperatingMethods:
         """``limit_queue`` for asynchronous callers."""
         schema = self._operations.store.schema
         return await self._arun(operating.limit(schema, name, concurrency=concurrency, rate=rate))
+
+    async def alimits(self) -> list[LimitRecord]:
+        """``limits`` for asynchronous callers."""
+        return await self._arun(limits_in_use.limits(self._operations.store.schema))
 
     async def adrain_worker(self, worker_id: int) -> bool:
         """``drain_worker`` for asynchronous callers."""

@@ -10,7 +10,8 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from pq_core import PQ, Backoff, InvalidOption, Rate
+from pq_core import PQ, Backoff, InvalidOption, Rate, TaskStatus
+from pq_core.limits_in_use import LimitRecord
 from tests.integration import limit_tasks as tasks
 from tests.integration.worker_process import eventually, running, until_empty
 
@@ -266,6 +267,44 @@ def test_limits_lifted_let_everything_run(database: str, connection: psycopg.Con
             assert (queue.concurrency_limit, queue.rate_limit, queue.due) == (1, 1, 9)
             assert pq.limit_queue("default")
             eventually(lambda: finished(connection, 10))
+
+
+def test_limits_in_use_are_told(database: str, connection: psycopg.Connection, tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    with client(database) as pq:
+        assert pq.limits() == []
+        pq.limit_queue("default", concurrency=3)
+        pq.limit_queue("slow", rate="1/h")
+        pq.enqueue_many(
+            tasks.hold.options(concurrency_key="k", concurrency_limit=2).call(str(path), f"k{n}") for n in range(5)
+        )
+        pq.enqueue(tasks.narrow.options(queue="other").call(str(path), "narrow", 0.0))
+        pq.enqueue_many(tasks.work.options(queue="slow").call(str(path), f"s{n}") for n in range(3))
+        pq.enqueue(tasks.limited_by_service.options(concurrency_key="told").call(str(path), "told", 3600.0))
+        with running(database, tmp_path, app=APP, queues=["default", "slow"], concurrency=8, poll_interval=0.2):
+            eventually(lambda: {"k0", "k1", "s0", "told"} <= set(begun(path)) and finished(connection, 1))
+            eventually(lambda: pq.counts()[TaskStatus.RUNNING] == 2)
+            found = {(limit.kind, limit.name): limit for limit in pq.limits()}
+            Path(f"{path}.go").touch()
+            eventually(lambda: finished(connection, 6))
+        later = {(limit.kind, limit.name): limit for limit in pq.limits()}
+
+    def numbers(limit: LimitRecord) -> tuple[int, int | None, int, bool]:
+        return limit.running, limit.allowed, limit.waiting, limit.reached
+
+    assert list(found) == [("queue", "default"), ("queue", "slow"), ("task", "l.narrow"), ("key", "k"), ("key", "told")]
+    assert numbers(found["queue", "default"]) == (2, 3, 3, False)
+    assert numbers(found["queue", "slow"]) == (0, None, 2, True)
+    assert found["queue", "slow"].rate == pytest.approx(1 / 3600)
+    assert found["queue", "slow"].next_start is not None
+    assert numbers(found["task", "l.narrow"]) == (0, 2, 1, False)
+    assert numbers(found["key", "k"]) == (2, 2, 3, True)
+    assert found["key", "k"].full
+    told = found["key", "told"]
+    assert numbers(told) == (0, None, 0, True)
+    assert told.paused
+    assert told.paused_until is not None
+    assert ("key", "k") not in later
 
 
 def test_cancelled_and_upserted_while_they_wait(database: str, connection: psycopg.Connection, tmp_path: Path) -> None:
