@@ -151,6 +151,16 @@ class OperatingMethods:
         """Return what was done, the latest first. The next page: ``before_id`` = the last one's id."""
         return self._run(operating.audit_log(self._operations.store.schema, limit=limit, before_id=before_id))
 
+    def prune_audit(self, older_than: timedelta, *, batch: int = 1000) -> int:
+        """Delete rows of the audit log that are older than ``older_than``; return how many. In statements of ``batch``."""
+        request = operating.prune_audit(self._operations.store.schema, older_than, batch=batch)
+        total = 0
+        while deleted := self._run(request):
+            total += deleted
+            if deleted < batch:
+                break
+        return total
+
 
 class AsyncOperatingMethods:
     """The twins of ``OperatingMethods``."""
@@ -248,3 +258,13 @@ class AsyncOperatingMethods:
     async def aaudit_log(self, *, limit: int = 100, before_id: int | None = None) -> list[AuditRecord]:
         """``audit_log`` for asynchronous callers."""
         return await self._arun(operating.audit_log(self._operations.store.schema, limit=limit, before_id=before_id))
+
+    async def aprune_audit(self, older_than: timedelta, *, batch: int = 1000) -> int:
+        """``prune_audit`` for asynchronous callers."""
+        request = operating.prune_audit(self._operations.store.schema, older_than, batch=batch)
+        total = 0
+        while deleted := await self._arun(request):
+            total += deleted
+            if deleted < batch:
+                break
+        return total
