@@ -24,9 +24,9 @@ class LimitRecord:
     """One limit, and how much of it is in use.
 
     ``kind`` and ``name``: whose it is: a queue's, a task function's, a ``concurrency_key``'s. ``running`` of
-    ``allowed`` run at once (None: as many as there are). ``rate``: starts per second (None: any). ``waiting``: due tasks
-    that have not begun, exact up to ``COUNTED``, with ``more`` if there are more. ``next_start``: when the rate lets the
-    next one start, if not now. ``paused``: nothing of it starts; ``paused_until``: by a task, until then.
+    ``allowed`` run at once (None: as many as there are). ``rate``: starts per second (None: any). ``waiting``: due
+    tasks that have not begun, exact up to ``COUNTED``, with ``more`` if there are more. ``next_start``: when the rate
+    lets the next one start, if not now. ``paused``: nothing of it starts; ``paused_until``: by a task, until then.
     """
 
     kind: Kind

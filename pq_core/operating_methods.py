@@ -152,7 +152,7 @@ class OperatingMethods:
         return self._run(operating.audit_log(self._operations.store.schema, limit=limit, before_id=before_id))
 
     def prune_audit(self, older_than: timedelta, *, batch: int = 1000) -> int:
-        """Delete rows of the audit log that are older than ``older_than``; return how many. In statements of ``batch``."""
+        """Delete rows of the audit log that are older than ``older_than``, ``batch`` at once; return how many."""
         request = operating.prune_audit(self._operations.store.schema, older_than, batch=batch)
         total = 0
         while deleted := self._run(request):

@@ -53,7 +53,7 @@ class Worked:
 
 
 def enqueue(pq: PQ, files: Sequence[Path], calling: limits.Calling | None) -> Enqueued:
-    """Enqueue a task for each file, those that misbehave and those under limits, all in one transaction with the run."""
+    """Enqueue a task per file, those that misbehave and those under limits, in one transaction with the run's row."""
     start = time.perf_counter()
     with pq.session() as connection:
         run = tables.add_run(connection, pq.schema, files=len(files))
