@@ -155,6 +155,36 @@ def test_rate_is_used_up_within_one_percent(
     assert 99 <= windows[len(windows) // 2] <= 101
 
 
+def test_rate_and_places_are_held_while_workers_are_killed(
+    database: str, connection: psycopg.Connection, tmp_path: Path
+) -> None:
+    path = tmp_path / "log"
+    with client(database) as pq:
+        pq.limit_queue("default", rate="40/s", concurrency=6)
+        pq.enqueue_many(tasks.work.call(str(path), f"t{n}", 0.05) for n in range(200))
+        with running(database, tmp_path, **FOUR) as fleet:
+            for begun_by_then in (40, 80, 120):
+                eventually(lambda: len(begun(path)) >= begun_by_then)  # noqa: B023
+                fleet.signal(signal.SIGKILL, eventually(lambda: fleet.workers)[0])
+            eventually(lambda: finished(connection, 200))
+
+    found = connection.execute(
+        "SELECT extract(epoch FROM s.at)::float8 FROM (SELECT started_at AS at FROM pq_tasks"
+        " UNION SELECT started_at FROM pq_attempts WHERE outcome = 'lost') s ORDER BY 1"
+    )
+    starts = [row[0] for row in found]
+    # Two and a half seconds, and what may come early beforehand: 0.05 s of the rate and one.
+    assert max(sum(1 for at in starts if first <= at < first + 2.5) for first in starts) <= 103
+    # A span without an end was cut off by a kill: it is over when the same task begins once more.
+    most = now = 0
+    open_: set[str] = set()
+    for _, what, label, *_ in lines(path):
+        now += (what == "begin" and label not in open_) - (what == "end")
+        open_ = open_ | {label} if what == "begin" else open_ - {label}
+        most = max(most, now)
+    assert most <= 6
+
+
 def test_places_of_a_killed_worker_come_free_with_its_rescue(
     database: str, connection: psycopg.Connection, tmp_path: Path
 ) -> None:

@@ -10,8 +10,10 @@ from typing import Any
 
 import psycopg
 import pytest
+from psycopg import sql
 
 from pq_core import PQ, Outcome, TaskStatus
+from pq_core.worker.claiming import Statements
 from tests.integration import worker_tasks as tasks
 from tests.integration.worker_process import eventually, running, until_empty
 
@@ -490,3 +492,25 @@ def test_declared_options_hold_for_tasks_that_are_run_inline(pq: PQ, connection:
 
     row = connection.execute("SELECT run_at > now() + interval '1 hour' FROM pq_tasks WHERE id = %s", (again,))
     assert row.fetchone() == (True,)
+
+
+def test_goodbye_of_a_worker_wakes_one_that_sleeps(pq: PQ, database: str, connection: psycopg.Connection) -> None:
+    pq.enqueue_many(tasks.add.call(n) for n in range(3))
+    connection.execute(
+        "INSERT INTO pq_workers (id, name, expires_at, lease, pid, concurrency, host, pq_version, queues, sleeping)"
+        " SELECT n, 'w', now() + interval '1 h', '1 h', 1, 9, 'here', '1', '{default}', n = 8"
+        " FROM generate_series(7, 8) n"
+    )
+    connection.execute("UPDATE pq_tasks SET status = 'running', worker_id = 7, attempts = 1")
+    goodbye = Statements("public")["deregister"].text.replace("$1", "7").encode()
+    with psycopg.connect(database, autocommit=True) as listening:
+        channel = listening.execute("SELECT pq_channel('wake')").fetchone()
+        assert channel is not None
+        listening.execute(sql.SQL("LISTEN {}").format(sql.Identifier(channel[0])))
+
+        assert connection.execute(goodbye).fetchone() == (3, 1)
+        assert [note.payload for note in listening.notifies(timeout=10, stop_after=1)] == ["default"]
+        # Nobody sleeps: nobody is told.
+        connection.execute("UPDATE pq_workers SET sleeping = false")
+        connection.execute("UPDATE pq_tasks SET status = 'running', worker_id = 7, attempts = 1")
+        assert connection.execute(goodbye).fetchone() == (3, 0)
