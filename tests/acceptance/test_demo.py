@@ -75,7 +75,7 @@ def test_demo_brings_its_own_database(tmp_path: Path) -> None:
 def test_demo_keeps_its_tables_when_asked_and_replaces_them_next_time(database: str, tmp_path: Path) -> None:
     kept = [demo(tmp_path, "--files", files, "--dsn", database, "--keep") for files in ("3", "4")]
 
-    assert [done.returncode for done in kept] == [0, 0]
+    assert [done.returncode for done in kept] == [0, 0], [done.stderr for done in kept]
     with psycopg.connect(database) as connection:
         assert connection.execute("SELECT count(*) FROM pq_demo.demo_files").fetchone() == (4,)
 

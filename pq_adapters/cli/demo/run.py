@@ -68,7 +68,7 @@ def enqueue(pq: PQ, files: Sequence[Path], calling: limits.Calling | None) -> En
 
 def work(pq: PQ, screen: Screen, *, total: int, concurrency: int) -> Worked:
     """Run a worker until everything has ended, and show how it goes."""
-    options = WorkerOptions(concurrency=concurrency, drain_timeout=2.0)
+    options = WorkerOptions(concurrency=concurrency, drain_timeout=2.0, queues=("default", limits.QUEUE))
     start = time.perf_counter()
     command = worker_command(APP, options)
     with tempfile.NamedTemporaryFile(prefix="pq-demo-", suffix=".log", delete=False) as log:

@@ -10,7 +10,6 @@ import ctypes
 import time
 from pathlib import Path
 
-from pq_adapters import webhook
 from pq_adapters.cli.demo import library
 from pq_core import PQ, TaskGroup, current_attempt
 
@@ -21,9 +20,8 @@ TURN = 0.2
 TURNS_RATE = "10/s"
 
 jobs = TaskGroup(prefix="demo")
-pq = PQ(schema=SCHEMA, app="pq demo")
+pq = PQ(schema=SCHEMA, app="pq demo", tasks=["pq_adapters.webhook"])
 pq.include(jobs)
-pq.include(webhook.webhooks(queue="web"))
 
 
 @jobs.task(name="measure", timeout=60)
