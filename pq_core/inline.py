@@ -116,6 +116,7 @@ class _Inline:
             worker_pid=os.getpid(),
             worker_id=WORKER_ID,
             schema=pq.schema,
+            as_declared=self.program.as_declared,
             load=self.program.load,
             in_child=nullcontext,
             retryable=self.program.retryable,
@@ -142,7 +143,7 @@ class _Run:
 
     def __init__(self, inline: _Inline, task: ClaimedTask) -> None:
         self.inline = inline
-        self.task = task
+        self.task = inline.program.as_declared(task)
         self.exception: BaseException | None = None
         self.recorded = False
         self._end: dict[str, Any] = {}

@@ -143,6 +143,16 @@ def audit(schema: str, actor: str, action: str, target: str | None, details: Map
     return Request(statement(schema, "audit"), dumps(parameters), rows.number)
 
 
+def prune_audit(schema: str, older_than: timedelta, *, batch: int) -> Request[int]:
+    """Plan the deletion of one batch of old rows of the audit log."""
+    if not isinstance(older_than, timedelta) or older_than < timedelta(0):
+        raise InvalidOption(f"older_than={older_than!r}: give a timedelta of 0 or more")
+    if not is_integer(batch, 1, 2**31 - 1):
+        raise InvalidOption(f"batch={batch!r}: give an integer of at least 1")
+    parameters = {"older_than": older_than.total_seconds(), "limit": batch}
+    return Request(statement(schema, "prune_audit"), dumps(parameters), rows.number)
+
+
 def audit_log(schema: str, *, limit: int, before_id: int | None) -> Request[list[AuditRecord]]:
     """Plan a look at what was done, the latest first."""
     if isinstance(limit, bool) or not isinstance(limit, int) or limit < 0:

@@ -6,8 +6,9 @@ from collections.abc import Collection, Mapping
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
-from pq_core import keys, operating, statistics_request
+from pq_core import keys, limits_in_use, operating, statistics_request
 from pq_core.keys import KeyRecord, NewKey
+from pq_core.limits_in_use import LimitRecord
 from pq_core.operating import AuditRecord, QueueRecord
 from pq_core.operations import Operations
 from pq_core.retention import Keep
@@ -53,6 +54,14 @@ class OperatingMethods:
         counts. False when nothing changed.
         """
         return self._run(operating.limit(self._operations.store.schema, name, concurrency=concurrency, rate=rate))
+
+    def limits(self) -> list[LimitRecord]:
+        """Return how much of each limit is in use: queues, then task functions, then keys, by name.
+
+        Queues with limits or a pause; functions and keys while tasks of theirs run or wait, or while one has paused
+        them. Counts of what waits stop at 1,000, so that this stays cheap whatever is in the table.
+        """
+        return self._run(limits_in_use.limits(self._operations.store.schema))
 
     def drain_worker(self, worker_id: int) -> bool:
         """Let a worker end what it runs and stop, as SIGTERM does; told at once, else with its next heartbeat.
@@ -142,6 +151,16 @@ class OperatingMethods:
         """Return what was done, the latest first. The next page: ``before_id`` = the last one's id."""
         return self._run(operating.audit_log(self._operations.store.schema, limit=limit, before_id=before_id))
 
+    def prune_audit(self, older_than: timedelta, *, batch: int = 1000) -> int:
+        """Delete rows of the audit log that are older than ``older_than``, ``batch`` at once; return how many."""
+        request = operating.prune_audit(self._operations.store.schema, older_than, batch=batch)
+        total = 0
+        while deleted := self._run(request):
+            total += deleted
+            if deleted < batch:
+                break
+        return total
+
 
 class AsyncOperatingMethods:
     """The twins of ``OperatingMethods``."""
@@ -167,6 +186,10 @@ class AsyncOperatingMethods:
         """``limit_queue`` for asynchronous callers."""
         schema = self._operations.store.schema
         return await self._arun(operating.limit(schema, name, concurrency=concurrency, rate=rate))
+
+    async def alimits(self) -> list[LimitRecord]:
+        """``limits`` for asynchronous callers."""
+        return await self._arun(limits_in_use.limits(self._operations.store.schema))
 
     async def adrain_worker(self, worker_id: int) -> bool:
         """``drain_worker`` for asynchronous callers."""
@@ -235,3 +258,13 @@ class AsyncOperatingMethods:
     async def aaudit_log(self, *, limit: int = 100, before_id: int | None = None) -> list[AuditRecord]:
         """``audit_log`` for asynchronous callers."""
         return await self._arun(operating.audit_log(self._operations.store.schema, limit=limit, before_id=before_id))
+
+    async def aprune_audit(self, older_than: timedelta, *, batch: int = 1000) -> int:
+        """``prune_audit`` for asynchronous callers."""
+        request = operating.prune_audit(self._operations.store.schema, older_than, batch=batch)
+        total = 0
+        while deleted := await self._arun(request):
+            total += deleted
+            if deleted < batch:
+                break
+        return total

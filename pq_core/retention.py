@@ -1,4 +1,4 @@
-"""For how long finished tasks stay."""
+"""For how long finished tasks stay, and what is written about them and about who did what."""
 
 from __future__ import annotations
 
@@ -19,25 +19,28 @@ FOREVER = -1.0
 class Retention:
     """How long tasks stay after they have ended; ``None``: for ever. Workers delete what is older, bit by bit.
 
-    Holds for the queues that a worker of this application serves, where ``pq_queues`` says nothing else.
+    Holds for the queues that a worker of this application serves, where ``pq_queues`` says nothing else. ``audit`` and
+    ``statistics`` hold for the whole schema: of several applications the shortest counts.
     """
 
     completed: timedelta | None = timedelta(days=7)
     cancelled: timedelta | None = timedelta(days=7)
     failed: timedelta | None = timedelta(days=30)
+    audit: timedelta | None = timedelta(days=400)
+    statistics: timedelta | None = timedelta(days=30)
 
     def __post_init__(self) -> None:
-        for name in ("completed", "cancelled", "failed"):
+        for name in ("completed", "cancelled", "failed", "audit", "statistics"):
             seconds(f"retention: {name}", getattr(self, name))
 
-    def seconds(self, status: str) -> float | None:
-        """Return for how long tasks of a finished state are kept, in seconds; None for ever."""
-        found: timedelta | None = getattr(self, status)
+    def seconds(self, what: str) -> float | None:
+        """Return for how long tasks of a finished state, or one of the others, are kept, in seconds; None for ever."""
+        found: timedelta | None = getattr(self, what)
         return None if found is None else found.total_seconds()
 
 
 def retention_of(given: Retention | timedelta | None) -> Retention:
-    """Return what ``PQ(retention=…)`` means. A timedelta holds for all; None keeps all."""
+    """Return what ``PQ(retention=…)`` means. A timedelta holds for all tasks; None keeps them all."""
     match given:
         case Retention():
             return given
@@ -46,7 +49,9 @@ def retention_of(given: Retention | timedelta | None) -> Retention:
         case timedelta():
             return Retention(completed=given, cancelled=given, failed=given)
         case _:
-            raise InvalidOption(f"retention={given!r}: give a Retention, a timedelta for all, or None to keep all")
+            raise InvalidOption(
+                f"retention={given!r}: give a Retention, a timedelta for all tasks, or None to keep all"
+            )
 
 
 def seconds(option: str, value: Keep) -> float | None:

@@ -10,6 +10,7 @@ import click
 from pq_adapters.cli.application import database_command, json_option
 from pq_adapters.cli.output import print_json
 from pq_adapters.cli.parameters import duration, names
+from pq_core.filters import FINISHED
 
 if TYPE_CHECKING:
     from pq_core.client import PQ
@@ -20,17 +21,23 @@ if TYPE_CHECKING:
 @click.option(
     "--status",
     type=names,
-    default="completed,failed,cancelled",
-    show_default=True,
     metavar="A,B",
-    help="Only of these states.",
+    help="Only of these states. [default: completed,failed,cancelled]",
 )
-@click.option("--batch", type=click.IntRange(1), default=1000, show_default=True, help="Tasks in one transaction.")
+@click.option("--audit", is_flag=True, help="Rows of the audit log instead of tasks.")
+@click.option("--batch", type=click.IntRange(1), default=1000, show_default=True, help="Rows in one transaction.")
 @json_option
 @database_command
-def prune(pq: PQ, older_than: timedelta, status: tuple[str, ...], batch: int, as_json: bool) -> None:
+def prune(
+    pq: PQ, older_than: timedelta, status: tuple[str, ...] | None, audit: bool, batch: int, as_json: bool
+) -> None:
     """Delete finished tasks, with the history of their attempts, that ended longer ago than AGE."""
-    deleted = pq.prune(older_than, statuses=status, batch=batch)
+    if audit and status:
+        raise click.UsageError("--audit goes without --status: the audit log has no states")
+    if audit:
+        deleted = pq.prune_audit(older_than, batch=batch)
+    else:
+        deleted = pq.prune(older_than, statuses=status or FINISHED, batch=batch)
     if as_json:
         print_json({"deleted": deleted})
     else:

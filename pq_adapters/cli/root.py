@@ -20,6 +20,7 @@ COMMANDS = {
     "enqueue": "enqueue:enqueue",
     "health": "health:health",
     "keys": "keys:keys",
+    "limits": "limits:limits",
     "migrate": "migrate:migrate",
     "plugins": "plugins:plugins",
     "prune": "prune:prune",

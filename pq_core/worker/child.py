@@ -43,12 +43,13 @@ CANNOT_REPORT = 70
 class _Tasks:
     """What a child runs: the task that it was forked for, then those that come through its inbox."""
 
-    __slots__ = ("_fd", "_identity", "left")
+    __slots__ = ("_fd", "_identity", "_setup", "left")
 
-    def __init__(self, fd: int | None, left: int) -> None:
+    def __init__(self, setup: ChildSetup, fd: int | None) -> None:
+        self._setup = setup
         self._fd = fd
         self._identity = None if fd is None else guards.identity(fd)
-        self.left = left
+        self.left = setup.tasks_per_child
 
     def next(self) -> ClaimedTask | None:
         """Wait for another task; None when none comes any more."""
@@ -56,7 +57,7 @@ class _Tasks:
         if self.left <= 0 or self._fd is None or guards.identity(self._fd) != self._identity:
             return None
         row = inbox.receive(self._fd)
-        return None if row is None else claimed_task(row)
+        return None if row is None else self._setup.as_declared(claimed_task(row))
 
 
 def run_child(
@@ -85,7 +86,7 @@ def run_child(
             Tee.place = None  # whose output it is can't be told
             status = crowd(setup, task, channel, inbox_fd)
         else:
-            status = _run_many(setup, task, channel, stopper, _Tasks(inbox_fd, setup.tasks_per_child))
+            status = _run_many(setup, task, channel, stopper, _Tasks(setup, inbox_fd))
     except BaseException:
         # Ours, not the task's: say it where the worker's own log goes, and let the exit status speak.
         _report_own_failure()

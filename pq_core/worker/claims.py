@@ -145,7 +145,7 @@ class Claims:
         if now >= self._promote_again_at or self.attention.claim_due:
             self._promote_again_at = now + PROMOTED_EVERY
             self.attention.claim_due = False
-            before.append((self.statements["promote"], [integer(PROMOTED_AT_ONCE), None]))
+            before.append((self.statements["promote"], [integer(PROMOTED_AT_ONCE)]))
         return [
             *before,
             (

@@ -67,7 +67,7 @@ class _Crowd:
                 if running is not None:
                     running.cancel(StopReason(stop[2]).name.lower())
             else:
-                self._begin(claimed_task(inbox.unpack(message)))
+                self._begin(self._setup.as_declared(claimed_task(inbox.unpack(message))))
 
     def _begin(self, task: ClaimedTask) -> None:
         key = (task.id, task.fence)

@@ -164,6 +164,7 @@ class Host:
             worker_pid=os.getpid(),
             worker_id=worker_id,
             schema=self.schema,
+            as_declared=program.as_declared,
             load=program.load,
             in_child=lambda task: plugins.in_child(program.shown(task), passing=(TaskTimeout, TaskCancelled)),
             retryable=program.retryable,

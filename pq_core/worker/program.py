@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 _DEFAULT_BACKOFF = Backoff()
 _COMPLETED = Transition(status=TaskStatus.COMPLETED, outcome=Outcome.SUCCEEDED)
+_STORED = ("memory_limit", "grace", "result_limit", "backoff")
 _NO_ARGUMENTS = '{"args": [], "kwargs": {}}'
 
 
@@ -38,6 +39,7 @@ class Program:
     unroutable_after: float
     _found: dict[str, Task[..., Any]] = field(default_factory=dict)
     _with_secrets: dict[str, bool] = field(default_factory=dict)
+    _declared: dict[str, tuple[float | None, dict[str, Any]]] = field(default_factory=dict)
 
     def find(self, task: ClaimedTask) -> Task[..., Any]:
         """Return the task function that a stored task names.
@@ -54,6 +56,27 @@ class Program:
         if task.version > found.version:
             raise Unroutable(f"{task.name}: version {task.version} is newer than this code's {found.version}")
         return found
+
+    def as_declared(self, task: ClaimedTask) -> ClaimedTask:
+        """Return the task with what its row leaves unsaid taken from its code: SQL need not repeat the code's options.
+
+        Of those that a worker needs while it runs: ``timeout``, ``memory_limit``, ``grace``, ``result_limit`` and
+        ``backoff``. A row always says something of the others. A task that this code can't run is returned as it is.
+        """
+        declared = self._declared.get(task.name)
+        if declared is None:
+            try:
+                fields = self.find(task).fields_over(self.defaults)
+            except Unroutable:
+                return task
+            stored = {name: fields[name] for name in _STORED if name in fields}
+            declared = self._declared[task.name] = (fields.get("timeout"), stored)
+        timeout, options = declared
+        if timeout is not None and task.timeout is None:
+            task = replace(task, timeout=float(timeout))
+        if options and options.keys() - task.options.keys():
+            task = replace(task, options={**options, **task.options})
+        return task
 
     def is_async(self, task: ClaimedTask) -> bool:
         """Say whether the task is a coroutine that may share a process; one with secrets may not."""

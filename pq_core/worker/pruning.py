@@ -31,9 +31,12 @@ HOLD = 300.0
 REST = 20.0
 """A round is followed by a pause this many times as long, so that rows which are kept are not read all the time."""
 SWEEP = 86400.0
-"""Seconds between two looks for attempts of tasks that are gone."""
+"""Seconds between two looks for attempts of tasks that are gone, and for old rows of the audit log."""
 STATES = ("completed", "cancelled", "failed")
 ATTEMPTS = "attempts"
+AUDIT = "audit"
+FORBIDDEN = "42501"
+"""The error of a role that may not do this: that of ``pq migrate --roles`` for workers does not see the audit log."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -51,6 +54,7 @@ class Pruner:
     open_link: Callable[[], Link]
     clock: Callable[[], float] = monotonic
     deleted: int = 0
+    audited: int = 0
     _link: Link | None = None
     _todo: list[str] = field(default_factory=list)
     _after: tuple[bytes, bytes] = (b"-infinity", b"0")
@@ -124,10 +128,12 @@ class Pruner:
         self._todo = list(STATES)
         if now >= self._sweep_at:
             self._todo.append(ATTEMPTS)
+            if self.retention.audit is not None:
+                self._todo.append(AUDIT)
             self._sweep_at = now + SWEEP
         self._after, self._rows = (b"-infinity", b"0"), ROWS
         self._began = self._next_at = now
-        self.deleted = 0
+        self.deleted = self.audited = 0
         self._link = self.open_link()
 
     def _step(self, now: float) -> None:
@@ -139,6 +145,9 @@ class Pruner:
             query = self.statements["prune_attempts"]
             age = self.retention.seconds("failed") or SWEEP
             parameters = [*chore, number(age), self._after[1], integer(self._rows)]
+        elif what == AUDIT:
+            query = self.statements["prune_audit"]
+            parameters = [*chore, number(self.retention.seconds(AUDIT) or 0.0), integer(self._rows)]
         else:
             query = self.statements["prune_tasks"]
             keep = self.retention.seconds(what)
@@ -161,7 +170,10 @@ class Pruner:
         self._next_at = now + took * (1 / self.share - 1)
         if results is None:
             assert error is not None
-            if error.sqlstate:
+            if error.sqlstate == FORBIDDEN and self._todo[0] == AUDIT:
+                logger.info("the audit log is left as it is: this role may not prune it")
+                self._end(now)
+            elif error.sqlstate:
                 self._end(now, why=str(error))
             return  # a connection that broke is opened again, and the same asked once more
         if not results[0]:
@@ -169,7 +181,10 @@ class Pruner:
             return
         row = results[0][0]
         seen, gone = int(row[0] or 0), int(row[1] or 0)
-        self.deleted += gone
+        if self._todo[0] == AUDIT:
+            self.audited += gone
+        else:
+            self.deleted += gone
         self._rows = max(50, min(MOST_ROWS, int(rows * min(max(AIM / took, 0.2), 2.0))))
         if seen >= rows:
             self._after = (row[-2] or b"-infinity", row[-1] or b"0")
@@ -187,3 +202,5 @@ class Pruner:
             logger.warning("pruning is broken off: %s", why)
         if self.deleted:
             logger.info("pruned %d finished task(s) in %.1f s", self.deleted, took)
+        if self.audited:
+            logger.info("pruned %d row(s) of the audit log", self.audited)

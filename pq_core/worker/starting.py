@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from pq_core.types import Outcome
@@ -53,7 +53,8 @@ class Starting:
                 words = f"its row was not written by pq: the stored options make no sense: {absurd}"
                 self.entering.enter(task, Verdict(outcome=Outcome.RAISED, error=words, retryable=False, started=False))
                 continue
-            runnable.append(self.host.prepared(claimed))
+            declared = self.program.as_declared(task)
+            runnable.append(self.host.prepared(claimed if declared is task else replace(claimed, task=declared)))
         self.feeding.add(runnable)
 
     def advance(self, now: float, *, allowed: bool) -> None:

@@ -54,14 +54,15 @@ class _Sums:
 
 @dataclass(slots=True, kw_only=True)
 class Statistics:
-    """The sums of one worker. Times are of the monotonic clock; ``retention``: seconds for which rows are kept.
+    """The sums of one worker. Times are of the monotonic clock; ``retention``: seconds for which rows are kept,
+    None: for ever.
 
     The minute of an end is that of the database's clock when it was recorded. That clock is known from what claims
     return: an attempt's start plus its length is a moment of it, at most a little in the past.
     """
 
     statements: Statements
-    retention: float = 30 * 86400.0
+    retention: float | None
     clock: Callable[[], float] = monotonic
     _sums: dict[Key, _Sums] = field(default_factory=dict)
     _changed: set[Key] = field(default_factory=set)
@@ -115,7 +116,8 @@ class Statistics:
             self._write(now, link, worker_id)
         elif now >= self._merge_at:
             self._merge_at = now + MERGE * (0.75 + random() / 2)
-            link.send([(self.statements["statistics_merge"], [number(self.retention)])], self._merged)
+            kept = None if self.retention is None else number(self.retention)
+            link.send([(self.statements["statistics_merge"], [kept])], self._merged)
 
     def say_farewell(self, now: float, link: Link, worker_id: int) -> bool:
         """Write what is left before the worker goes; False when there is nothing, or it was tried."""

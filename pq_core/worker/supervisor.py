@@ -118,7 +118,7 @@ class Supervisor:
             on_rescued=self._rescued,
             known_dead=list(host.known_dead),
         )
-        self.statistics = Statistics(statements=statements)
+        self.statistics = Statistics(statements=statements, retention=self.host.pq.retention.seconds("statistics"))
         self.counters = Counters()
         self.obituaries = Obituaries(host=host, at_once=self.options.concurrency, inherited=self._inherited)
         self.telling = Telling(

@@ -218,6 +218,8 @@ def test_prune_deletes_what_ended_long_ago(pq: Run, database: str) -> None:
     assert printed(pq("prune", "--older-than", "9d", "--json")) == {"deleted": 0}
     assert pq("prune", "--older-than", "7d", "--status", "failed").stdout == "deleted 1\n"
     assert pq("prune", "--older-than", "7d").stdout == "deleted 1\n"
+    assert printed(pq("prune", "--older-than", "7d", "--audit", "--json")) == {"deleted": 0}
+    assert "--audit goes without" in pq("prune", "--older-than", "7d", "--audit", "--status", "failed", status=2).stderr
 
 
 def test_registered_and_check_need_no_database(pq: Run) -> None:

@@ -54,6 +54,20 @@ def test_limits_of_a_queue_are_set_shown_and_lifted(pq: Run) -> None:
     assert "--none to lift" in pq("queues", "limit", "orders", status=2).stderr
 
 
+def test_limits_in_use_are_shown(pq: Run) -> None:
+    assert pq("limits").stdout == "nothing runs or waits under a limit\n"
+    pq("queues", "limit", "orders", "--rate", "100/m")
+    pq("queues", "pause", "mail", "--by", "ada")
+
+    assert [line.split() for line in pq("limits").stdout.splitlines()] == [
+        ["OF", "NAME", "RUNNING", "ALLOWED", "RATE", "WAITING", "STATE"],
+        ["queue", "mail", "0", "-", "-", "0", "paused"],
+        ["queue", "orders", "0", "-", "100/m", "0", "open"],
+    ]
+    [mail] = printed(pq("limits", "--reached", "--json"))
+    assert (mail["kind"], mail["name"], mail["paused"], mail["reached"]) == ("queue", "mail", True, True)
+
+
 def test_drained_worker_ends_and_is_not_replaced(pq: Run, database: str, tmp_path: Path) -> None:
     with running(database, tmp_path, app="shop:pq", path=tmp_path) as worker:
         [found] = printed(pq("workers", "list", "--json"))

@@ -114,7 +114,9 @@ def test_demo_keeps_its_dashboard_until_the_end(empty_database: str, tmp_path: P
         eventually(lambda: "the dashboard stays up" in (tmp_path / "log").read_text(), within=90)
         with client(address) as one:
             items = one.get("/api/v1/tasks").json()["items"]
-        assert {item["name"] for item in items} >= {"demo.segfault", "demo.endless_loop"}
+            queues = {queue["name"]: queue for queue in one.get("/api/v1/queues").json()["items"]}
+        assert {item["name"] for item in items} >= {"demo.segfault", "demo.endless_loop", "demo.turn", "pq.webhook"}
+        assert queues["web"]["concurrency_limit"] == 2
         process.send_signal(signal.SIGINT)
         process.wait(60)
     with pytest.raises(Exception, match=r"connect|refused"):

@@ -44,6 +44,11 @@ def paced(path: str, label: str) -> None:
     write(path, f"{time.monotonic_ns()} begin {label}")
 
 
+@jobs.task(rate="40/s")
+def brisk(path: str, label: str) -> None:
+    write(path, f"{time.monotonic_ns()} begin {label}")
+
+
 @jobs.task
 def limited_by_service(path: str, label: str, after: float) -> None:
     write(path, f"{time.monotonic_ns()} begin {label}")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 import socket
 import struct
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -15,12 +17,13 @@ import pytest
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from pq_adapters.cli.doctor import _notified, examine
+from pq_adapters.cli.doctor import _notified, _pooler, examine
 from pq_core import PQ, TaskGroup
 from pq_core.doctor import database as checks
 from pq_core.doctor import machine
 from pq_core.doctor.finding import Finding, Level
 from pq_core.schema import migrate
+from tests.chaos.server import Server
 from tests.integration.worker_process import eventually
 
 jobs = TaskGroup(prefix="d")
@@ -125,14 +128,34 @@ def test_open_transaction_is_found_with_its_process(connection: psycopg.Connecti
     assert levels(checks.long_transactions(connection, "public", seconds=0)) == [Level.OK]
 
 
-def test_replication_slot_that_nobody_reads_is_found(connection: psycopg.Connection) -> None:
-    if connection.execute("SHOW wal_level").fetchone() != ("logical",):
-        pytest.skip("this server has no logical replication")
-    connection.execute("SELECT pg_create_logical_replication_slot('pq_forgotten', 'pgoutput')")
+@pytest.fixture
+def rare_server() -> Iterator[psycopg.Connection]:
+    """A connection to a server of its own, which prepares transactions and replicates what tables hold."""
+    folder = Path(tempfile.mkdtemp(prefix="pq-doctor-"))
+    server = Server(folder, wal_level="logical", max_prepared_transactions="2").create().start()
     try:
-        assert one(checks.long_transactions(connection, "public")).fix.startswith("SELECT pg_drop_replication_slot")
+        migrate(server.dsn, "public")
+        with psycopg.connect(server.dsn, autocommit=True) as connection:
+            yield connection
     finally:
-        connection.execute("SELECT pg_drop_replication_slot('pq_forgotten')")
+        server.stop("immediate")
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def test_slots_and_prepared_transactions_that_nobody_ends_are_found(rare_server: psycopg.Connection) -> None:
+    rare_server.execute("SELECT pg_create_logical_replication_slot('pq_forgotten', 'pgoutput')")
+    slot = one(checks.long_transactions(rare_server, "public"))
+    rare_server.execute("BEGIN")
+    rare_server.execute("SELECT FROM pq_tasks")
+    rare_server.execute("PREPARE TRANSACTION 'forgotten'")
+    prepared, _ = checks.long_transactions(rare_server, "public", seconds=0)
+    for finding in (prepared, slot):
+        assert finding.level is Level.WARNING
+    assert "ROLLBACK PREPARED 'forgotten'" in prepared.fix
+
+    rare_server.execute("ROLLBACK PREPARED 'forgotten'")
+    rare_server.execute(slot.fix.partition(" if ")[0])  # type: ignore[arg-type]
+    assert levels(checks.long_transactions(rare_server, "public", seconds=0)) == [Level.OK]
 
 
 def server_facts(connection: psycopg.Connection) -> dict[str, int]:
@@ -266,6 +289,13 @@ def test_direct_way_is_told_from_poolers(database: str) -> None:
 
 
 # --- machine and whole
+
+
+def test_way_of_workers_that_leads_nowhere_is_told(database: str) -> None:
+    with PQ(database, listen_dsn=make_conninfo(database, host="127.0.0.1", port=1)) as pq:
+        found = one(_pooler(pq))
+    assert (found.level, found.check) == (Level.PROBLEM, "pooler")
+    assert "listen_dsn" in found.fix
 
 
 def test_clocks_apart_are_told() -> None:

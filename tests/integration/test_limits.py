@@ -10,7 +10,8 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from pq_core import PQ, Backoff, InvalidOption, Rate
+from pq_core import PQ, Backoff, InvalidOption, Rate, TaskStatus
+from pq_core.limits_in_use import LimitRecord
 from tests.integration import limit_tasks as tasks
 from tests.integration.worker_process import eventually, running, until_empty
 
@@ -130,6 +131,61 @@ def test_rate_is_held_within_one_percent(
     assert len(begun(path)) == 230
 
 
+@pytest.mark.parametrize("kind", ["queue", "function"])
+def test_rate_is_used_up_within_one_percent(
+    database: str, connection: psycopg.Connection, tmp_path: Path, kind: str
+) -> None:
+    path = tmp_path / "log"
+    task = tasks.work if kind == "queue" else tasks.brisk
+    with client(database) as pq:
+        if kind == "queue":
+            pq.limit_queue("default", rate="40/s")
+        pq.enqueue_many(task.call(str(path), f"t{n}") for n in range(320))
+        with running(database, tmp_path, **FOUR):
+            eventually(lambda: finished(connection, 320))
+
+    found = connection.execute("SELECT extract(epoch FROM started_at)::float8 FROM pq_tasks ORDER BY 1")
+    starts = [row[0] for row in found]
+    # What two and a half seconds see: a hundred starts, one more or less. In the middle of all such windows, since a
+    # machine that stands still for longer than a start may come early has its start later.
+    windows = sorted(
+        sum(1 for at in starts if first <= at < first + 2.5) for first in starts if first <= starts[-1] - 2.5
+    )
+    assert len(windows) > 150
+    assert 99 <= windows[len(windows) // 2] <= 101
+
+
+def test_rate_and_places_are_held_while_workers_are_killed(
+    database: str, connection: psycopg.Connection, tmp_path: Path
+) -> None:
+    path = tmp_path / "log"
+    with client(database) as pq:
+        pq.limit_queue("default", rate="40/s", concurrency=6)
+        pq.enqueue_many(tasks.work.call(str(path), f"t{n}", 0.05) for n in range(200))
+        with running(database, tmp_path, **FOUR) as fleet:
+            for begun_by_then in (40, 80, 120):
+                eventually(lambda: len(begun(path)) >= begun_by_then)  # noqa: B023
+                fleet.signal(signal.SIGKILL, eventually(lambda: fleet.workers)[0])
+            eventually(lambda: finished(connection, 200))
+
+    found = connection.execute(
+        "SELECT extract(epoch FROM s.at)::float8 FROM (SELECT started_at AS at FROM pq_tasks"
+        " UNION SELECT started_at FROM pq_attempts WHERE outcome = 'lost') s ORDER BY 1"
+    )
+    starts = [row[0] for row in found]
+    # Two and a half seconds, what may come early beforehand (0.05 s of the rate and one), and the moment between the
+    # decision and the note.
+    assert max(sum(1 for at in starts if first <= at < first + 2.5) for first in starts) <= 105
+    # A span without an end was cut off by a kill: it is over when the same task begins once more.
+    most = now = 0
+    open_: set[str] = set()
+    for _, what, label, *_ in lines(path):
+        now += (what == "begin" and label not in open_) - (what == "end")
+        open_ = open_ | {label} if what == "begin" else open_ - {label}
+        most = max(most, now)
+    assert most <= 6
+
+
 def test_places_of_a_killed_worker_come_free_with_its_rescue(
     database: str, connection: psycopg.Connection, tmp_path: Path
 ) -> None:
@@ -242,6 +298,44 @@ def test_limits_lifted_let_everything_run(database: str, connection: psycopg.Con
             assert (queue.concurrency_limit, queue.rate_limit, queue.due) == (1, 1, 9)
             assert pq.limit_queue("default")
             eventually(lambda: finished(connection, 10))
+
+
+def test_limits_in_use_are_told(database: str, connection: psycopg.Connection, tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    with client(database) as pq:
+        assert pq.limits() == []
+        pq.limit_queue("default", concurrency=3)
+        pq.limit_queue("slow", rate="1/h")
+        pq.enqueue_many(
+            tasks.hold.options(concurrency_key="k", concurrency_limit=2).call(str(path), f"k{n}") for n in range(5)
+        )
+        pq.enqueue(tasks.narrow.options(queue="other").call(str(path), "narrow", 0.0))
+        pq.enqueue_many(tasks.work.options(queue="slow").call(str(path), f"s{n}") for n in range(3))
+        pq.enqueue(tasks.limited_by_service.options(concurrency_key="told").call(str(path), "told", 3600.0))
+        with running(database, tmp_path, app=APP, queues=["default", "slow"], concurrency=8, poll_interval=0.2):
+            eventually(lambda: {"k0", "k1", "s0", "told"} <= set(begun(path)) and finished(connection, 1))
+            eventually(lambda: pq.counts()[TaskStatus.RUNNING] == 2)
+            found = {(limit.kind, limit.name): limit for limit in pq.limits()}
+            Path(f"{path}.go").touch()
+            eventually(lambda: finished(connection, 6))
+        later = {(limit.kind, limit.name): limit for limit in pq.limits()}
+
+    def numbers(limit: LimitRecord) -> tuple[int, int | None, int, bool]:
+        return limit.running, limit.allowed, limit.waiting, limit.reached
+
+    assert list(found) == [("queue", "default"), ("queue", "slow"), ("task", "l.narrow"), ("key", "k"), ("key", "told")]
+    assert numbers(found["queue", "default"]) == (2, 3, 3, False)
+    assert numbers(found["queue", "slow"]) == (0, None, 2, True)
+    assert found["queue", "slow"].rate == pytest.approx(1 / 3600)
+    assert found["queue", "slow"].next_start is not None
+    assert numbers(found["task", "l.narrow"]) == (0, 2, 1, False)
+    assert numbers(found["key", "k"]) == (2, 2, 3, True)
+    assert found["key", "k"].full
+    told = found["key", "told"]
+    assert numbers(told) == (0, None, 0, True)
+    assert told.paused
+    assert told.paused_until is not None
+    assert ("key", "k") not in later
 
 
 def test_cancelled_and_upserted_while_they_wait(database: str, connection: psycopg.Connection, tmp_path: Path) -> None:

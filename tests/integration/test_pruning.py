@@ -10,6 +10,7 @@ import pytest
 
 from pq_core import PQ, InvalidOption, Retention
 from pq_core.retention import KEEP_ALL, retention_of
+from pq_core.worker import statistics
 from pq_core.worker.claiming import Statements
 from pq_core.worker.pruning import Pruner
 from tests.integration import worker_tasks as tasks
@@ -147,6 +148,63 @@ def test_share_of_none_keeps_everything(database: str, connection: psycopg.Conne
 
     assert connection.execute("SELECT count(*) FROM pq_tasks WHERE name = 'w.old'").fetchone() == (1,)
     assert connection.execute("SELECT count(*) FROM pq_chores").fetchone() == (0,)
+
+
+def audit(connection: psycopg.Connection, *days: int) -> None:
+    connection.execute(
+        "INSERT INTO pq_audit (at, actor, action) SELECT now() - d * interval '1 day', 'ada', d::text"
+        " FROM unnest(%s::int[]) d",
+        (list(days),),
+    )
+
+
+def audited(connection: psycopg.Connection) -> list[str]:
+    return [row[0] for row in connection.execute("SELECT action FROM pq_audit ORDER BY at DESC")]
+
+
+def forgetful_create_pq() -> PQ:
+    statistics.MERGE = 0.1  # seconds between two looks, in the workers of these tests
+    return PQ(tasks=[tasks.__name__], retention=Retention(audit=timedelta(days=10), statistics=timedelta(days=2)))
+
+
+@pytest.mark.parametrize(
+    ("app", "kept"),
+    [(f"{__name__}:forgetful_create_pq", ["1", "9"]), (APP, ["1", "9", "11", "399"])],
+)
+def test_audit_log_is_kept_as_long_as_it_was_said(
+    database: str, connection: psycopg.Connection, tmp_path: Path, app: str, kept: list[str]
+) -> None:
+    audit(connection, 1, 9, 11, 399, 401)
+
+    with running(database, tmp_path, app=app, prune_interval=0.1, poll_interval=0.1) as worker:
+        eventually(lambda: "of the audit log" in worker.text, what=worker.text)
+
+    assert audited(connection) == kept
+
+
+def test_statistics_are_kept_as_long_as_it_was_said(
+    database: str, connection: psycopg.Connection, tmp_path: Path
+) -> None:
+    connection.execute(
+        "INSERT INTO pq_statistics (minute, worker_id, queue, name, outcome, count, wait_histogram, run_histogram,"
+        " memory_histogram) SELECT date_trunc('minute', now() - d * interval '1 day'), 0, 'default', d::text,"
+        " 'succeeded', 1, '{}', '{}', '{}' FROM unnest('{1,3,29}'::int[]) d"
+    )
+
+    def names() -> list[str]:
+        return [row[0] for row in connection.execute("SELECT name FROM pq_statistics WHERE name ~ '^[0-9]' ORDER BY 1")]
+
+    with running(database, tmp_path, app=f"{__name__}:forgetful_create_pq", poll_interval=0.1):
+        eventually(lambda: names() == ["1"])
+
+
+def test_audit_log_is_pruned_by_hand(database: str, connection: psycopg.Connection) -> None:
+    audit(connection, 1, 2, 3, 4)
+    with PQ(database) as pq:
+        assert pq.prune_audit(timedelta(days=1, hours=12), batch=2) == 3
+        with pytest.raises(InvalidOption, match="older_than"):
+            pq.prune_audit(timedelta(days=-1))
+    assert audited(connection) == ["1"]
 
 
 class SlowLink:

@@ -19,7 +19,7 @@ from pq_core import PQ, DuplicateClientId, InvalidOption, Outcome, PQError
 from pq_core.privileges import ROLES, roles_sql
 from pq_core.schema import TABLES, drop, migrate
 from tests.integration import worker_tasks as tasks
-from tests.integration.worker_process import until_empty
+from tests.integration.worker_process import eventually, running, until_empty
 
 Login = Callable[[str], str]
 
@@ -115,6 +115,24 @@ def test_a_worker_runs_tasks_and_changes_no_table(login: Login, schema: str, tmp
         "CREATE OR REPLACE FUNCTION {s}.pq_channel(kind text) RETURNS text LANGUAGE sql AS 'SELECT 1'",
     ):
         assert refused(dsn, statement, schema), statement
+
+
+def test_a_worker_prunes_and_leaves_the_audit_log(
+    login: Login, schema: str, empty_database: str, tmp_path: Path
+) -> None:
+    dsn = login("worker")
+    with PQ(empty_database, schema=schema) as owner:
+        owner.audit("ada", "did")
+        old = sql.SQL("UPDATE {}.pq_audit SET at = now() - interval '9 years'").format(sql.Identifier(schema))
+        with psycopg.connect(empty_database) as connection:
+            connection.execute(old)
+        environment = {"PQ_TEST_SCHEMA": schema}
+        options = {"app": f"{__name__}:create_pq", "environment": environment, "prune_interval": 0.1}
+        with running(dsn, tmp_path, **options) as worker:
+            eventually(lambda: "the audit log is left as it is" in worker.text, what=worker.text)
+            assert "broken off" not in worker.text
+        assert len(owner.audit_log()) == 1
+        assert owner.prune_audit(timedelta(days=400)) == 1
 
 
 def create_pq() -> PQ:

@@ -320,7 +320,7 @@ class Machine(RuleBasedStateMachine):
         self.connection.execute("UPDATE pq_tasks SET run_at = clock_timestamp() WHERE status = 'pending' AND NOT due")
         late = [task for task in self.model.tasks.values() if task.status == "pending" and not task.due]
         turn = self.model.turn()
-        ((promoted, _),) = self.run("promote", b"500", None)
+        ((promoted, _),) = self.run("promote", b"500")
         assert int(promoted or 0) == len(late)
         for task in late:
             # At the same moment: the id decides, and so does the order of the model's ids.

@@ -10,8 +10,10 @@ from typing import Any
 
 import psycopg
 import pytest
+from psycopg import sql
 
 from pq_core import PQ, Outcome, TaskStatus
+from pq_core.worker.claiming import Statements
 from tests.integration import worker_tasks as tasks
 from tests.integration.worker_process import eventually, running, until_empty
 
@@ -443,3 +445,72 @@ def race_upserts(pq: PQ, database: str, folder: Path, connection: psycopg.Connec
     for writer in (1, 2):
         numbers = [number for found, number, _ in ran if found == writer]
         assert numbers == sorted(numbers)
+
+
+def test_what_a_worker_puts_back_wakes_one_that_sleeps(
+    pq: PQ, database: str, connection: psycopg.Connection, tmp_path: Path
+) -> None:
+    path = str(tmp_path / "naps")
+    # By polling alone the other one would come in an hour.
+    options = {"poll_interval": 3600.0, "concurrency": 1, "lease": 600}
+    with running(database, tmp_path, drain_timeout=2.0, **options) as first:
+        interrupted = pq.enqueue(tasks.nap.call(600.0, path))
+        eventually(lambda: Path(path).exists())
+        with running(database, tmp_path, **options):
+            asleep = "SELECT sleeping FROM pq_workers ORDER BY id DESC LIMIT 1"
+            eventually(lambda: connection.execute(asleep).fetchone() == (True,))
+            assert first.stop() == 0
+            eventually(lambda: pq.get_task(interrupted).status is TaskStatus.RUNNING)
+            assert [attempt.outcome for attempt in pq.attempts(interrupted)] == [Outcome.INTERRUPTED]
+
+
+@pytest.mark.parametrize("per_child", [1, 10])
+def test_task_from_sql_gets_the_options_that_its_code_declares(
+    pq: PQ, database: str, connection: psycopg.Connection, tmp_path: Path, per_child: int
+) -> None:
+    plain = [enqueue_raw(connection, name="w.sleeps_too_long") for _ in range(2)]
+    given = enqueue_raw(connection, name="w.sleeps_too_long", timeout=0.8)
+    again = enqueue_raw(connection, name="w.slow_to_retry", max_attempts=2)
+    hungry = enqueue_raw(connection, name="w.hog", args=[2**30])
+    deadline = enqueue_raw(connection, name="w.tells_its_deadline")
+
+    until_empty(database, tmp_path, tasks_per_child=per_child, concurrency=1)
+
+    for one in plain:
+        assert "timed out after 0.3 s" in (pq.get_task(one).error or "")
+    assert "timed out after 0.8 s" in (pq.get_task(given).error or "")
+    row = connection.execute("SELECT run_at > now() + interval '1 hour' FROM pq_tasks WHERE id = %s", (again,))
+    assert row.fetchone() == (True,)
+    assert pq.get_task(hungry).outcome is Outcome.OUT_OF_MEMORY
+    assert pq.get_task(deadline).result == "within a minute"
+
+
+def test_declared_options_hold_for_tasks_that_are_run_inline(pq: PQ, connection: psycopg.Connection) -> None:
+    again = enqueue_raw(connection, name="w.slow_to_retry", max_attempts=2)
+
+    pq.run_inline()
+
+    row = connection.execute("SELECT run_at > now() + interval '1 hour' FROM pq_tasks WHERE id = %s", (again,))
+    assert row.fetchone() == (True,)
+
+
+def test_goodbye_of_a_worker_wakes_one_that_sleeps(pq: PQ, database: str, connection: psycopg.Connection) -> None:
+    pq.enqueue_many(tasks.add.call(n) for n in range(3))
+    connection.execute(
+        "INSERT INTO pq_workers (id, name, expires_at, lease, pid, concurrency, host, pq_version, queues, sleeping)"
+        " SELECT n, 'w', now() + interval '1 h', '1 h', 1, 9, 'here', '1', '{default}', n = 8"
+        " FROM generate_series(7, 8) n"
+    )
+    connection.execute("UPDATE pq_tasks SET status = 'running', worker_id = 7, attempts = 1")
+    goodbye = Statements("public")["deregister"].text.replace("$1", "7").encode()
+    with psycopg.connect(database, autocommit=True) as listening:
+        channel = listening.execute("SELECT pq_channel('wake')").fetchone()
+        assert channel is not None
+        listening.execute(sql.SQL("LISTEN {}").format(sql.Identifier(channel[0])))
+
+        assert connection.execute(goodbye).fetchone() == (3, 1)
+        assert [note.payload for note in listening.notifies(timeout=10, stop_after=1)] == ["default"]
+        # Nobody sleeps: nobody is told.
+        connection.execute("UPDATE pq_workers SET sleeping = false")
+        connection.execute("UPDATE pq_tasks SET status = 'running', worker_id = 7, attempts = 1")
+        assert connection.execute(goodbye).fetchone() == (3, 0)

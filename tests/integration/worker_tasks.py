@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -708,3 +708,15 @@ async def async_blocks(seconds: float) -> None:
 def variables() -> list[str]:
     """Return the names of the environment's variables."""
     return sorted(os.environ)
+
+
+@jobs.task(backoff=Backoff(base=7200, max=10_000))
+def slow_to_retry() -> None:
+    raise ValueError("not now")
+
+
+@jobs.task(timeout=60)
+def tells_its_deadline() -> str:
+    deadline = current_attempt().deadline
+    assert deadline is not None
+    return "within a minute" if deadline - datetime.now(UTC) <= timedelta(seconds=60) else f"at {deadline}"

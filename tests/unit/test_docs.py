@@ -12,6 +12,7 @@ from types import ModuleType
 import pytest
 
 import pq_core
+from pq_core.retention import Retention
 from pq_core.types import CallOptions
 from pq_core.worker.options import WorkerOptions
 
@@ -55,6 +56,19 @@ def test_index_lists_every_page() -> None:
     pages = [page.relative_to(ROOT / "docs") for page in (ROOT / "docs").rglob("*.md")]
 
     assert [str(page) for page in pages if page.name != "index.md" and f"({page})" not in index] == []
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "docs" / "managed-postgres").glob("*.md")), ids=lambda page: page.stem)
+def test_page_of_a_hosted_database_tells_its_pitfalls(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+
+    assert [
+        word for word in ("TLS", "ooler|PgBouncer|Proxy", "[Ff]ailover", "[Tt]oken") if not re.search(word, text)
+    ] == []
+
+
+def test_every_option_of_retention_is_documented() -> None:
+    assert sorted({field.name for field in fields(Retention)} - words_of("docs/operations.md")) == []
 
 
 def test_every_public_name_is_documented() -> None:

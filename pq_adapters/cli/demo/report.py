@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pq_adapters.cli.demo import library, tables
+from pq_adapters.cli.demo import library, limits, tables
 from pq_adapters.cli.demo.library import Measured
-from pq_adapters.cli.demo.run import MISBEHAVING, Worked
+from pq_adapters.cli.demo.run import MISBEHAVING, Enqueued, Worked
 from pq_adapters.cli.output import print_table, size
 from pq_core.types import TaskStatus
 
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from pq_core.types import TaskRecord
 
 _LOG_LINES = 40
+LIMITED = ("demo.turn", limits.WEBHOOK)
+"""Tasks that are looked at apart: see limits.py."""
 
 
 def directly(files: Sequence[Path]) -> tuple[dict[str, Measured], float]:
@@ -63,9 +65,17 @@ def disagreements(found: Sequence[TaskRecord], written: dict[str, Measured], cou
     return problems
 
 
-def tell(pq: PQ, connection: tables.Connection, run: int, files: Sequence[Path], worked: Worked) -> bool:
+def tell(
+    pq: PQ,
+    connection: tables.Connection,
+    enqueued: Enqueued,
+    files: Sequence[Path],
+    worked: Worked,
+    calling: limits.Calling | None,
+) -> bool:
     """Print how it went; True if everything agrees."""
-    found = pq.list_tasks(limit=len(files) + 1000)
+    run = enqueued.run
+    found = pq.list_tasks(limit=enqueued.tasks + 1000)
     outcomes = Counter(task.outcome.value if task.outcome else task.status.value for task in found)
     ended = sum(task.status.finished for task in found)
     click.echo(
@@ -77,7 +87,8 @@ def tell(pq: PQ, connection: tables.Connection, run: int, files: Sequence[Path],
     print_table(("task", "what", "memory", "wall", "cpu"), [_ledger(task) for task in _hungriest(found)], empty="  -")
     counted, seconds = directly(files)
     written = tables.read(connection, pq.schema, run)
-    problems = disagreements(found, written, counted)
+    problems = disagreements([task for task in found if task.name not in LIMITED], written, counted)
+    problems += limits.tell(pq, connection, run, found, calling)
     if tables.runs(connection, pq.schema) != [(run, len(files))]:
         problems.append("the run's own row, from the transaction that enqueued the tasks, is not there once")
     if worked.trouble:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pq_adapters.cli.demo import tables, tasks
+from pq_adapters.cli.demo import limits, tables, tasks
 from pq_adapters.cli.demo.screen import Screen
 from pq_adapters.cli.launch import worker_command
 from pq_adapters.cli.task_text import last_line
@@ -35,6 +35,15 @@ MISBEHAVING = {"demo.segfault": "crashed", "demo.memory_hog": "out_of_memory", "
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Enqueued:
+    """What was enqueued for one run, and the seconds it took."""
+
+    run: int
+    tasks: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Worked:
     """What the worker did. ``seconds``: from its start to its end. ``trouble``: why it did not end well."""
 
@@ -43,11 +52,8 @@ class Worked:
     log: Path
 
 
-def enqueue(pq: PQ, files: Sequence[Path]) -> tuple[int, float]:
-    """Enqueue a task for each file and the three that misbehave, in one transaction with the run's own row.
-
-    Returns the run's id and the seconds it took.
-    """
+def enqueue(pq: PQ, files: Sequence[Path], calling: limits.Calling | None) -> Enqueued:
+    """Enqueue a task per file, those that misbehave and those under limits, in one transaction with the run's row."""
     start = time.perf_counter()
     with pq.session() as connection:
         run = tables.add_run(connection, pq.schema, files=len(files))
@@ -55,13 +61,14 @@ def enqueue(pq: PQ, files: Sequence[Path]) -> tuple[int, float]:
         # Among the others, so that one sees these go on.
         place = len(calls) // 4
         calls[place:place] = [tasks.segfault.call(), tasks.memory_hog.call(), tasks.endless_loop.call()]
-        pq.using(connection).enqueue_many(calls)
-    return run, time.perf_counter() - start
+        limited = limits.calls(run, calling)
+        pq.using(connection).enqueue_many([*limited, *calls])
+    return Enqueued(run=run, tasks=len(calls) + len(limited), seconds=time.perf_counter() - start)
 
 
 def work(pq: PQ, screen: Screen, *, total: int, concurrency: int) -> Worked:
-    """Run the worker until nothing is left, and show how it goes."""
-    options = WorkerOptions(concurrency=concurrency, until_empty=True, drain_timeout=2.0)
+    """Run a worker until everything has ended, and show how it goes."""
+    options = WorkerOptions(concurrency=concurrency, drain_timeout=2.0, queues=("default", limits.QUEUE))
     start = time.perf_counter()
     command = worker_command(APP, options)
     with tempfile.NamedTemporaryFile(prefix="pq-demo-", suffix=".log", delete=False) as log:
@@ -117,7 +124,7 @@ def wait_for_end(process: subprocess.Popen[bytes]) -> None:
 
 
 def _watch(pq: PQ, process: subprocess.Popen[bytes], screen: Screen, *, total: int) -> str | None:
-    """Show what is done until the worker has ended; return what is wrong with it, if anything."""
+    """Show what is done, and have the worker end when all is; return what is wrong with it, if anything."""
     seen: set[int] = set()
     done, moved = -1, time.monotonic()
     while True:
@@ -134,6 +141,8 @@ def _watch(pq: PQ, process: subprocess.Popen[bytes], screen: Screen, *, total: i
             done, moved = now, time.monotonic()
         if ended:
             return None if done == total else f"the worker ended with {total - done} tasks left"
+        if done == total:
+            process.terminate()  # it would wait for more, as a worker does
         if time.monotonic() - moved > STALLED:
             return f"the worker has done nothing for {STALLED:.0f} s"
 

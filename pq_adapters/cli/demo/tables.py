@@ -33,6 +33,14 @@ _TABLES: LiteralString = """
         classes integer NOT NULL,
         PRIMARY KEY (run, path)
     );
+    CREATE TABLE {schema}.demo_turns (
+        run bigint NOT NULL REFERENCES {schema}.demo_runs,
+        tenant text NOT NULL,
+        number integer NOT NULL,
+        began bigint NOT NULL,
+        ended bigint NOT NULL,
+        PRIMARY KEY (run, tenant, number)
+    );
 """
 
 Connection = psycopg.Connection[Any]
@@ -87,6 +95,23 @@ def read(connection: Connection, schema: str, run: int) -> dict[str, Measured]:
     query = sql.SQL("SELECT path, lines, functions, classes FROM {}.demo_files WHERE run = {}")
     rows = connection.execute(query.format(sql.Identifier(schema), sql.Literal(run)))
     return {path: Measured(*counts) for path, *counts in rows}
+
+
+def turns(connection: Connection, schema: str, run: int) -> list[tuple[str, int, int, int]]:
+    """Return the turns of tenants: tenant, number, begin and end in nanoseconds."""
+    query = sql.SQL("SELECT tenant, number, began, ended FROM {}.demo_turns WHERE run = {}")
+    return connection.execute(query.format(sql.Identifier(schema), sql.Literal(run))).fetchall()
+
+
+def starts(connection: Connection, schema: str, name: str) -> list[float]:
+    """Return when attempts of the tasks of a name began, in seconds since 1970: the last ones and those before."""
+    query = sql.SQL(
+        "SELECT extract(epoch FROM s.at)::float8 FROM (SELECT started_at AS at FROM {schema}.pq_tasks"
+        " WHERE name = {name} UNION SELECT a.started_at FROM {schema}.pq_attempts a"
+        " JOIN {schema}.pq_tasks t ON t.id = a.task_id WHERE t.name = {name}) s ORDER BY 1"
+    )
+    found = connection.execute(query.format(schema=sql.Identifier(schema), name=sql.Literal(name)))
+    return [at for (at,) in found if at is not None]
 
 
 def runs(connection: Connection, schema: str) -> list[tuple[int, int]]:

@@ -1,4 +1,5 @@
--- End a worker's life in good order: what it still held is put back uncounted, and its lease goes.
+-- End a worker's life in good order: what it still held is put back uncounted, sleeping workers are told, and its lease
+-- goes.
 --
 -- $1 bigint worker
 WITH put_back AS (
@@ -7,8 +8,13 @@ WITH put_back AS (
         worker_id = NULL, attempts = greatest(t.attempts - 1, 0), due = true, alone = false,
         completed_at = CASE WHEN t.cancel_requested_at IS NULL THEN NULL ELSE clock_timestamp() END
     WHERE t.status = 'running' AND t.worker_id = $1::bigint
-    RETURNING t.id
+    RETURNING t.id, t.status, t.queue
+), woken AS MATERIALIZED (
+    SELECT count(pg_notify({schema}.pq_channel('wake'), left(q.queue, 1000)))
+    FROM (SELECT DISTINCT p.queue FROM put_back p WHERE p.status = 'pending') q
+    WHERE EXISTS (SELECT FROM {schema}.pq_workers w
+        WHERE w.sleeping AND w.id <> $1::bigint AND w.expires_at > clock_timestamp() AND q.queue = ANY (w.queues))
 ), gone AS (
     DELETE FROM {schema}.pq_workers WHERE id = $1::bigint
 )
-SELECT count(*) FROM put_back;
+SELECT count(*), (SELECT count FROM woken) AS told FROM put_back;

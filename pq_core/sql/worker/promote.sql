@@ -2,14 +2,11 @@
 -- two at once share the work. Returns how many, and the time of the earliest that is not due yet (NULL: none); it is in
 -- the past when $1 was too small.
 --
--- $1 integer      how many at most
--- $2 timestamptz  NULL, or a time before which a search shortly before found none: dead index entries before it are
---                 not read
+-- $1 integer  how many at most
 WITH ripe AS MATERIALIZED (
     SELECT t.id, t.run_at
     FROM {schema}.pq_tasks t
-    WHERE t.status = 'pending' AND NOT t.due
-        AND t.run_at >= coalesce($2::timestamptz, '-infinity') AND t.run_at <= statement_timestamp()
+    WHERE t.status = 'pending' AND NOT t.due AND t.run_at <= statement_timestamp()
     ORDER BY t.run_at
     LIMIT $1::integer
     FOR UPDATE OF t SKIP LOCKED
@@ -21,5 +18,5 @@ WITH ripe AS MATERIALIZED (
 SELECT (SELECT count(*) FROM promoted) AS promoted,
     (SELECT t.run_at FROM {schema}.pq_tasks t
      WHERE t.status = 'pending' AND NOT t.due
-        AND t.run_at > coalesce((SELECT max(r.run_at) FROM ripe r), $2::timestamptz, '-infinity')
+        AND t.run_at > coalesce((SELECT max(r.run_at) FROM ripe r), '-infinity')
      ORDER BY t.run_at LIMIT 1) AS next_run_at;

@@ -47,7 +47,7 @@ WITH ending AS MATERIALIZED (
         FROM ending e JOIN owned o USING (id)
     ) e
     WHERE t.id = e.id
-    RETURNING t.id, e.fence, t.status, t.notify_finished, e.plain, t.on_failure, e.end_status,
+    RETURNING t.id, e.fence, t.status, t.queue, t.due, t.outcome, t.notify_finished, e.plain, t.on_failure, e.end_status,
         CASE WHEN t.status = 'pending' AND isfinite(t.run_at) THEN extract(epoch FROM t.run_at - e.moment)::double precision END AS retry_in
 ), history AS (
     INSERT INTO {schema}.pq_attempts (task_id, fence, number, worker_id, outcome, started_at, error, fingerprint, ledger, output)
@@ -67,6 +67,13 @@ WITH ending AS MATERIALIZED (
 ), told AS MATERIALIZED (
     SELECT count(pg_notify({schema}.pq_channel('done'), r.id::text)) FROM recorded r
     WHERE r.notify_finished AND r.status IN ('completed', 'failed', 'cancelled')
+), woken AS MATERIALIZED (
+    -- What this worker gives up others may have now: as pq_enqueue, tell those who sleep.
+    SELECT count(pg_notify({schema}.pq_channel('wake'), left(q.queue, 1000)))
+    FROM (SELECT DISTINCT r.queue FROM recorded r
+        WHERE r.status = 'pending' AND r.due AND r.outcome IN ('interrupted', 'released')) q
+    WHERE EXISTS (SELECT FROM {schema}.pq_workers w
+        WHERE w.sleeping AND w.id <> $1::bigint AND w.expires_at > clock_timestamp() AND q.queue = ANY (w.queues))
 )
 SELECT e.id, e.fence, coalesce(r.status, t.status) AS status,
     CASE
@@ -76,6 +83,7 @@ SELECT e.id, e.fence, coalesce(r.status, t.status) AS status,
         WHEN a.outcome <> 'lost' AND a.worker_id = $1::bigint THEN 'self'
         ELSE 'lost'
     END AS report,
-    coalesce(a.outcome, t.outcome) AS outcome, r.retry_in, (SELECT enqueued FROM consequences) AS consequences, (SELECT count FROM told) AS told
+    coalesce(a.outcome, t.outcome) AS outcome, r.retry_in, (SELECT enqueued FROM consequences) AS consequences, 
+    (SELECT count FROM told) + (SELECT count FROM woken) AS told
 FROM ending e LEFT JOIN recorded r USING (id) LEFT JOIN {schema}.pq_tasks t ON t.id = e.id
     LEFT JOIN {schema}.pq_attempts a ON a.task_id = e.id AND a.fence = e.fence;

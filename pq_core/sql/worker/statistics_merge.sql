@@ -3,7 +3,7 @@
 -- are taken (see statistics_put.sql), a limited number of rows at once, by one worker at a time. What is dropped of the
 -- hours goes into the hour -infinity: sums over everything never shrink.
 --
--- $1 double precision  seconds for which rows are kept
+-- $1 double precision  seconds for which rows are kept; NULL: for ever
 -- Returns whether there may be more to merge or to drop.
 WITH mine AS MATERIALIZED (
     SELECT pg_try_advisory_xact_lock(hashtextextended({schema}.pq_channel('statistics'), 0)) AS held
