@@ -9,7 +9,7 @@ from pathlib import Path
 
 from benchmarks.report import RESULTS
 
-NAMES = ("drain", "latency", "enqueue", "fork", "flat", "image", "peers")
+NAMES = ("drain", "latency", "enqueue", "fork", "flat", "image", "limits", "peers")
 
 
 def main() -> int:
