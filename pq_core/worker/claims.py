@@ -58,6 +58,7 @@ class Claims:
     _found_at: float = -1.0
     _marked_at: float = 0.0
     _held_back_until: float = 0.0
+    _limited_ids: set[int] = field(default_factory=set)
     _hold_back_again: float = 0.0
 
     def __post_init__(self) -> None:
@@ -205,6 +206,7 @@ class Claims:
             self.alone = tasks[0].id if tasks else None
         elif kind == "pq_claim_limited":
             self.alone = next((task.id for task in tasks if task.losses >= 2), self.alone)
+            self._limited_ids.update(task.id for task in tasks)
         else:
             self._after_claim(tasks, asked=asked, now=now)
         return claimed
@@ -238,7 +240,9 @@ class Claims:
 
     def child_ended(self, task: ClaimedTask) -> None:
         """Note that a task runs no more: after one that ran alone, others may come again."""
-        self.limited.ended()
+        if task.id in self._limited_ids:
+            self._limited_ids.discard(task.id)
+            self.limited.ended()
         if self.alone == task.id:
             self.alone = None
             self.attention.wake()
@@ -247,6 +251,7 @@ class Claims:
         """Begin anew, under a new lease."""
         self.alone = None
         self.limited.forget()
+        self._limited_ids.clear()
         self.limited.at = 0.0 if self.options.once else None
         self._range = 0
         self._low_end.forget()

@@ -73,7 +73,7 @@ class Limited:
             self._far = False
 
     def ended(self) -> None:
-        """A run has ended, and may have left a place: its report and the next ask go together."""
+        """A run of such a task has ended, and may have left a place: its report and the next ask go together."""
         if self.waiting:
             self.at = 0.0
 

@@ -9,8 +9,9 @@ import psycopg
 import pytest
 
 from benchmarks.tasks import noop
-from benchmarks.worker import Worker, drained
+from benchmarks.worker import Worker, drained, running
 from pq_core import PQ
+from tests.integration.worker_process import eventually
 
 PAYLOAD = '{"args": [], "kwargs": {}}'
 BACKLOG = 100_000
@@ -130,3 +131,21 @@ def test_page_faults_of_a_fork_are_bounded(pq: PQ, database: str, connection: ps
     assert plain < 1500
     if sys.version_info >= (3, 12):
         assert least < 0.9 * plain
+
+
+def test_tasks_at_their_limit_are_not_asked_for_at_every_end_of_another(
+    pq: PQ, database: str, connection: psycopg.Connection
+) -> None:
+    name = psycopg.conninfo.conninfo_to_dict(database)["dbname"]
+    connection.execute(f"ALTER DATABASE {name} SET track_functions = 'all'")
+    pq.limit_queue("limited", rate="1/h")
+    pq.enqueue_many(noop.options(queue="limited").call() for _ in range(50))
+    pq.enqueue_many(noop.call() for _ in range(5000))
+    with running(database, "--tasks-per-child", "1000", "--concurrency", "2", "--queues", "default,limited"):
+        eventually(lambda: completed(connection) >= 5000)
+    settled(connection)
+
+    row = connection.execute("SELECT calls FROM pg_stat_user_functions WHERE funcname = 'pq_claim_limited'").fetchone()
+    # One a second at most while it is busy, and a few at the beginning and the end.
+    assert row is not None
+    assert 1 <= row[0] < 40
