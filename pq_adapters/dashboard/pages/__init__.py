@@ -8,6 +8,7 @@ from pq_adapters.dashboard.pages import (
     failures,
     functions,
     keys,
+    limits,
     live,
     overview,
     queues,
@@ -24,6 +25,7 @@ from pq_adapters.dashboard.rendering import prepare as prepare
 def routes() -> list[BaseRoute]:
     """Return the routes of all pages, each made by ``routes.route``."""
     modules = (
-        overview, tasks, tasks_bulk, task, failures, schedules, schedule, queues, workers, functions, keys, live
+        overview, tasks, tasks_bulk, task, failures, schedules, schedule, queues, limits, workers, functions, keys,
+        live,
     )  # fmt: skip
     return [route for module in modules for route in module.routes()]
