@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pq_core.client import PQ
 
 PAGE = 50
-BUDGETS: Mapping[str, int] = {"newest": 20_000, "worker": 20_000, "waiting": 2_000}
+BUDGETS: Mapping[str, int] = {"newest": 20_000, "worker": 10_000, "waiting": 2_000}
 """Rows that one search looks at: many in the order in which they lie, fewer where several queues have to be merged."""
 BUDGET = 5_000
 """The same for walks that jump through the table: in the worst case each row comes from the disk."""
@@ -284,7 +284,7 @@ async def _prepare(
         values = [f"(SELECT cast(p -> 'after' ->> {i} AS {kind}) FROM input)" for i, kind in enumerate(_PLACES[walk])]
         bounds.append(_AFTER[walk].format(*values))
     budget = max(BUDGETS.get(walk, BUDGET), wanted) if conditions else wanted
-    if not ordered and (walk == "waiting" or (walk == "finished" and not conditions)):
+    if not ordered and (walk == "waiting" or (walk == "finished" and (not conditions or search.name))):
         walk = f"{walk}_unordered"
     window = text_of(f"walks/{walk}")
     for word, value in (
