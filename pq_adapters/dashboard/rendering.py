@@ -51,6 +51,7 @@ DONE = {
     "queue-limited": ("ok", "Limits saved: they hold from the next claim on."),
     "draining": ("ok", "Told to drain: the worker ends what it runs, then stops."),
     "not-draining": ("warn", "This worker is not alive any more."),
+    "call-enqueued": ("ok", "Enqueued: this is the task that calls the URL."),
     "schedule-saved": ("ok", "Schedule saved."),
     "schedule-paused": ("ok", "Schedule paused: no tick becomes a task until it is resumed."),
     "schedule-resumed": ("ok", "Schedule resumed."),

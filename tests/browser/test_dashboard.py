@@ -8,6 +8,7 @@ from datetime import timedelta
 import pytest
 from playwright.sync_api import expect
 
+from tests.adapters.http_server import serving
 from tests.browser import shop
 from tests.browser.dashboard import Site
 from tests.integration.worker_process import PATIENCE, eventually
@@ -22,6 +23,11 @@ PAGES = {
     "/schedules": "Schedules",
     "/schedules/new": "New schedule",
     "/queues": "Queues",
+    "/queue?name=mail": "Queue mail",
+    "/limits": "Limits of keys and functions",
+    "/limits?key=tenant+42": "Key tenant 42",
+    "/calls/new": "Call a URL",
+    "/tasks?state=held": "Tasks",
     "/workers": "Workers",
     "/functions": "Functions",
     "/function?name=mail.send_receipt": "mail.send_receipt",
@@ -183,6 +189,67 @@ def test_paused_queue_starts_nothing(site: Site) -> None:
         eventually(lambda: site.state(task_id) == "completed")
 
 
+def test_limit_that_is_set_on_the_page_holds(site: Site) -> None:
+    page = site.visitor("operator").go("/queues")
+    ids = [site.pq.enqueue(shop.transcode.call(f"film {i}", seconds=60.0)) for i in range(3)]
+    page = site.visitors[-1].go("/queues")
+    page.get_by_role("link", name="Limits of media").click()
+    page.fill("#f-concurrency", "none")
+    page.get_by_role("button", name="Save limits").click()
+    expect(page.get_by_role("alert")).to_contain_text("give a whole number")
+    page.fill("#f-concurrency", "1")
+    page.fill("#f-rate", "100/m")
+    page.get_by_role("button", name="Save limits").click()
+    expect(page.get_by_role("status")).to_contain_text("Limits saved")
+    site.visitors[-1].complaints = [one for one in site.visitors[-1].complaints if "422" not in one]
+
+    with site.worker(queues=["media"], concurrency=3):
+        eventually(lambda: [site.state(task_id) for task_id in ids].count("running") == 1)
+        page = site.visitors[-1].go("/queues")
+        row = page.locator("tr", has_text="media")
+        expect(row).to_contain_text("limit: 1 at once")
+        expect(row).to_contain_text("limit: 100 per 1 min")
+        page.wait_for_timeout(2000)
+        assert [site.state(task_id) for task_id in ids].count("running") == 1
+
+        row.get_by_role("link", name="Limits of media").click()
+        page.get_by_role("button", name="Lift both limits").click()
+        expect(page.locator("#f-concurrency")).to_have_value("")
+        eventually(lambda: [site.state(task_id) for task_id in ids].count("running") == 3)
+
+
+def test_url_is_called_once_and_by_a_schedule(site: Site) -> None:
+    with serving() as receiver:
+        allowed = {"PQ_WEBHOOK_ALLOW": f"localhost:{receiver.port}", "PQ_WEBHOOK_NETWORKS": "127.0.0.0/8 ::1/128"}
+        with site.worker(queues=["default"], environment={**allowed, "PQ_WEBHOOK_SECRET_TOKEN": "s3cret"}):
+            page = site.visitor("operator").go("/schedules")
+            page.click("text=Call a URL")
+            page.fill("#f-url", receiver.url("/once"))
+            page.select_option("#f-method", "PUT")
+            page.fill("#f-headers", "X-Shop: oslo\nAuthorization: Bearer ${token}")
+            page.fill("#f-body", '{"order": 7}')
+            page.get_by_role("button", name="Save call").click()
+            expect(page.get_by_role("status")).to_contain_text("Enqueued")
+            expect(page.locator(".status.completed")).to_be_visible(timeout=SLOW)
+            [asked] = receiver.asked
+            assert (asked.method, asked.path, asked.body) == ("PUT", "/once", b'{"order":7}')
+            assert (asked.headers["x-shop"], asked.headers["authorization"]) == ("oslo", "Bearer s3cret")
+            assert "s3cret" not in page.content()
+
+            page = site.visitors[-1].go("/calls/new")
+            page.fill("#f-url", receiver.url("/tick"))
+            page.select_option("#f-method", "GET")
+            expect(page.locator("#f-key")).to_be_hidden()
+            page.check("input[name=rhythm][value=every]")
+            expect(page.locator("#f-key")).to_be_visible()
+            page.fill("#f-every", "1")
+            page.select_option("#f-unit", "s")
+            expect(page.locator("#preview li")).to_have_count(10)
+            page.get_by_role("button", name="Save call").click()
+            expect(page.get_by_role("status")).to_contain_text("Schedule saved")
+            eventually(lambda: [one.path for one in receiver.asked].count("/tick") >= 2)
+
+
 def test_worker_is_drained(site: Site) -> None:
     with site.worker(queues=["mail"]) as worker:
         page = site.visitor("admin").go("/workers")
@@ -201,7 +268,15 @@ def test_viewer_changes_nothing(site: Site) -> None:
     site.pq.schedule(shop.sync_stock.call("oslo"), run_every=timedelta(days=1))
     visitor = site.visitor("viewer")
 
-    for path in (f"/tasks/{failed}", f"/tasks/{waiting}", "/queues", "/workers", "/schedules", "/schedules/1"):
+    for path in (
+        f"/tasks/{failed}",
+        f"/tasks/{waiting}",
+        "/queues",
+        "/queue?name=mail",
+        "/workers",
+        "/schedules",
+        "/schedules/1",
+    ):
         page = visitor.go(path)
         assert page.locator("main form[method=post]").count() == 0, path
     assert visitor.page.locator(".nav a", has_text="Keys").count() == 0
@@ -212,6 +287,8 @@ def test_viewer_changes_nothing(site: Site) -> None:
         f"/tasks/{waiting}/reschedule",
         "/tasks/bulk",
         "/queues/pause",
+        "/queue/limit",
+        "/calls",
         "/schedules/1/delete",
         "/schedules/1/run",
         "/keys/create",
@@ -310,4 +387,6 @@ def fill(site: Site) -> None:
         assert worker.wait(60) == 0
     site.pq.enqueue(shop.send_receipt.options(run_in=timedelta(hours=2)).call(99))
     site.pq.enqueue(shop.send_receipt.options(queue="a queue with spaces & <b>").call(100))
+    site.pq.enqueue_many([shop.send_receipt.options(concurrency_key="tenant 42").call(i) for i in range(3)])
+    site.pq.limit_queue("mail", concurrency=5, rate="100/5m")
     site.pq.pause_queue("mail", by="somebody")

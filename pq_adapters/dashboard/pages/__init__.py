@@ -5,6 +5,7 @@ from __future__ import annotations
 from starlette.routing import BaseRoute
 
 from pq_adapters.dashboard.pages import (
+    calls,
     failures,
     functions,
     keys,
@@ -26,6 +27,6 @@ def routes() -> list[BaseRoute]:
     """Return the routes of all pages, each made by ``routes.route``."""
     modules = (
         overview, tasks, tasks_bulk, task, failures, schedules, schedule, queues, limits, workers, functions, keys,
-        live,
+        calls, live,
     )  # fmt: skip
     return [route for module in modules for route in module.routes()]
