@@ -103,6 +103,7 @@ async def form(
         values=values,
         problem=problem,
         known=known,
+        example="https://api.example.com/orders",
         zones=forms.zones(),
         priorities=PRIORITIES,
         methods=METHODS,

@@ -75,7 +75,8 @@ async def limit(request: Request) -> Response:
     """Set the limits of a queue, or lift those that are left empty; show the form again with what is wrong."""
     form = await request.form(max_files=0, max_fields=5)
     name = name_in(form)
-    said = {field: str(form.get(field) or "").strip() for field in ("concurrency", "rate")}
+    lifted = bool(form.get("lift"))
+    said = {field: "" if lifted else str(form.get(field) or "").strip() for field in ("concurrency", "rate")}
     try:
         concurrency = _whole(said["concurrency"]) if said["concurrency"] else None
         details = {"concurrency": concurrency, "rate": said["rate"] or None}
