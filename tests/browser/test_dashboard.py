@@ -128,6 +128,84 @@ def test_group_of_failures_is_retried_with_its_count_shown_before(site: Site) ->
         assert site.state(other) == "failed"
 
 
+def test_running_task_is_cancelled_and_a_waiting_one_moved_on_their_pages(site: Site) -> None:
+    running = site.pq.enqueue(shop.transcode.call("film", seconds=60.0))
+    waiting = site.pq.enqueue(shop.send_receipt.call(1))
+    with site.worker(queues=["media"]):
+        eventually(lambda: site.state(running) == "running")
+        page = site.visitor("operator").go(f"/tasks/{running}")
+        page.get_by_role("button", name="Cancel").click()
+        expect(page.locator(".status.cancelled")).to_be_visible(timeout=SLOW)
+        expect(page.get_by_text("cancelled by the operator").first).to_be_visible()
+
+    page = site.visitors[-1].go(f"/tasks/{waiting}")
+    page.click("text=Priority >> nth=0")
+    page.select_option("select[name=priority]", "100")
+    page.get_by_role("button", name="Change").click()
+    expect(page.locator(".facts").last).to_contain_text("critical (100)")
+    page.click("summary:has-text('Reschedule')")
+    page.select_option("select[name=run_in]", "86400")
+    page.locator("form.panel").get_by_role("button", name="Reschedule").click()
+    expect(page.locator(".status.scheduled")).to_be_visible()
+    page.get_by_role("button", name="Cancel").click()
+    expect(page.locator(".status.cancelled")).to_be_visible()
+    actions = [(one.action, one.target) for one in reversed(site.pq.audit_log())]
+    assert actions == [
+        ("task.cancel", str(running)),
+        ("task.reschedule", str(waiting)),
+        ("task.reschedule", str(waiting)),
+        ("task.cancel", str(waiting)),
+    ]
+
+
+def test_schedule_is_changed_paused_resumed_and_run_now(site: Site) -> None:
+    site.pq.schedule(shop.sync_stock.call("oslo"), cron="0 9 * * *", timezone="Asia/Kolkata", key="oslo")
+    page = site.visitor("operator").go("/schedules")
+    expect(page.locator("tbody tr")).to_contain_text("09:00 there")
+    page.click("text=shop.sync_stock")
+    page.get_by_role("link", name="Edit").click()
+    expect(page.locator("#f-cron")).to_have_value("0 9 * * *")
+    page.fill("#f-cron", "30 17 * * 1-5")
+    page.get_by_role("button", name="Save changes").click()
+    expect(page.locator(".next-times li")).to_have_count(10)
+    expect(page.locator(".next-times li").first).to_contain_text("17:30")
+    page.get_by_role("button", name="Pause").click()
+    expect(page.locator(".status.paused")).to_be_visible()
+    page.get_by_role("button", name="Resume").click()
+    expect(page.locator(".status.paused")).to_have_count(0)
+    with site.worker(queues=["default"]):
+        page.get_by_role("button", name="Run now").click()
+        expect(page.locator("h1")).to_have_text("shop.sync_stock")
+        expect(page.locator(".status.completed")).to_be_visible(timeout=SLOW)
+    page.get_by_role("link", name="shop.sync_stock · oslo").first.click()
+    expect(page.locator("table .status.completed")).to_have_count(1)
+    assert [one.action for one in reversed(site.pq.audit_log())] == [
+        "schedule.save", "schedule.pause", "schedule.resume", "schedule.run",
+    ]  # fmt: skip
+
+
+def test_overview_moves_by_itself_and_leads_to_what_a_function_costs(site: Site) -> None:
+    page = site.visitor("viewer").page
+    workers = page.locator(".tile", has_text="Workers").locator(".value")
+    waiting = page.locator(".tile", has_text="Waiting").locator(".value")
+    expect(workers).to_contain_text("0")
+    expect(page.locator(".live.on")).to_be_visible()
+    site.pq.enqueue_many([shop.send_receipt.call(order) for order in range(40)])
+    expect(waiting).to_contain_text("40", timeout=SLOW)
+    with site.worker(queues=["mail"]):
+        expect(workers).to_contain_text("1", timeout=SLOW)
+        expect(waiting).to_contain_text("0", timeout=SLOW)
+        expect(page.locator(".tile", has_text="Throughput")).to_contain_text("40 in the last hour", timeout=SLOW)
+    page = site.visitors[-1].go("/")
+    page.locator("tr", has_text="mail.send_receipt").get_by_role("link").click()
+    numbers = page.locator(".numbers").first
+    expect(numbers).to_contain_text("Attempts40")
+    for title in ("CPU time in all", "Memory p50", "Memory p95", "Memory max", "Run p95"):
+        value = numbers.locator("div", has_text=title).locator("dd")
+        expect(value).to_have_text(re.compile(r"\d"))
+    expect(page.locator(".plot svg rect").first).to_be_attached()
+
+
 def test_created_schedule_ticks(site: Site) -> None:
     visitor = site.visitor("operator")
     page = visitor.go("/schedules/new")

@@ -52,7 +52,8 @@ SELECT 40000 + row_number() OVER (), s.name, s.queue, s.payload, k.status,
     CASE k.status WHEN 'failed' THEN 'timed_out' ELSE 'succeeded' END, k.at, k.at, k.at,
     k.at + interval '2 seconds', true,
     1, 1, s.id, k.at,
-    jsonb_build_object('wall', CASE k.status WHEN 'failed' THEN 30.02 ELSE 1.4 + abs(sin(n)) END, 'cpu_user', 0.3, 'cpu_system', 0.1, 'peak_memory', 18874368),
+    jsonb_build_object('wall', CASE k.status WHEN 'failed' THEN 30.02 ELSE 1.4 + abs(sin(n)) END,
+        'cpu_user', 0.3, 'cpu_system', 0.1, 'peak_memory', 18874368),
     CASE k.status WHEN 'failed' THEN 'timed out after 30 s' END
 FROM pq_periodic s CROSS JOIN generate_series(1, 49) n
 CROSS JOIN LATERAL (SELECT CASE WHEN (n + s.id) % 17 = 3 THEN 'failed' ELSE 'completed' END AS status,
