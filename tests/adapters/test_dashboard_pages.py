@@ -124,23 +124,25 @@ def test_worker_leads_to_what_it_runs_and_what_it_ran_in_recorded_attempts(
     # Of each failed and each running task three attempts before, the first by worker 7, the others by 8 or 9.
     connection.execute(
         "INSERT INTO pq_attempts (task_id, fence, number, worker_id, outcome)"
-        " SELECT t.id, f - 3, f, CASE f WHEN 1 THEN 7 ELSE 8 + t.id % 2 END, 'raised'"
+        " SELECT t.id, f - 3, f, CASE f WHEN 1 THEN 7 ELSE 8 + t.id / 6 % 2 END, 'raised'"
         " FROM pq_tasks t, generate_series(1, 3) f WHERE t.status IN ('failed', 'running')"
     )
     monkeypatch.setattr(finding, "BUDGET", budget)
     monkeypatch.setattr(finding, "BUDGETS", {})
     monkeypatch.setattr(finding.find, "__kwdefaults__", {**finding.find.__kwdefaults__, "limit": 5})  # type: ignore[attr-defined]
-    connection.execute("UPDATE pq_tasks SET worker_id = 8 WHERE status = 'running' AND id % 2 = 0")
+    connection.execute("UPDATE pq_tasks SET worker_id = 8 WHERE status = 'running' AND id / 6 % 2 = 0")
     cases = {
         "worker=7": "status IN ('failed', 'running')",
         "worker=7&state=failed": "status = 'failed'",
         "worker=7&state=failed&name=job.1": "status = 'failed' AND name = 'job.1'",
-        "worker=8": "id % 2 = 0 AND status IN ('failed', 'running')",
-        "worker=8&state=running": "id % 2 = 0 AND status = 'running'",
-        "worker=8&within=1h": "id % 2 = 0 AND status IN ('failed', 'running')",
-        "worker=8&client_id=c4failed": "client_id = 'c4failed' AND id % 2 = 0",
+        "worker=8": "id / 6 % 2 = 0 AND status IN ('failed', 'running')",
+        "worker=8&state=running": "id / 6 % 2 = 0 AND status = 'running'",
+        "worker=8&within=1h": "id / 6 % 2 = 0 AND status IN ('failed', 'running')",
+        "worker=8&client_id=c3failed": "client_id = 'c3failed' AND id / 6 % 2 = 0",
         "worker=99": "false",
     }
+
+    assert connection.execute("SELECT count(*) FROM pq_tasks WHERE worker_id = 8").fetchone() == (6,)
 
     async def body(client: httpx.AsyncClient, pq: PQ) -> None:
         for query, where in cases.items():
