@@ -75,6 +75,9 @@ def test_screenshots(site: Site) -> None:
     pq = site.pq
     with psycopg.connect(site.dsn, autocommit=True) as connection:
         connection.execute("ALTER TABLE pq_tasks ALTER id RESTART WITH 48211")
+    for tenant, count in ((12, 60), (42, 9), (7, 3)):
+        options = shop.send_receipt.options(concurrency_key=f"tenant-{tenant}", concurrency_limit=2, queue="bulk")
+        pq.enqueue_many([options.call(i) for i in range(count)])
     pq.enqueue_many([shop.send_receipt.options(queue="bulk").call(i) for i in range(340)])
     pq.enqueue_many([shop.send_receipt.call(1000 + i, copy=i % 3 == 0) for i in range(60)])
     pq.enqueue_many([shop.send_newsletter.call(i) for i in range(30)])
@@ -87,9 +90,6 @@ def test_screenshots(site: Site) -> None:
     pq.pause_schedule("mail.send_newsletter", key="weekly")
     pq.limit_queue("mail", concurrency=20, rate="600/m")
     pq.limit_queue("bulk", concurrency=4)
-    for tenant, count in ((12, 60), (42, 9), (7, 3)):
-        options = shop.send_receipt.options(concurrency_key=f"tenant-{tenant}", concurrency_limit=2, queue="bulk")
-        pq.enqueue_many([options.call(i) for i in range(count)])
     with ExitStack() as stack:
         for queues in (["mail", "default"], ["media", "reports"]):
             stack.enter_context(site.worker(queues=queues, concurrency=4))
