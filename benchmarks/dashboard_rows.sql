@@ -42,6 +42,13 @@ FROM (
     FROM generate_series(1, {tasks}) n
 ) rows;
 
-INSERT INTO {schema}.pq_attempts (task_id, fence, number, outcome, started_at, finished_at, error, fingerprint)
-SELECT t.id, 1, 1, 'raised', t.started_at, t.completed_at, t.error, t.error_fingerprint
+INSERT INTO {schema}.pq_attempts (task_id, fence, number, worker_id, outcome, started_at, finished_at, error, fingerprint)
+SELECT t.id, 1, 1, 1 + t.id % 12, 'raised', t.started_at, t.completed_at, t.error, t.error_fingerprint
 FROM {schema}.pq_tasks t WHERE t.status = 'failed';
+
+-- What waits under limits of its own: a hundredth as many, half of them under one key, the others under 2,000.
+INSERT INTO {schema}.pq_tasks (name, queue, payload, run_at, due, options)
+SELECT 'jobs.fetch', (ARRAY['import', 'search'])[1 + n % 2], '{"args": [], "kwargs": {}}', now() - interval '1 minute', true,
+    jsonb_build_object('limits', jsonb_build_object('key', CASE WHEN n % 4 < 2 THEN 'tenant' ELSE 'tenant ' || n % 2000 END,
+        'at_once', 3))
+FROM generate_series(1, {tasks} / 100) n;

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+from typing import TYPE_CHECKING
 
 import click
 
 from pq_adapters.cli.application import dsn_option, factory_option, open_app, open_pq, schema_option
 from pq_adapters.cli.mistakes import Mistake
+from pq_core.dsn import is_embedded
+
+if TYPE_CHECKING:
+    from pq_core.client import PQ
 
 
 @click.command(short_help="Serve the dashboard and its API.")
@@ -39,7 +44,8 @@ def dashboard(
     """Serve the dashboard and its API until Ctrl-C.
 
     With APP its tasks can be enqueued and scheduled; without it, everything else works. On a loopback address nobody
-    needs a key as long as there is none (pq keys create); on any other address there must be one first.
+    needs a key as long as there is none (pq keys create); on any other address there must be one first. In the embedded
+    database it makes the tables by itself when there are none.
     """
     try:
         serving = importlib.import_module("pq_adapters.dashboard.serving")
@@ -55,6 +61,8 @@ def dashboard(
             if dsn is not None:
                 stack.enter_context(pq.override(dsn, everywhere=True))
         stack.enter_context(pq)
+        if is_embedded(pq.dsn):
+            _make_tables(pq)
         try:
             serving.serve(
                 pq,
@@ -67,3 +75,12 @@ def dashboard(
             )
         except ImportError as error:
             raise Mistake(str(error)) from error
+
+
+def _make_tables(pq: PQ) -> None:
+    """Bring the embedded database, which is this project's own, to what this code needs."""
+    from pq_core.schema import migrate
+
+    result = migrate(pq.dsn, pq.schema)
+    if result.changed:
+        click.echo(f"tables in schema {result.schema}: revision {result.after:04}")

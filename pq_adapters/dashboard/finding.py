@@ -22,12 +22,12 @@ if TYPE_CHECKING:
     from pq_core.client import PQ
 
 PAGE = 50
-BUDGETS: Mapping[str, int] = {"newest": 20_000, "waiting": 2_000}
+BUDGETS: Mapping[str, int] = {"newest": 20_000, "worker": 10_000, "waiting": 2_000}
 """Rows that one search looks at: many in the order in which they lie, fewer where several queues have to be merged."""
 BUDGET = 5_000
 """The same for walks that jump through the table: in the worst case each row comes from the disk."""
 
-STATES = ("waiting", "scheduled", "running", "completed", "failed", "cancelled")
+STATES = ("waiting", "held", "scheduled", "running", "completed", "failed", "cancelled")
 WITHIN: Mapping[str, tuple[str, timedelta]] = {
     "15m": ("last 15 minutes", timedelta(minutes=15)),
     "1h": ("last hour", timedelta(hours=1)),
@@ -49,16 +49,23 @@ _CONDITIONS: Mapping[str, str] = {
     "queue": "t.queue = (SELECT p ->> 'queue' FROM input)",
     "name": "t.name = (SELECT p ->> 'name' FROM input)",
     "priority": "t.priority = (SELECT cast(p ->> 'priority' AS integer) FROM input)",
-    "worker": "t.worker_id = (SELECT cast(p ->> 'worker' AS bigint) FROM input)",
+    "worker": "(t.worker_id = (SELECT cast(p ->> 'worker' AS bigint) FROM input)"
+    " OR EXISTS (SELECT FROM {schema}.pq_attempts a WHERE a.task_id = t.id"
+    " AND a.worker_id = (SELECT cast(p ->> 'worker' AS bigint) FROM input)))",
     "schedule": "t.schedule_id = (SELECT cast(p ->> 'schedule' AS bigint) FROM input)",
     "client_id": "t.client_id = (SELECT p ->> 'client_id' FROM input)",
+    "key": "t.concurrency_key = (SELECT p ->> 'key' FROM input)",
     "fingerprint": "t.error_fingerprint = (SELECT p ->> 'fingerprint' FROM input)",
     # What must not be shown can't be searched either: an answer is a hint.
     "error": "position(lower((SELECT p ->> 'error' FROM input)) IN lower(t.error)) > 0"
     " AND t.options -> 'sensitive' IS DISTINCT FROM 'true'",
+    "found": "t.id IS NOT NULL",  # a walk may give rows of nothing, which count against its budget
 }
+LANES_OF_KEY = "t.lane >= md5((SELECT p ->> 'key' FROM input)) AND t.lane < md5((SELECT p ->> 'key' FROM input)) || 'g'"
+"""What has the same key begins with the same digest of it: see ``pq_lane`` in the schema."""
 _STATE_CONDITIONS: Mapping[str, str] = {
     "waiting": "t.status = 'pending' AND t.due",
+    "held": "t.status = 'blocked'",
     "scheduled": "t.status = 'pending' AND NOT t.due",
     **{state: f"t.status = '{state}'" for state in ("running", "completed", "failed", "cancelled")},
 }
@@ -66,7 +73,9 @@ _PLACES: Mapping[str, tuple[str, ...]] = {
     "newest": ("bigint",),
     "client_id": ("bigint",),
     "finished": ("timestamptz", "bigint"),
+    "held": ("text", "text", "integer", "timestamptz", "bigint"),
     "running": ("timestamptz", "bigint"),
+    "worker": ("bigint",),
     "schedule": ("timestamptz", "bigint"),
     "scheduled": ("timestamptz", "bigint"),
     "waiting": ("integer", "timestamptz", "bigint"),
@@ -76,7 +85,9 @@ _AFTER: Mapping[str, str] = {
     "newest": "t.id < {0}",
     "client_id": "t.id < {0}",
     "finished": "(t.completed_at, t.id) < ({0}, {1})",
+    "held": "(t.queue, t.lane, -t.priority::integer, t.run_at, t.id) > ({0}, {1}, -{2}, {3}, {4})",
     "running": "(t.started_at, t.id) < ({0}, {1})",
+    "worker": "s.place < {0}",
     "schedule": "(t.tick_at, t.id) < ({0}, {1})",
     "scheduled": "(t.run_at, t.id) > ({0}, {1})",
     "waiting": "(-t.priority::integer, t.run_at, t.id) > (-{0}, {1}, {2})",
@@ -92,7 +103,8 @@ class BadFilter(ValueError):
 class Search:
     """What somebody looks for: all that is said must hold. ``within``: a key of ``WITHIN``, instead of ``since``.
 
-    Times are those of the end for finished states, of the creation for all others.
+    Times are those of the end for finished states, of the creation for all others. ``worker``: who runs it, or ran an
+    attempt of it that is recorded, which a success at the first try is not. ``key``: of its limit.
     """
 
     state: str = ""
@@ -104,6 +116,7 @@ class Search:
     client_id: str = ""
     error: str = ""
     fingerprint: str = ""
+    key: str = ""
     within: str = ""
     since: datetime | None = None
     until: datetime | None = None
@@ -162,13 +175,13 @@ class Search:
         if self.client_id:
             return "client_id"
         if self.worker is not None:
-            return "running"  # a task has a worker only while it runs
+            return "running" if self.state == "running" else "worker"
         if self.schedule is not None:
             return "schedule"
         match self.state:
             case "completed" | "failed" | "cancelled":
                 return "finished"
-            case "running" | "scheduled":
+            case "running" | "scheduled" | "held":
                 return self.state
             case "waiting":
                 return "waiting_in_queue" if self.queue else "waiting"
@@ -228,7 +241,7 @@ async def _prepare(
     walk = search.walk
     now = datetime.now(tz=UTC)
     parameters: dict[str, Any] = {
-        name: value for name in _CONDITIONS if (value := getattr(search, name)) not in ("", None)
+        name: value for name in _CONDITIONS if (value := getattr(search, name, None)) not in ("", None)
     }
     bounds, rest = [], dict.fromkeys(parameters)
     if walk == "finished":
@@ -236,8 +249,18 @@ async def _prepare(
         if search.name:
             bounds.append(_CONDITIONS["name"])
             del rest["name"]
-    conditions = [_CONDITIONS[name] for name in rest]
-    if walk in ("newest", "client_id", "running", "schedule") and search.state:
+    if walk == "worker":
+        del rest["worker"]
+        rest["found"] = None
+    if walk == "held" and search.queue:
+        bounds.append(_CONDITIONS["queue"])
+        del rest["queue"]
+    if walk == "held" and search.key:
+        bounds.append(LANES_OF_KEY)
+        del rest["key"]
+    schema = sql.Identifier(pq.schema).as_string(None)
+    conditions = [_CONDITIONS[name].replace("{schema}", schema) for name in rest]
+    if walk in ("newest", "client_id", "running", "worker", "schedule") and search.state:
         conditions.append(_STATE_CONDITIONS[search.state])
     moments = {"since": search.since_moment(now), "until": search.until}
     for name, sign in (("since", ">="), ("until", "<")):
@@ -248,7 +271,8 @@ async def _prepare(
         if walk == "finished":
             bounds.append(f"t.completed_at {sign} {value}")
             continue
-        conditions.append(f"t.created_at {sign} {value}")
+        ended = search.state in ("completed", "failed", "cancelled")
+        conditions.append(f"t.{'completed_at' if ended else 'created_at'} {sign} {value}")
         if walk == "newest":
             # Where to begin and to end, with a minute's room: ids are drawn a little before or after the clock is read.
             room = timedelta(minutes=-1 if name == "since" else 1)
@@ -260,11 +284,11 @@ async def _prepare(
         values = [f"(SELECT cast(p -> 'after' ->> {i} AS {kind}) FROM input)" for i, kind in enumerate(_PLACES[walk])]
         bounds.append(_AFTER[walk].format(*values))
     budget = max(BUDGETS.get(walk, BUDGET), wanted) if conditions else wanted
-    if not ordered and (walk == "waiting" or (walk == "finished" and not conditions)):
+    if not ordered and (walk == "waiting" or (walk == "finished" and (not conditions or search.name))):
         walk = f"{walk}_unordered"
     window = text_of(f"walks/{walk}")
     for word, value in (
-        ("schema", sql.Identifier(pq.schema).as_string(None)),
+        ("schema", schema),
         ("bounds", " AND ".join(bounds) or "true"),
         ("budget", str(budget)),
     ):
@@ -286,6 +310,9 @@ def _place(walk: str, after: str) -> list[Any]:
                 raise BadFilter("after: this is no place of this list; begin at its first page")
             if value not in ("infinity", "-infinity"):
                 _moment("after", value)
+        elif kind == "text":
+            if not isinstance(value, str) or "\x00" in value:
+                raise BadFilter("after: this is no place of this list; begin at its first page")
         elif isinstance(value, bool) or not isinstance(value, int) or abs(value) >= 2**63:
             raise BadFilter("after: this is no place of this list; begin at its first page")
     return place

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode
 
 from jinja2 import Environment, pass_context
 from markupsafe import Markup, escape
@@ -46,8 +48,10 @@ DONE = {
     "bulk-deleted": ("ok", "{n} deleted."),
     "queue-paused": ("ok", "Paused: no worker starts tasks of this queue. What runs goes on."),
     "queue-resumed": ("ok", "Resumed."),
+    "queue-limited": ("ok", "Limits saved: they hold from the next claim on."),
     "draining": ("ok", "Told to drain: the worker ends what it runs, then stops."),
     "not-draining": ("warn", "This worker is not alive any more."),
+    "call-enqueued": ("ok", "Enqueued: this is the task that calls the URL."),
     "schedule-saved": ("ok", "Schedule saved."),
     "schedule-paused": ("ok", "Schedule paused: no tick becomes a task until it is resumed."),
     "schedule-resumed": ("ok", "Schedule resumed."),
@@ -75,6 +79,7 @@ def prepare(environment: Environment) -> None:
         when=when,
         local=local,
         elapsed=elapsed,
+        limits=words.limits,
         exact=words.absolute,
         plural=plural,
     )
@@ -86,11 +91,13 @@ async def page(request: Request, template: str, /, *, status: int = 200, **value
     return HTMLResponse(await dashboard_of(request).render(request, template, **values), status)
 
 
-def back(request: Request, name: str, /, *, done: str, n: int | None = None, **parameters: Any) -> Response:
+def back(
+    request: Request, name: str, /, *, done: str, query: Mapping[str, str] | None = None, **parameters: Any
+) -> Response:
     """Return to a page after a change, which says what was ``done``."""
     assert done in DONE, done
-    count = "" if n is None else f"&n={n}"
-    return RedirectResponse(f"{path_for(request, name, **parameters)}?done={done}{count}", 303)
+    said = urlencode({**(query or {}), "done": done})
+    return RedirectResponse(f"{path_for(request, name, **parameters)}?{said}", 303)
 
 
 @pass_context

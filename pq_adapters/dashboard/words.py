@@ -75,6 +75,26 @@ def capped(count: int) -> str:
     return f"{CAP:,}+" if count > CAP else f"{count:,}"
 
 
+def rate(per_second: float) -> str:
+    """Return a rate in the smallest unit that makes it one or more: ``10 per s``, ``90 per min``."""
+    for size, word in ((1, "s"), (60, "min"), (3600, "h"), (86400, "d")):
+        if per_second * size >= 0.9995 or size == 86400:
+            return f"{per_second * size:.4g} per {word}"
+    raise AssertionError("unreachable")
+
+
+def limits(own: Mapping[str, Any]) -> str:
+    """Return what a task's own limits say: those of its key, then those of its function."""
+    said = []
+    if own.get("key") is not None:
+        said.append(f"{own.get('at_once') or 1} at once with this key")
+    if own.get("concurrency") is not None:
+        said.append(f"{own['concurrency']} at once of this function")
+    if own.get("rate"):
+        said.append(f"{rate(float(own['rate']))} of this function")
+    return ", ".join(said)
+
+
 def percent(share: float | None) -> str:
     """Return a share from 0 to 1 as per cent; small ones are not rounded to nothing."""
     if share is None:

@@ -71,6 +71,28 @@ def webhooks(options: WebhookOptions | None = None, *, queue: str | None = None)
     return group
 
 
+def check(
+    url: str,
+    *,
+    method: str = "POST",
+    headers: dict[str, str] | None = None,
+    json: Any = None,
+    secret: str | None = None,
+    timeout: float = 30.0,
+    redirects: int = 0,
+    idempotency_key: str | None = None,
+) -> None:
+    """Raise WebhookRefused for arguments that are refused whatever the operator allows; for forms, before storing them.
+
+    The arguments are those of the task.
+    """
+    from pq_adapters.webhook.message import Message, check_url, encoded
+
+    Message(url=url, method=method, headers=headers or {}, timeout=timeout, redirects=redirects).check()
+    check_url(url)
+    encoded(json)
+
+
 def stable_key(task: Any) -> str:
     """Return what names this version of the task, at every try and in every database: not its id alone."""
     import uuid

@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 from pq_adapters.webhook.options import WebhookOptions, ascii_host
 from pq_adapters.webhook.refusals import WebhookFailed, WebhookRefused
@@ -25,6 +25,7 @@ SENSITIVE = re.compile("authorization|cookie|token|secret|password|api-?key|x-au
 """Headers whose values are secrets: only by reference, or the row would hold them."""
 OURS = frozenset({"host", "content-length", "transfer-encoding", "connection", "idempotency-key"})
 _REFERENCE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_-]*)\}")
+_USER_IN_URL = "url: a user name or password in it would be stored: give a header that names a secret"
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 
@@ -102,19 +103,38 @@ def encoded(body: Any) -> bytes:
         raise WebhookRefused(f"json: {error}: give what JSON knows") from error
 
 
-def target_of(template: str, vault: Vault) -> Target:
-    """Return where a URL leads, with its references to secrets filled in; those must come after the host."""
-    from httpx import URL, InvalidURL
+def check_url(template: str) -> None:
+    """Raise WebhookRefused for what leads nowhere, or holds a secret in plain sight. References stay as they are."""
+    try:
+        parts = urlsplit(_start(template))
+        nowhere = not parts.hostname or parts.port == 0
+    except ValueError as error:
+        raise WebhookRefused(f"url={template[:200]!r}: {error}") from error
+    if "@" in parts.netloc:
+        raise WebhookRefused(_USER_IN_URL)
+    if nowhere:
+        raise WebhookRefused("url: it names no host")
 
+
+def _start(template: str) -> str:
+    """Return what comes before a URL's path."""
     start = re.match(r"https?://[^/?#]*", template, re.IGNORECASE)
     if start is None or "\\" in template or not template.isprintable():
         raise WebhookRefused(f"url={template[:200]!r}: give one that begins with https:// or http://")
     if "${" in start[0]:
         raise WebhookRefused("url: a secret can't be part of its host")
+    return start[0]
+
+
+def target_of(template: str, vault: Vault) -> Target:
+    """Return where a URL leads, with its references to secrets filled in; those must come after the host."""
+    from httpx import URL, InvalidURL
+
+    start = _start(template)
     try:
-        origin = _origin(URL(start[0]))
-        rest = _REFERENCE.sub(lambda found: quote(vault.get(found[1], origin), safe=""), template[start.end() :])
-        return Target(URL(start[0] + rest).copy_with(fragment=None), *origin)
+        origin = _origin(URL(start))
+        rest = _REFERENCE.sub(lambda found: quote(vault.get(found[1], origin), safe=""), template[len(start) :])
+        return Target(URL(start + rest).copy_with(fragment=None), *origin)
     except (InvalidURL, ValueError, UnicodeError) as error:
         raise WebhookRefused(f"url={template[:200]!r}: {error}") from error
 
@@ -123,7 +143,7 @@ def _origin(url: httpx.URL) -> tuple[str, str, int]:
     if url.scheme not in ("http", "https"):
         raise WebhookRefused(f"{url.scheme}: is not called, only http: and https:")
     if url.userinfo:
-        raise WebhookRefused("url: a user name or password in it would be stored: give a header that names a secret")
+        raise WebhookRefused(_USER_IN_URL)
     host = ascii_host(url.raw_host.decode("ascii"))
     if not host:
         raise WebhookRefused("url: it names no host")

@@ -116,6 +116,47 @@ def test_every_filter_finds_each_task_once(
     using(database, body)
 
 
+@pytest.mark.parametrize("budget", [10_000, 7])
+def test_worker_leads_to_what_it_runs_and_what_it_ran_in_recorded_attempts(
+    database: str, connection: psycopg.Connection, monkeypatch: pytest.MonkeyPatch, budget: int
+) -> None:
+    connection.execute(FILL)
+    # Of each failed and each running task three attempts before, the first by worker 7, the others by 8 or 9.
+    connection.execute(
+        "INSERT INTO pq_attempts (task_id, fence, number, worker_id, outcome)"
+        " SELECT t.id, f - 3, f, CASE f WHEN 1 THEN 7 ELSE 8 + t.id / 6 % 2 END, 'raised'"
+        " FROM pq_tasks t, generate_series(1, 3) f WHERE t.status IN ('failed', 'running')"
+    )
+    monkeypatch.setattr(finding, "BUDGET", budget)
+    monkeypatch.setattr(finding, "BUDGETS", {})
+    monkeypatch.setattr(finding.find, "__kwdefaults__", {**finding.find.__kwdefaults__, "limit": 5})  # type: ignore[attr-defined]
+    connection.execute("UPDATE pq_tasks SET worker_id = 8 WHERE status = 'running' AND id / 6 % 2 = 0")
+    cases = {
+        "worker=7": "status IN ('failed', 'running')",
+        "worker=7&state=failed": "status = 'failed'",
+        "worker=7&state=failed&name=job.1": "status = 'failed' AND name = 'job.1'",
+        "worker=8": "id / 6 % 2 = 0 AND status IN ('failed', 'running')",
+        "worker=8&state=running": "id / 6 % 2 = 0 AND status = 'running'",
+        "worker=8&within=1h": "id / 6 % 2 = 0 AND status IN ('failed', 'running')",
+        "worker=8&client_id=c3failed": "client_id = 'c3failed' AND id / 6 % 2 = 0",
+        "worker=99": "false",
+    }
+
+    assert connection.execute("SELECT count(*) FROM pq_tasks WHERE worker_id = 8").fetchone() == (6,)
+
+    async def body(client: httpx.AsyncClient, pq: PQ) -> None:
+        for query, where in cases.items():
+            wanted = sorted(row[0] for row in connection.execute(f"SELECT id FROM pq_tasks WHERE {where}"))  # type: ignore[call-overload]
+            assert sorted(await all_ids(client, query)) == wanted, query
+        shown = await all_ids(client, "worker=8")
+        running = {
+            row[0] for row in connection.execute("SELECT id FROM pq_tasks WHERE status = 'running' AND worker_id = 8")
+        }
+        assert set(shown[: len(running)]) == running, "what runs comes first"
+
+    using(database, body)
+
+
 def test_waiting_tasks_come_in_the_order_in_which_they_are_claimed(
     database: str, connection: psycopg.Connection
 ) -> None:

@@ -172,6 +172,48 @@ def test_view_writes_and_enqueues_in_one_transaction(project: Project) -> None:
     ]
 
 
+def test_dashboard_beside_django_knows_its_staff(project: Project) -> None:
+    def scenario():
+        import asyncio
+
+        import httpx
+        from django.contrib.auth.models import User
+        from django.test import Client
+        from project.asgi import application
+
+        def cookie(name, **more):
+            client = Client()
+            client.force_login(User.objects.create_user(name, **more))
+            return {"sessionid": client.cookies["sessionid"].value}
+
+        ann = cookie("ann", is_staff=True, is_superuser=True)
+        bob, cy = cookie("bob", is_staff=True), cookie("cy")
+
+        async def ask():
+            transport = httpx.ASGITransport(application)
+            async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+                made = (await client.get("/orders/?customer=dan")).json()
+                codes = []
+                for cookies in (None, cy, bob, ann):
+                    client.cookies = httpx.Cookies(cookies)
+                    page = await client.get("/ops/tasks/tasks")
+                    cancel = await client.post(f"/ops/tasks/api/v1/tasks/{made['task']}/cancel", json={})
+                    codes.append([page.status_code, cancel.status_code, "write_receipt" in page.text])
+                [entry] = (await client.get("/ops/tasks/api/v1/audit")).json()["items"]
+                return [*codes, entry["actor"], entry["action"]]
+
+        return asyncio.run(ask())
+
+    assert project.run(scenario) == [
+        [303, 401, False],
+        [303, 401, False],
+        [200, 403, True],
+        [200, 200, True],
+        "ann",
+        "task.cancel",
+    ]
+
+
 def test_importing_the_adapter_loads_no_django() -> None:
     code = "import sys, pq_adapters.django; sys.exit('django' in sys.modules)"
 

@@ -102,9 +102,9 @@ class Site:
         return visitor
 
     @contextmanager
-    def worker(self, **options: Any) -> Iterator[WorkerProcess]:
+    def worker(self, *, environment: dict[str, str] | None = None, **options: Any) -> Iterator[WorkerProcess]:
         """Run a worker of the shop."""
-        environment = {"SHOP_BANK": str(self.folder / "bank")}
+        environment = {"SHOP_BANK": str(self.folder / "bank"), **(environment or {})}
         with running(self.dsn, self.folder, app=APP, environment=environment, **options) as worker:
             yield worker
 

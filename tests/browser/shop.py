@@ -29,7 +29,7 @@ class MailboxFull(Exception):
 
 def create_pq() -> PQ:
     """The application of the worker and of the dashboard; the database comes from PQ_DATABASE_URL."""
-    return PQ(tasks=[__name__], app="shop")
+    return PQ(tasks=[__name__, "pq_adapters.webhook"], app="shop")
 
 
 @mail.task

@@ -8,6 +8,7 @@ from datetime import timedelta
 import pytest
 from playwright.sync_api import expect
 
+from tests.adapters.http_server import serving
 from tests.browser import shop
 from tests.browser.dashboard import Site
 from tests.integration.worker_process import PATIENCE, eventually
@@ -22,6 +23,11 @@ PAGES = {
     "/schedules": "Schedules",
     "/schedules/new": "New schedule",
     "/queues": "Queues",
+    "/queue?name=mail": "Queue mail",
+    "/limits": "Limits of keys and functions",
+    "/limits?key=tenant+42": "Key tenant 42",
+    "/calls/new": "Call a URL",
+    "/tasks?state=held": "Tasks",
     "/workers": "Workers",
     "/functions": "Functions",
     "/function?name=mail.send_receipt": "mail.send_receipt",
@@ -122,6 +128,89 @@ def test_group_of_failures_is_retried_with_its_count_shown_before(site: Site) ->
         assert site.state(other) == "failed"
 
 
+def test_running_task_is_cancelled_and_a_waiting_one_moved_on_their_pages(site: Site) -> None:
+    running = site.pq.enqueue(shop.transcode.call("film", seconds=60.0))
+    waiting = site.pq.enqueue(shop.send_receipt.call(1))
+    with site.worker(queues=["media"]):
+        eventually(lambda: site.state(running) == "running")
+        page = site.visitor("operator").go(f"/tasks/{running}")
+        page.get_by_role("button", name="Cancel").click()
+        expect(page.locator(".status.cancelled")).to_be_visible(timeout=SLOW)
+        expect(page.get_by_text("cancelled by the operator").first).to_be_visible()
+
+    page = site.visitors[-1].go(f"/tasks/{waiting}")
+    page.click("text=Priority >> nth=0")
+    page.select_option("select[name=priority]", "100")
+    page.get_by_role("button", name="Change").click()
+    expect(page.locator(".facts").last).to_contain_text("critical (100)")
+    page.click("summary:has-text('Reschedule')")
+    page.select_option("select[name=run_in]", "86400")
+    page.locator("form.panel").get_by_role("button", name="Reschedule").click()
+    expect(page.locator(".status.scheduled")).to_be_visible()
+    page.get_by_role("button", name="Cancel").click()
+    expect(page.locator(".status.cancelled")).to_be_visible()
+    actions = [(one.action, one.target) for one in reversed(site.pq.audit_log())]
+    assert actions == [
+        ("task.cancel", str(running)),
+        ("task.reschedule", str(waiting)),
+        ("task.reschedule", str(waiting)),
+        ("task.cancel", str(waiting)),
+    ]
+
+
+def test_schedule_is_changed_paused_resumed_and_run_now(site: Site) -> None:
+    site.pq.schedule(shop.sync_stock.call("oslo"), cron="0 9 * * *", timezone="Asia/Kolkata", key="oslo")
+    page = site.visitor("operator").go("/schedules")
+    expect(page.locator("tbody tr")).to_contain_text("09:00 there")
+    page.click("text=shop.sync_stock")
+    page.get_by_role("link", name="Edit").click()
+    expect(page.locator("#f-cron")).to_have_value("0 9 * * *")
+    page.fill("#f-cron", "30 17 * * 1-5")
+    page.get_by_role("button", name="Save changes").click()
+    expect(page.locator(".next-times li")).to_have_count(10)
+    expect(page.locator(".next-times li").first).to_contain_text("17:30")
+    page.get_by_role("button", name="Pause").click()
+    expect(page.locator(".status.paused")).to_be_visible()
+    page.get_by_role("button", name="Resume").click()
+    expect(page.locator(".status.paused")).to_have_count(0)
+    with site.worker(queues=["default"]):
+        page.get_by_role("button", name="Run now").click()
+        expect(page.locator("h1")).to_have_text("shop.sync_stock")
+        expect(page.locator(".status.completed")).to_be_visible(timeout=SLOW)
+    page.get_by_role("link", name="shop.sync_stock · oslo").first.click()
+    expect(page.locator("table .status.completed")).to_have_count(1)
+    assert [one.action for one in reversed(site.pq.audit_log())] == [
+        "schedule.save", "schedule.pause", "schedule.resume", "schedule.run",
+    ]  # fmt: skip
+
+
+def test_overview_moves_by_itself_and_leads_to_what_a_function_costs(site: Site) -> None:
+    page = site.visitor("viewer").page
+    workers = page.locator(".tile", has_text="Workers").locator(".value")
+    waiting = page.locator(".tile", has_text="Waiting").locator(".value")
+    expect(workers).to_contain_text("0")
+    expect(page.locator(".live.on")).to_be_visible()
+    site.pq.enqueue_many([shop.send_receipt.call(order) for order in range(40)])
+    expect(waiting).to_contain_text("40", timeout=SLOW)
+    with site.worker(queues=["mail"]):
+        expect(workers).to_contain_text("1", timeout=SLOW)
+        expect(waiting).not_to_have_text("40", timeout=SLOW)  # ticks of schedules may wait for others
+        expect(page.locator(".tile", has_text="Throughput")).to_contain_text("40 in the last hour", timeout=SLOW)
+    page = site.visitors[-1].go("/")
+    page.locator("tr", has_text="mail.send_receipt").get_by_role("link").click()
+    numbers = page.locator(".numbers").first
+
+    def whole() -> bool:  # this page holds still, and its figures for a moment
+        page.reload()
+        return "Attempts40" in (numbers.text_content() or "").replace("\n", "").replace(" ", "")
+
+    eventually(whole, every=0.5)
+    for title in ("CPU in all", "Memory p50", "Memory p95", "Memory max", "Run p95"):
+        value = numbers.locator("div", has_text=title).locator("dd")
+        expect(value).to_have_text(re.compile(r"\d"))
+    expect(page.locator(".plot svg rect").first).to_be_attached()
+
+
 def test_created_schedule_ticks(site: Site) -> None:
     visitor = site.visitor("operator")
     page = visitor.go("/schedules/new")
@@ -183,6 +272,67 @@ def test_paused_queue_starts_nothing(site: Site) -> None:
         eventually(lambda: site.state(task_id) == "completed")
 
 
+def test_limit_that_is_set_on_the_page_holds(site: Site) -> None:
+    page = site.visitor("operator").go("/queues")
+    ids = [site.pq.enqueue(shop.transcode.call(f"film {i}", seconds=60.0)) for i in range(3)]
+    page = site.visitors[-1].go("/queues")
+    page.get_by_role("link", name="Limits of media").click()
+    page.fill("#f-concurrency", "none")
+    page.get_by_role("button", name="Save limits").click()
+    expect(page.get_by_role("alert")).to_contain_text("give a whole number")
+    page.fill("#f-concurrency", "1")
+    page.fill("#f-rate", "100/m")
+    page.get_by_role("button", name="Save limits").click()
+    expect(page.get_by_role("status")).to_contain_text("Limits saved")
+    site.visitors[-1].complaints = [one for one in site.visitors[-1].complaints if "422" not in one]
+
+    with site.worker(queues=["media"], concurrency=3):
+        eventually(lambda: [site.state(task_id) for task_id in ids].count("running") == 1)
+        page = site.visitors[-1].go("/queues")
+        row = page.locator("tr", has_text="media")
+        expect(row).to_contain_text("limit: 1 at once")
+        expect(row).to_contain_text("limit: 100 per 1 min")
+        page.wait_for_timeout(2000)
+        assert [site.state(task_id) for task_id in ids].count("running") == 1
+
+        row.get_by_role("link", name="Limits of media").click()
+        page.get_by_role("button", name="Lift both limits").click()
+        expect(page.locator("#f-concurrency")).to_have_value("")
+        eventually(lambda: [site.state(task_id) for task_id in ids].count("running") == 3)
+
+
+def test_url_is_called_once_and_by_a_schedule(site: Site) -> None:
+    with serving() as receiver:
+        allowed = {"PQ_WEBHOOK_ALLOW": f"localhost:{receiver.port}", "PQ_WEBHOOK_NETWORKS": "127.0.0.0/8 ::1/128"}
+        with site.worker(queues=["default"], environment={**allowed, "PQ_WEBHOOK_SECRET_TOKEN": "s3cret"}):
+            page = site.visitor("operator").go("/schedules")
+            page.click("text=Call a URL")
+            page.fill("#f-url", receiver.url("/once"))
+            page.select_option("#f-method", "PUT")
+            page.fill("#f-headers", "X-Shop: oslo\nAuthorization: Bearer ${token}")
+            page.fill("#f-body", '{"order": 7}')
+            page.get_by_role("button", name="Save call").click()
+            expect(page.get_by_role("status")).to_contain_text("Enqueued")
+            expect(page.locator(".status.completed")).to_be_visible(timeout=SLOW)
+            [asked] = receiver.asked
+            assert (asked.method, asked.path, asked.body) == ("PUT", "/once", b'{"order":7}')
+            assert (asked.headers["x-shop"], asked.headers["authorization"]) == ("oslo", "Bearer s3cret")
+            assert "s3cret" not in page.content()
+
+            page = site.visitors[-1].go("/calls/new")
+            page.fill("#f-url", receiver.url("/tick"))
+            page.select_option("#f-method", "GET")
+            expect(page.locator("#f-key")).to_be_hidden()
+            page.check("input[name=rhythm][value=every]")
+            expect(page.locator("#f-key")).to_be_visible()
+            page.fill("#f-every", "1")
+            page.select_option("#f-unit", "s")
+            expect(page.locator("#preview li")).to_have_count(10)
+            page.get_by_role("button", name="Save call").click()
+            expect(page.get_by_role("status")).to_contain_text("Schedule saved")
+            eventually(lambda: [one.path for one in receiver.asked].count("/tick") >= 2)
+
+
 def test_worker_is_drained(site: Site) -> None:
     with site.worker(queues=["mail"]) as worker:
         page = site.visitor("admin").go("/workers")
@@ -201,7 +351,15 @@ def test_viewer_changes_nothing(site: Site) -> None:
     site.pq.schedule(shop.sync_stock.call("oslo"), run_every=timedelta(days=1))
     visitor = site.visitor("viewer")
 
-    for path in (f"/tasks/{failed}", f"/tasks/{waiting}", "/queues", "/workers", "/schedules", "/schedules/1"):
+    for path in (
+        f"/tasks/{failed}",
+        f"/tasks/{waiting}",
+        "/queues",
+        "/queue?name=mail",
+        "/workers",
+        "/schedules",
+        "/schedules/1",
+    ):
         page = visitor.go(path)
         assert page.locator("main form[method=post]").count() == 0, path
     assert visitor.page.locator(".nav a", has_text="Keys").count() == 0
@@ -212,6 +370,8 @@ def test_viewer_changes_nothing(site: Site) -> None:
         f"/tasks/{waiting}/reschedule",
         "/tasks/bulk",
         "/queues/pause",
+        "/queue/limit",
+        "/calls",
         "/schedules/1/delete",
         "/schedules/1/run",
         "/keys/create",
@@ -310,4 +470,6 @@ def fill(site: Site) -> None:
         assert worker.wait(60) == 0
     site.pq.enqueue(shop.send_receipt.options(run_in=timedelta(hours=2)).call(99))
     site.pq.enqueue(shop.send_receipt.options(queue="a queue with spaces & <b>").call(100))
+    site.pq.enqueue_many([shop.send_receipt.options(concurrency_key="tenant 42").call(i) for i in range(3)])
+    site.pq.limit_queue("mail", concurrency=5, rate="100/5m")
     site.pq.pause_queue("mail", by="somebody")

@@ -52,7 +52,8 @@ SELECT 40000 + row_number() OVER (), s.name, s.queue, s.payload, k.status,
     CASE k.status WHEN 'failed' THEN 'timed_out' ELSE 'succeeded' END, k.at, k.at, k.at,
     k.at + interval '2 seconds', true,
     1, 1, s.id, k.at,
-    jsonb_build_object('wall', 1.4 + abs(sin(n)), 'cpu_user', 0.3, 'cpu_system', 0.1, 'peak_memory', 18874368),
+    jsonb_build_object('wall', CASE k.status WHEN 'failed' THEN 30.02 ELSE 1.4 + abs(sin(n)) END,
+        'cpu_user', 0.3, 'cpu_system', 0.1, 'peak_memory', 18874368),
     CASE k.status WHEN 'failed' THEN 'timed out after 30 s' END
 FROM pq_periodic s CROSS JOIN generate_series(1, 49) n
 CROSS JOIN LATERAL (SELECT CASE WHEN (n + s.id) % 17 = 3 THEN 'failed' ELSE 'completed' END AS status,
@@ -74,6 +75,9 @@ def test_screenshots(site: Site) -> None:
     pq = site.pq
     with psycopg.connect(site.dsn, autocommit=True) as connection:
         connection.execute("ALTER TABLE pq_tasks ALTER id RESTART WITH 48211")
+    for tenant, count in ((12, 60), (42, 9), (7, 3)):
+        options = shop.send_receipt.options(concurrency_key=f"tenant-{tenant}", concurrency_limit=2, queue="bulk")
+        pq.enqueue_many([options.call(i) for i in range(count)])
     pq.enqueue_many([shop.send_receipt.options(queue="bulk").call(i) for i in range(340)])
     pq.enqueue_many([shop.send_receipt.call(1000 + i, copy=i % 3 == 0) for i in range(60)])
     pq.enqueue_many([shop.send_newsletter.call(i) for i in range(30)])
@@ -84,6 +88,8 @@ def test_screenshots(site: Site) -> None:
     pq.schedule(shop.sync_stock.call("oslo"), cron="15 6-20 * * 1-5", timezone="Asia/Kolkata", key="oslo")
     pq.schedule(shop.send_newsletter.call(1), cron="0 9 * * 1", timezone="America/New_York", key="weekly")
     pq.pause_schedule("mail.send_newsletter", key="weekly")
+    pq.limit_queue("mail", concurrency=20, rate="600/m")
+    pq.limit_queue("bulk", concurrency=4)
     with ExitStack() as stack:
         for queues in (["mail", "default"], ["media", "reports"]):
             stack.enter_context(site.worker(queues=queues, concurrency=4))
@@ -107,6 +113,8 @@ def test_screenshots(site: Site) -> None:
             "schedules": "/schedules",
             "schedule-new": "/schedules/new",
             "queues": "/queues",
+            "queue": "/queue?name=bulk",
+            "call": "/calls/new",
             "workers": "/workers",
             "function": "/function?name=mail.send_receipt",
         }

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from pq_core import PQ
+from pq_core import PQ, embedded
 from tests.dashboard import dashboard_tasks as tasks
 from tests.dashboard.serving import client
 from tests.integration.worker_process import eventually
@@ -97,6 +97,35 @@ def test_says_what_is_wrong_in_one_line(empty_database: str) -> None:
     assert unmigrated.returncode == 2
     assert "pq migrate" in unmigrated.stderr
     assert "Traceback" not in unmigrated.stderr
+
+
+def test_embedded_database_needs_nothing_else(tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    try:
+        # Twice: the first one makes the folder, the server and the tables, the second one finds them.
+        for made in (True, False):
+            with dashboard(f"embedded:{folder}", tmp_path / "log", APP, "--port", "0") as (process, address):
+                assert ("tables in schema public: revision" in (tmp_path / "log").read_text()) is made
+                assert (folder / "PG_VERSION").exists() or list(folder.glob("*/PG_VERSION"))
+                with client(address, follow_redirects=True) as one:
+                    for path in ("/", "/tasks", "/failures", "/schedules", "/queues", "/workers", "/functions"):
+                        answer = one.get(path)
+                        assert (answer.status_code, "<h1>" in answer.text) == (200, True), path
+                    assert one.post("/api/v1/tasks", json={"task": "shop.greet", "args": ["Ada"]}).status_code == 201
+                process.send_signal(signal.SIGTERM)
+                process.wait(30)
+        assert PQ(f"embedded:{folder}").pending_count() == 2
+
+        key = pq_command("keys", "create", "--role", "viewer", "--name", "me", dsn=f"embedded:{folder}").stdout.strip()
+        words = ("--dsn", f"embedded:{folder}", "--port", "0")
+        with dashboard("postgresql://nobody@nowhere.invalid/x", tmp_path / "log", *words) as (_, address):
+            with client(address, follow_redirects=True) as one:
+                assert "Log in" in one.get("/tasks").text
+                shown = one.post("/login", data={"key": key}, headers={"Origin": address})
+                assert shown.status_code == 200
+                assert "shop.greet" in one.get("/tasks").text
+    finally:
+        embedded.stop(folder)
 
 
 def test_missing_extra_is_named() -> None:

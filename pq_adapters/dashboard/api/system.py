@@ -34,6 +34,14 @@ async def resume_queue(asked: Asked) -> Any:
     return {"name": name, "changed": changed}
 
 
+async def limit_queue(asked: Asked) -> Any:
+    """Set the limits of a queue; what is left out is not limited."""
+    name, said = asked.path["name"], {"concurrency": asked.body.get("concurrency"), "rate": asked.body.get("rate")}
+    async with asked.dashboard.changing(asked.request, "queue.limit", name, **said) as pq:
+        changed = await pq.alimit_queue(name, **said)
+    return {"name": name, "changed": changed}
+
+
 async def workers(asked: Asked) -> Any:
     """List the workers."""
     return {"items": await asked.pq.aworkers()}
@@ -155,6 +163,10 @@ OPERATIONS = (
         role=Role.OPERATOR, handler=pause_queue, tag="queues", answer=_CHANGED, parameters=_QUEUE),
     Operation(method="POST", path="/queues/{name:path}/resume", name="resume_queue", summary="End its pause",
         role=Role.OPERATOR, handler=resume_queue, tag="queues", answer=_CHANGED, parameters=_QUEUE),
+    Operation(method="PUT", path="/queues/{name:path}/limits", name="limit_queue",
+        summary="How much of it runs at once and starts in a time; what is left out is not limited", role=Role.OPERATOR,
+        handler=limit_queue, tag="queues", answer=_CHANGED, parameters=_QUEUE,
+        body=obj({"concurrency": integer(1, 2**31 - 1), "rate": text(least=1, description="as 10/s, 100/m, 1/30s")})),
     Operation(method="GET", path="/workers", name="list_workers", summary="Workers with a lease", role=Role.VIEWER,
         handler=workers, tag="workers", answer=list_of("Worker")),
     Operation(method="POST", path="/workers/{id}/drain", name="drain_worker",

@@ -188,8 +188,8 @@ def _narrowed(what: str, chosen: dict[str, Any]) -> dict[str, Any]:
     finished = [TaskStatus.FAILED, TaskStatus.CANCELLED]
     among = {
         "retry": [TaskStatus.COMPLETED, *finished] if "ids" in chosen else finished,
-        "cancel": [TaskStatus.PENDING, TaskStatus.RUNNING],
-        "delete": [TaskStatus.PENDING, TaskStatus.COMPLETED, *finished],
+        "cancel": [TaskStatus.PENDING, TaskStatus.BLOCKED, TaskStatus.RUNNING],
+        "delete": [TaskStatus.PENDING, TaskStatus.BLOCKED, TaskStatus.COMPLETED, *finished],
     }[what]
     asked = chosen.get("status")
     return {**chosen, "status": [one for one in among if asked is None or one in asked]}

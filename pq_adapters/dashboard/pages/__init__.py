@@ -5,9 +5,11 @@ from __future__ import annotations
 from starlette.routing import BaseRoute
 
 from pq_adapters.dashboard.pages import (
+    calls,
     failures,
     functions,
     keys,
+    limits,
     live,
     overview,
     queues,
@@ -24,6 +26,7 @@ from pq_adapters.dashboard.rendering import prepare as prepare
 def routes() -> list[BaseRoute]:
     """Return the routes of all pages, each made by ``routes.route``."""
     modules = (
-        overview, tasks, tasks_bulk, task, failures, schedules, schedule, queues, workers, functions, keys, live
+        overview, tasks, tasks_bulk, task, failures, schedules, schedule, queues, limits, workers, functions, keys,
+        calls, live,
     )  # fmt: skip
     return [route for module in modules for route in module.routes()]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import Any
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -13,12 +14,16 @@ from starlette.routing import BaseRoute
 from pq_adapters.dashboard import svg, words
 from pq_adapters.dashboard.figures import RANGES, Sum, figures_of
 from pq_adapters.dashboard.finding import Found, Search, find
+from pq_adapters.dashboard.pages.limits import held
 from pq_adapters.dashboard.pages.tasks import told
 from pq_adapters.dashboard.problems import Problem
 from pq_adapters.dashboard.reading import ask
 from pq_adapters.dashboard.rendering import page
 from pq_adapters.dashboard.routes import dashboard_of, route
 from pq_core.statistics import SECONDS, lower_bound
+
+if TYPE_CHECKING:
+    from pq_core.client import PQ
 
 LOOKED_AT = 1000
 """Ended tasks whose ledgers are read: exact numbers of lately, beside the statistics of the whole time."""
@@ -42,11 +47,12 @@ async def function(request: Request) -> Response:
     if not name or "\x00" in name:
         raise Problem(422, "this can't be done", "name: say which function")
     dashboard, key = dashboard_of(request), _range(request)
-    sums, ledgers, done, failed = await asyncio.gather(
+    sums, ledgers, done, failed, own = await asyncio.gather(
         figures_of(dashboard).grouped("name", key),
         ask(dashboard.pq, "function_runs", {"name": name}, looked_at=LOOKED_AT),
         find(dashboard.pq, Search(state="completed", name=name), limit=SHOWN),
         find(dashboard.pq, Search(state="failed", name=name), limit=SHOWN),
+        held(dashboard.pq, name=name),
     )
     one = sums.get(name, Sum())
     return await page(
@@ -61,6 +67,8 @@ async def function(request: Request) -> Response:
         used=used(ledgers),
         looked_at=LOOKED_AT,
         rows=_latest(done, failed),
+        declared=await asyncio.to_thread(declared, dashboard.pq, name),
+        held=own,
     )
 
 
@@ -78,6 +86,27 @@ def used(ledgers: Sequence[Sequence[Any]]) -> dict[str, Any]:
         }
 
     return {"count": len(ledgers), "wall": of(3), "cpu": of(4), "memory": of(5)}
+
+
+def declared(pq: PQ, name: str) -> list[tuple[str, str]]:
+    """Return what the function's options say, in words; nothing when this dashboard does not know the function."""
+    try:
+        options = pq.registry.resolve(name).options_over(pq.defaults)
+    except Exception:  # an application's module may raise anything when it is imported
+        return []
+    return [
+        ("Queue", options.queue or "default"),
+        ("At once", f"{options.concurrency:,}" if options.concurrency else "no limit"),
+        ("Starts", str(options.rate) if options.rate else "no limit"),
+        ("Attempts", str(options.max_attempts or 1)),
+        ("Timeout", _time(options.timeout)),
+        ("Memory limit", words.size(options.memory_limit) if options.memory_limit else "none"),
+    ]
+
+
+def _time(timeout: float | timedelta | None) -> str:
+    seconds = timeout.total_seconds() if isinstance(timeout, timedelta) else timeout
+    return words.duration(seconds) if seconds else "none"
 
 
 def histogram(runs: dict[int, int]) -> dict[str, Any] | None:

@@ -75,8 +75,10 @@ def tiles(hour: Series, queues: list[QueueRecord], live: dict[str, Any]) -> dict
     bad = [float(one.bad) for one in hour.fine[:-1]]
     recent = hour.fine[-RECENT - 1 : -1]
     due = sum(queue.due for queue in queues)
+    held = sum(queue.held for queue in queues)
     longest = max(queues, key=lambda queue: queue.oldest_wait if queue.due else 0.0, default=None)
     return {
+        "held": held,
         "rate": sum(one.count for one in recent) / RECENT,
         "hour": hour.whole,
         "rate_spark": svg.spark(ended, label="Attempts per minute over the last hour"),

@@ -6,6 +6,7 @@ import asyncio
 from datetime import timedelta
 from typing import Any
 
+from starlette.datastructures import FormData
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute
@@ -38,7 +39,7 @@ def context(found: list[QueueRecord], rates: dict[str, Any]) -> dict[str, Any]:
 
 async def pause(request: Request) -> Response:
     """Let no worker start tasks of a queue."""
-    name = await _name(request)
+    name = name_in(await request.form(max_files=0, max_fields=5))
     async with dashboard_of(request).changing(request, "queue.pause", name) as pq:
         await pq.apause_queue(name, by=request.state.principal.name)
     return back(request, "queues", done="queue-paused")
@@ -46,14 +47,14 @@ async def pause(request: Request) -> Response:
 
 async def resume(request: Request) -> Response:
     """End a pause."""
-    name = await _name(request)
+    name = name_in(await request.form(max_files=0, max_fields=5))
     async with dashboard_of(request).changing(request, "queue.resume", name) as pq:
         await pq.aresume_queue(name)
     return back(request, "queues", done="queue-resumed")
 
 
-async def _name(request: Request) -> str:
-    form = await request.form(max_files=0, max_fields=5)
+def name_in(form: FormData) -> str:
+    """Return the queue that a form is about. Raises Problem 422 when it says none."""
     name = form.get("queue")
     if not isinstance(name, str) or not name:
         raise Problem(422, "this can't be done", "queue: say which one")

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import json
-from datetime import UTC, datetime, timedelta
+from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Any
 
-from starlette.datastructures import FormData, QueryParams
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute
 
+from pq_adapters.dashboard import schedule_forms as forms
 from pq_adapters.dashboard import ticks, words
 from pq_adapters.dashboard.finding import Search, find
+from pq_adapters.dashboard.pages import calls
 from pq_adapters.dashboard.pages.schedules import told
 from pq_adapters.dashboard.pages.tasks import PRIORITIES
 from pq_adapters.dashboard.pages.tasks import told as told_tasks
@@ -21,14 +22,10 @@ from pq_adapters.dashboard.problems import Problem
 from pq_adapters.dashboard.reading import ask
 from pq_adapters.dashboard.rendering import back, page
 from pq_adapters.dashboard.routes import dashboard_of, route
-from pq_core import payload
-from pq_core.client import PQ
-from pq_core.cron import find_zone
 from pq_core.errors import PQError
 from pq_core.schedule_options import build_schedule
 
 COMING = 10
-_UNITS = {"s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 
 
 async def schedule(request: Request) -> Response:
@@ -55,7 +52,7 @@ async def schedule(request: Request) -> Response:
 
 async def new(request: Request) -> Response:
     """Show the form for a schedule that is not there yet."""
-    return await _form(request, _empty())
+    return await _form(request, forms.empty())
 
 
 async def edit(request: Request) -> Response:
@@ -65,23 +62,28 @@ async def edit(request: Request) -> Response:
         raise Problem(
             403, "not shown", "The arguments of this task are declared as sensitive: change it where it is declared."
         )
-    return await _form(request, _filled(row))
+    if row["name"] == calls.NAME and (values := calls.filled(row)) is not None:
+        return await calls.form(request, values)
+    return await _form(request, forms.filled(row))
 
 
 async def save(request: Request) -> Response:
     """Store what the form says; show it again with what is wrong."""
-    form = await request.form(max_files=0, max_fields=50)
-    pq = dashboard_of(request).pq
+    said = forms.said(await request.form(max_files=0, max_fields=50))
     try:
-        call, options = await asyncio.to_thread(_meant, pq, form)
+        call, options = await asyncio.to_thread(forms.meant, dashboard_of(request).pq, {**said, "rhythm": _kind(said)})
         target = f"{call.task.name} {options['key']}".strip()
         async with dashboard_of(request).changing(
-            request, "schedule.save", target, rhythm=_rhythm_words(form)
+            request, "schedule.save", target, rhythm=forms.rhythm_words(said)
         ) as bound:
             schedule_id = await bound.aschedule(call, **options)
     except (PQError, ValueError, TypeError) as error:
-        return await _form(request, _said(form), problem=str(error), status=422)
+        return await _form(request, said, problem=str(error), status=422)
     return back(request, "schedule", done="schedule-saved", schedule_id=schedule_id)
+
+
+def _kind(said: Mapping[str, str]) -> str:
+    return "every" if said["rhythm"] == "every" else "cron"
 
 
 async def preview(request: Request) -> Response:
@@ -89,7 +91,7 @@ async def preview(request: Request) -> Response:
     given = request.query_params
     problem, times, zone = None, [], str(given.get("timezone") or "").strip() or None
     try:
-        said = _rhythm(given)
+        said = forms.rhythm(given)
         options = build_schedule(said, what="schedule")
         now = datetime.now(tz=UTC)
         times = await asyncio.to_thread(ticks.coming, options.rhythm(now), after=now, count=COMING)
@@ -151,8 +153,6 @@ def _shown(times: list[datetime], zone: str | None) -> list[dict[str, Any]]:
 
 
 async def _form(request: Request, values: dict[str, str], *, problem: str | None = None, status: int = 200) -> Response:
-    from zoneinfo import available_timezones
-
     registry = dashboard_of(request).pq.registry
     try:
         await asyncio.to_thread(registry.load)
@@ -166,113 +166,9 @@ async def _form(request: Request, values: dict[str, str], *, problem: str | None
         values=values,
         problem=problem,
         names=registry.names(),
-        zones=sorted(zone for zone in available_timezones() if "/" in zone and not zone.startswith(("Etc/", "posix"))),
+        zones=forms.zones(),
         priorities=PRIORITIES,
     )
-
-
-def _empty() -> dict[str, str]:
-    return {
-        "id": "", "name": "", "key": "", "rhythm": "cron", "cron": "0 9 * * *", "timezone": "", "every": "15",
-        "unit": "min", "args": "[]", "kwargs": "{}", "queue": "", "priority": "", "max_attempts": "", "timeout": "",
-        "max_concurrent": "1", "catch_up": "latest", "jitter": "",
-    }  # fmt: skip
-
-
-def _filled(row: dict[str, Any]) -> dict[str, str]:
-    """Return the form's values for what is stored."""
-    every, unit = row["run_every"] or 900.0, "s"
-    for name, seconds in _UNITS.items():
-        if every % seconds == 0:
-            unit = name
-    held = row["payload"] or {}
-    return {
-        **_empty(),
-        "id": str(row["id"]), "name": row["name"], "key": row["key"],
-        "rhythm": "cron" if row["cron"] is not None else "every", "cron": row["cron"] or "",
-        "timezone": row["timezone"] or "", "every": f"{every / _UNITS[unit]:g}", "unit": unit,
-        "args": words.pretty(held.get("args") or []), "kwargs": words.pretty(held.get("kwargs") or {}),
-        "queue": row["queue"], "priority": str(row["priority"]), "max_attempts": str(row["max_attempts"]),
-        "timeout": "" if row["max_runtime_seconds"] is None else f"{row['max_runtime_seconds']:g}",
-        "max_concurrent": "" if row["max_concurrent"] is None else str(row["max_concurrent"]),
-        "catch_up": row["catch_up"], "jitter": "" if row["jitter"] is None else f"{row['jitter']:g}",
-    }  # fmt: skip
-
-
-def _said(form: FormData) -> dict[str, str]:
-    return {name: str(form.get(name, default)) for name, default in _empty().items()}
-
-
-def _meant(pq: PQ, form: FormData) -> tuple[Any, dict[str, Any]]:
-    """Return the call and the options that a form means. Raises PQError or ValueError, whose text is shown."""
-    values = {name: value.strip() for name, value in _said(form).items()}
-    if not values["name"]:
-        raise ValueError("Say which task function it runs.")
-    task = pq.registry.resolve(values["name"])
-    args, kwargs = _json("args", values["args"] or "[]", list), _json("kwargs", values["kwargs"] or "{}", dict)
-    read = payload.decode({"args": args, "kwargs": kwargs}, signature=task.typed_signature)
-    call = task.call(*read[0], **read[1])
-    own: dict[str, Any] = {}
-    if values["queue"]:
-        own["queue"] = values["queue"]
-    for name in ("priority", "max_attempts"):
-        if values[name]:
-            own[name] = _whole(name, values[name])
-    if values["timeout"]:
-        own["timeout"] = _seconds("timeout", values["timeout"])
-    options = _rhythm(form)
-    options["key"] = values["key"]
-    options["max_concurrent"] = _whole("max_concurrent", values["max_concurrent"]) if values["max_concurrent"] else None
-    options["catch_up"] = values["catch_up"]
-    if values["jitter"]:
-        options["jitter"] = timedelta(seconds=_seconds("jitter", values["jitter"]))
-    return (call.options(**own) if own else call), options
-
-
-def _rhythm(given: FormData | QueryParams) -> dict[str, Any]:
-    zone = str(given.get("timezone") or "").strip() or None
-    if str(given.get("rhythm")) == "every":
-        unit = _UNITS.get(str(given.get("unit")), 1.0)
-        return {"run_every": timedelta(seconds=_seconds("every", str(given.get("every") or "")) * unit)}
-    expression = str(given.get("cron") or "").strip()
-    if not expression:
-        raise ValueError("Give a cron expression: minute hour day month weekday.")
-    find_zone(zone)
-    return {"cron": expression, "timezone": zone}
-
-
-def _rhythm_words(form: FormData) -> str:
-    if str(form.get("rhythm")) == "every":
-        return f"every {form.get('every')} {form.get('unit')}"
-    return f"{form.get('cron')} {form.get('timezone') or 'UTC'}"
-
-
-def _json(name: str, text: str, kind: type) -> Any:
-    try:
-        value = json.loads(text)
-    except ValueError as error:
-        raise ValueError(f"{name}: {text!r} is not JSON: {error}") from None
-    if not isinstance(value, kind):
-        example = "a list, as [1, 2]" if kind is list else 'an object, as {"region": "eu"}'
-        raise ValueError(f"{name}: give {example}")
-    return value
-
-
-def _whole(name: str, text: str) -> int:
-    try:
-        return int(text)
-    except ValueError:
-        raise ValueError(f"{name}: {text!r} is no whole number") from None
-
-
-def _seconds(name: str, text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        raise ValueError(f"{name}: {text!r} is no number") from None
-    if not 0 <= value <= 3.2e9:
-        raise ValueError(f"{name}: {text!r} is out of bounds")
-    return value
 
 
 def routes() -> list[BaseRoute]:

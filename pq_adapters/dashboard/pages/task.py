@@ -123,7 +123,7 @@ async def reschedule(request: Request) -> Response:
     """Give a pending task another time or priority."""
     task_id = request.path_params["task_id"]
     form = await request.form(max_files=0, max_fields=10)
-    changes = _changes(str(form.get("run_at") or ""), str(form.get("run_in") or ""), str(form.get("priority") or ""))
+    changes = changes_in(str(form.get("run_at") or ""), str(form.get("run_in") or ""), str(form.get("priority") or ""))
     if not changes:
         raise Problem(422, "this can't be done", "Say when it shall run, or with which priority.")
     async with dashboard_of(request).changing(
@@ -134,7 +134,8 @@ async def reschedule(request: Request) -> Response:
     return back(request, "task", done="rescheduled" if done else "not-rescheduled", task_id=task_id)
 
 
-def _changes(run_at: str, run_in: str, priority: str) -> dict[str, Any]:
+def changes_in(run_at: str, run_in: str, priority: str) -> dict[str, Any]:
+    """Return what fields say of a task's time and priority. Raises Problem 422."""
     changes: dict[str, Any] = {}
     try:
         if run_at:

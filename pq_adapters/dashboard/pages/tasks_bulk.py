@@ -26,7 +26,7 @@ BATCH = 500
 
 STATES: Mapping[str, tuple[str, ...]] = {
     "retry": ("failed", "cancelled"),
-    "cancel": ("waiting", "scheduled", "running"),
+    "cancel": ("waiting", "held", "scheduled", "running"),
     "delete": ("completed", "failed", "cancelled"),
 }
 """For which states an action can be asked for by filter. By ids a completed task can be retried as well."""

@@ -6,7 +6,9 @@ SELECT cast(json_build_object(
         t.created_at, t.started_at, t.completed_at, t.cancel_requested_at, t.cancel_reason, t.unroutable_since, t.fence,
         t.worker_id, t.schedule_id, t.tick_at, t.max_runtime_seconds, t.progress, t.progress_message, t.version,
         t.attempts, t.max_attempts, t.losses, t.snoozes, t.alone, t.on_lost, t.client_id, t.client_id_unique,
-        t.concurrency_key, t.error_fingerprint, t.headers, t.options, t.on_failure, t.ledger, s.hidden AS sensitive,
+        t.concurrency_key, (SELECT max(l.paused_until) FROM {schema}.pq_limits l
+            WHERE l.subject IN ('key:' || t.concurrency_key, 'task:' || t.name) AND l.paused_until > clock_timestamp())
+            AS paused_until, t.error_fingerprint, t.headers, t.options, t.on_failure, t.ledger, s.hidden AS sensitive,
         t.parked IS NOT NULL AS parked,
         CASE WHEN NOT s.hidden THEN t.payload END AS payload, CASE WHEN NOT s.hidden THEN t.result END AS result,
         CASE WHEN NOT s.hidden THEN t.error ELSE substring(t.error FROM '^[^\n]*') END AS error,

@@ -147,7 +147,7 @@
   // --- a schedule's form: what belongs to the other rhythm is put away
   function rhythm(form) {
     const kind = form.querySelector("input[name=rhythm]:checked");
-    for (const part of form.querySelectorAll("[data-rhythm]")) part.hidden = kind !== null && part.dataset.rhythm !== kind.value;
+    for (const part of form.querySelectorAll("[data-rhythm]")) part.hidden = kind !== null && !part.dataset.rhythm.split(" ").includes(kind.value);
   }
   for (const form of document.querySelectorAll("form[data-schedule]")) {
     rhythm(form);
