@@ -49,7 +49,7 @@ GRANT EXECUTE ON FUNCTION {schema}.pq_enqueue(jsonb) TO {producer};
 GRANT SELECT, INSERT, UPDATE, DELETE ON {worked} TO {worker};
 
 -- The viewer sees what happens, and neither arguments nor results nor output.
-GRANT SELECT ON {schema}.pq_workers, {schema}.pq_queues, {schema}.pq_statistics TO {viewer};
+GRANT SELECT ON {schema}.pq_workers, {schema}.pq_queues, {schema}.pq_statistics, {schema}.pq_limits TO {viewer};
 GRANT SELECT (id, run_at, created_at, started_at, completed_at, cancel_requested_at, unroutable_since, fence, worker_id,
     schedule_id, tick_at, max_runtime_seconds, progress, version, attempts, max_attempts, losses, lone_losses, snoozes,
     priority, due, alone, status, queue, name, on_lost, client_id, client_id_unique, concurrency_key, lane, outcome, error,
@@ -61,5 +61,6 @@ GRANT SELECT (id, client_id, name, key, priority, run_every, cron, timezone, nex
     skipped, last_skipped_at, missed, ended_at, removed_at, error, created_at, updated_at)
     ON {schema}.pq_periodic TO {viewer};
 GRANT EXECUTE ON FUNCTION {schema}.pq_channel(text) TO {producer}, {viewer};
+GRANT EXECUTE ON FUNCTION {schema}.pq_limit_slack(double precision) TO {viewer};
 
 COMMIT;

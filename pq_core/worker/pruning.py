@@ -70,7 +70,7 @@ class Pruner:
         now = self.clock()
         # Not at once: a worker that starts has better things to do, and many start together.
         self._check_at = now + min(self.interval, 10.0) * (0.5 + random())
-        self._sweep_at = now + min(self.interval, SWEEP) * random()
+        self._sweep_at = now + min(self.interval, SWEEP) * random() / 2
 
     @property
     def chore(self) -> str:

@@ -143,6 +143,7 @@ def test_a_viewer_sees_what_happens_and_no_values(login: Login, schema: str, emp
     with PQ(empty_database, schema=schema, tasks=[tasks.__name__]) as owner:
         owner.enqueue(tasks.add.call(1, 2))
         owner.run_inline()
+        owner.limit_queue("mail", concurrency=2, rate="5/s")
     dsn = login("viewer")
     seen = "SELECT id, name, status, queue, error, attempts, ledger FROM {s}.pq_tasks"
     assert not refused(dsn, seen, schema)
@@ -164,6 +165,7 @@ def test_a_viewer_sees_what_happens_and_no_values(login: Login, schema: str, emp
         assert pq.stats().due == 0
         assert pq.workers() == []
         assert pq.pending_count() == 0
+        assert [(one.name, one.allowed) for one in pq.limits()] == [("mail", 2)]
 
 
 def test_every_column_that_holds_values_is_kept_from_the_viewer(connection: psycopg.Connection) -> None:
