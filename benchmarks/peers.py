@@ -44,9 +44,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(given: argparse.Namespace) -> Report:
     """Install, measure and report."""
     report = Report("peers", {"tasks": given.tasks, "samples": given.samples, "rounds": given.rounds})
-    with _environment(given) as python, a_server(given.dsn) as server:
+    with an_environment(given) as python, a_server(given.dsn) as server:
         report.server = describe_server(server)
-        report.versions |= _installed(python)
+        report.versions |= installed(python)
         for _ in range(given.rounds):
             for variant, (program, told) in PEERS.items():
                 with a_database(server, tables=False) as dsn:
@@ -104,7 +104,7 @@ def address_of(dsn: str) -> dict[str, str]:
 
 
 @contextmanager
-def _environment(given: argparse.Namespace) -> Iterator[str]:
+def an_environment(given: argparse.Namespace) -> Iterator[str]:
     """Yield the Python of a virtual environment that has the peers."""
     if given.environment is not None:
         yield str(given.environment / "bin" / "python")
@@ -119,7 +119,7 @@ def _environment(given: argparse.Namespace) -> Iterator[str]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _installed(python: str) -> dict[str, str]:
+def installed(python: str) -> dict[str, str]:
     program = (
         "import importlib.metadata as m, json;"
         "print(json.dumps({n: m.version(n) for n in ('python-pq', 'procrastinate', 'pgqueuer')}))"
