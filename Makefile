@@ -10,7 +10,7 @@ SHELL := /bin/bash
 # COVER=1: report branch coverage, on the newest Python; the tests then take about a third longer.
 JOBS ?= 4
 TESTS ?=
-# The benchmarks of `make bench`; flat, image and peers take longer.
+# The benchmarks of `make bench`; flat, image, peers and failures take longer.
 BENCH ?= enqueue latency drain fork
 COUNT ?= 1000000
 VERSIONED = tests/unit tests/contract tests/adapters/test_sqlalchemy.py tests/adapters/test_pytest_plugin.py \

@@ -51,14 +51,14 @@ SYSTEMS = (
     System(
         "pq",
         "pq_toolkit",
-        "SELECT status::text, count(*) FROM pq_tasks GROUP BY 1",
+        "SELECT lower(status::text), count(*) FROM pq_tasks GROUP BY 1",
         frozenset({"completed", "failed", "cancelled"}),
         {},
     ),
     System(
         "python-pq",
         "python_pq",
-        "SELECT status::text, count(*) FROM pq_tasks GROUP BY 1",
+        "SELECT lower(status::text), count(*) FROM pq_tasks GROUP BY 1",
         frozenset({"completed", "failed"}),
         {"rollback": "its enqueue() takes neither connection nor session, and commits a transaction of its own"},
     ),
