@@ -7,11 +7,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from benchmarks.failure_report import FailureReport, Outcome
 
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.long
 def test_ours_loses_nothing_and_enqueues_nothing_that_was_rolled_back(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "benchmarks", "failures", "--systems", "pq", "--only", "worker,crash,rollback"]
     done = subprocess.run(

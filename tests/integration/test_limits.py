@@ -110,7 +110,7 @@ def test_tasks_of_one_key_run_in_order_and_keys_beside_each_other(
     assert [line[1] for line in spans] == ["begin", "end"] * 12
 
 
-@pytest.mark.parametrize("kind", ["queue", "function"])
+@pytest.mark.parametrize("kind", ["queue", pytest.param("function", marks=pytest.mark.long)])
 def test_rate_is_held_within_one_percent(
     database: str, connection: psycopg.Connection, tmp_path: Path, kind: str
 ) -> None:
@@ -131,7 +131,7 @@ def test_rate_is_held_within_one_percent(
     assert len(begun(path)) == 230
 
 
-@pytest.mark.parametrize("kind", ["queue", "function"])
+@pytest.mark.parametrize("kind", ["queue", pytest.param("function", marks=pytest.mark.long)])
 def test_rate_is_used_up_within_one_percent(
     database: str, connection: psycopg.Connection, tmp_path: Path, kind: str
 ) -> None:

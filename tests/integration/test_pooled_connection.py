@@ -46,15 +46,15 @@ def ask(connection: Connection, query: Query, *parameters: bytes) -> list[tuple[
 
 def test_session_on_which_another_has_prepared(database: str) -> None:
     with connected(database, setup=f"PREPARE {ANSWER.prepared} AS SELECT 13") as connection:
-        assert ask(connection, ANSWER, b"1") == [([[(b"2",)]], None)]
-        assert ask(connection, ANSWER, b"2") == [([[(b"3",)]], None)]
+        assert ask(connection, ANSWER, b"1") == [([[[b"2"]]], None)]
+        assert ask(connection, ANSWER, b"2") == [([[[b"3"]]], None)]
 
 
 def test_session_that_is_not_the_one_that_prepared(database: str) -> None:
     with connected(database) as connection:
-        assert ask(connection, ANSWER, b"1") == [([[(b"2",)]], None)]
+        assert ask(connection, ANSWER, b"1") == [([[[b"2"]]], None)]
         ask(connection, Query("pq_forget", "DEALLOCATE ALL"))
-        assert ask(connection, ANSWER, b"2") == [([[(b"3",)]], None)]
+        assert ask(connection, ANSWER, b"2") == [([[[b"3"]]], None)]
 
 
 def test_other_schemas_and_versions_prepare_under_other_names() -> None:
@@ -72,4 +72,4 @@ def test_other_errors_are_told_once(database: str) -> None:
         assert results is None
         assert error is not None
         assert error.sqlstate == "22012"
-        assert ask(connection, ANSWER, b"1") == [([[(b"2",)]], None)]
+        assert ask(connection, ANSWER, b"1") == [([[[b"2"]]], None)]
