@@ -161,6 +161,7 @@ def main() -> int:
         import atheris
     except ImportError:
         return run(given.count, seed=given.seed)
+    atheris.instrument_all()
     atheris.Setup([sys.argv[0], f"-runs={given.count}", f"-timeout={SLOWEST:g}", f"-seed={given.seed + 1}"], check)
     atheris.Fuzz()
     return 0

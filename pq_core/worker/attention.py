@@ -16,6 +16,7 @@ class Attention:
     """Whether an idle worker should claim, look, or sleep. Times are of the monotonic clock.
 
     ``claim_due``: the next claim is to find what has just become due.
+    ``heard``: it was woken since the last look was sent, which may have seen less than whoever woke it wrote.
     ``contended``: how often in a row something was due that could not be claimed, because somebody holds its lock.
     """
 
@@ -23,6 +24,7 @@ class Attention:
     claim: bool = True
     claim_due: bool = False
     marked: bool = False
+    heard: bool = False
     look_at: float | None = None
     next_due: float | None = None
     contended: int = 0
@@ -30,7 +32,7 @@ class Attention:
 
     def wake(self) -> None:
         """There may be something to claim."""
-        self.claim = True
+        self.claim = self.heard = True
 
     def fall_asleep(self, now: float, next_due: float | None) -> None:
         """Nothing is ready: plan the next look."""

@@ -168,6 +168,7 @@ class Claims:
             # enqueues after the look sees it and notifies; who enqueued before is seen.
             self.attention.marked = True
             return [(self.statements["sleeping"], [integer(worker_id), b"t"])]
+        self.attention.heard = False
         return [(self.statements["look"], [self._queues, *self._bands, self.ticking.held_ids])]
 
     def take(self, kind: str, rows: list[Row], *, asked: int, now: float) -> list[Claimed]:
@@ -183,7 +184,9 @@ class Claims:
                 self.limited.seen(now)
             self.ticking.heard(next_tick, is_cron)
             self.suspects = suspects == b"t"
-            if ready == b"t" and self._in_vain:
+            if self.attention.heard:
+                self.attention.wake()  # the notification has overtaken the answer
+            elif ready == b"t" and self._in_vain:
                 self.attention.try_again(now)
             elif ready == b"t":
                 self.attention.wake()

@@ -18,9 +18,11 @@ from collections.abc import Iterable, Iterator
 
 FOR_EVER = 0xFFFFFFFF
 """The count in the lower half of the field: PEP 683, "immortal" for CPython 3.12 to 3.14 in 64 bits."""
+_OFFSET = 0 if sys.byteorder == "little" else 4
 KNOWN = ((3, 12), (3, 13), (3, 14))
 
-_LASTING: tuple[type, ...] = (
+_ATOMS = frozenset((str, bytes, int, float))
+_LASTING = _ATOMS | {
     types.FunctionType,
     types.BuiltinFunctionType,
     types.ModuleType,
@@ -34,13 +36,9 @@ _LASTING: tuple[type, ...] = (
     property,
     types.CodeType,
     types.CellType,
-    str,
-    bytes,
-    int,
-    float,
     tuple,
     frozenset,
-)
+}
 """What is looked at and not changed. Instances, lists and other dicts are left: a program may want to see them end."""
 
 
@@ -51,15 +49,23 @@ def immortalize() -> int:
     """
     if not possible():
         return 0
-    found: dict[int, object] = {}
-    for each in gc.get_objects():
-        if isinstance(each, type) or type(each) in _LASTING:
-            _note(each, found)
-    set_count = ctypes.c_uint32.from_address
-    offset = 0 if sys.byteorder == "little" else 4
-    for address in found:
-        set_count(address + offset).value = FOR_EVER
-    return len(found)
+    count_at = ctypes.c_uint32.from_address
+    done = 0
+    pending: list[object] = [one for one in gc.get_objects() if type(one) in _LASTING or isinstance(one, type)]
+    while pending:
+        one = pending.pop()
+        count = count_at(id(one) + _OFFSET)
+        if count.value == FOR_EVER:
+            continue  # it has been seen, here or by an earlier call
+        count.value = FOR_EVER
+        done += 1
+        for part in _parts(one):
+            kind = type(part)
+            if kind in _ATOMS:
+                count_at(id(part) + _OFFSET).value = FOR_EVER
+            elif kind in _LASTING or isinstance(part, type):
+                pending.append(part)
+    return done
 
 
 def possible() -> bool:
@@ -69,7 +75,7 @@ def possible() -> bool:
     if sysconfig.get_config_var("Py_GIL_DISABLED") or sysconfig.get_config_var("Py_DEBUG"):
         return False
     probe = object()
-    count = ctypes.c_uint32.from_address(id(probe) + (0 if sys.byteorder == "little" else 4))
+    count = ctypes.c_uint32.from_address(id(probe) + _OFFSET)
     held = [probe] * 100
     if sys.getrefcount(probe) - count.value not in (0, 1):  # with or without the argument's own
         return False
@@ -81,18 +87,8 @@ def possible() -> bool:
     return unmoved and count.value == FOR_EVER
 
 
-def _note(each: object, found: dict[int, object]) -> None:
-    """Note an object, and what belongs to it for as long as it lives."""
-    pending = [each]
-    while pending:
-        one = pending.pop()
-        if id(one) in found:
-            continue
-        found[id(one)] = one
-        pending += (part for part in _parts(one) if type(part) in _LASTING or isinstance(part, type))
-
-
 def _parts(one: object) -> Iterable[object]:
+    """Return what belongs to an object for as long as it lives."""
     if isinstance(one, types.CodeType):
         return (
             one.co_consts,

@@ -59,6 +59,24 @@ def test_two_more_looks_follow_before_the_poll_interval() -> None:
     assert looks == [0.05, 0.3, 1.0, 1.0]
 
 
+def test_notification_that_overtakes_the_answer_to_a_look_is_not_slept_over() -> None:
+    """The look began before the task was committed, so it found nothing; nobody notifies a second time."""
+    worker = claims()
+    worker.statements_to_send(1.0, 7, room=2, busy=False, reporting=False)
+    worker.take("pq_claim_one_queue", [], asked=2, now=1.0)
+    worker.statements_to_send(1.0, 7, room=2, busy=False, reporting=False)
+    worker.take("pq_sleeping", [], asked=2, now=1.0)
+    assert names(worker.statements_to_send(1.0, 7, room=2, busy=False, reporting=False)) == ["pq_look"]
+    worker.attention.wake()
+    worker.take("pq_look", EMPTY_LOOK, asked=2, now=1.0)
+
+    assert names(worker.statements_to_send(1.0, 7, room=2, busy=False, reporting=False))[-1] == "pq_claim_one_queue"
+    worker.take("pq_claim_one_queue", [], asked=2, now=1.0)
+    assert names(worker.statements_to_send(1.0, 7, room=2, busy=False, reporting=False)) == ["pq_look"]
+    worker.take("pq_look", EMPTY_LOOK, asked=2, now=1.0)
+    assert worker.statements_to_send(1.0, 7, room=2, busy=False, reporting=False) == []
+
+
 def test_busy_worker_holds_back_for_a_suspect_for_a_while_only() -> None:
     worker = claims()
     worker.suspects = True
