@@ -22,7 +22,7 @@ _OFFSET = 0 if sys.byteorder == "little" else 4
 KNOWN = ((3, 12), (3, 13), (3, 14))
 
 _ATOMS = frozenset((str, bytes, int, float))
-_LASTING = _ATOMS | {
+_LOADED = {
     types.FunctionType,
     types.BuiltinFunctionType,
     types.ModuleType,
@@ -35,11 +35,10 @@ _LASTING = _ATOMS | {
     classmethod,
     property,
     types.CodeType,
-    types.CellType,
-    tuple,
-    frozenset,
 }
-"""What is looked at and not changed. Instances, lists and other dicts are left: a program may want to see them end."""
+_PARTS = {types.CellType, tuple, frozenset}
+"""Of a function or a class only: a tuple of the program's own may hold a file that is flushed when it ends. Instances,
+lists and other dicts are left anyway."""
 
 
 def immortalize() -> int:
@@ -51,7 +50,7 @@ def immortalize() -> int:
         return 0
     count_at = ctypes.c_uint32.from_address
     done = 0
-    pending: list[object] = [one for one in gc.get_objects() if type(one) in _LASTING or isinstance(one, type)]
+    pending: list[object] = [one for one in gc.get_objects() if type(one) in _LOADED or isinstance(one, type)]
     while pending:
         one = pending.pop()
         count = count_at(id(one) + _OFFSET)
@@ -63,7 +62,7 @@ def immortalize() -> int:
             kind = type(part)
             if kind in _ATOMS:
                 count_at(id(part) + _OFFSET).value = FOR_EVER
-            elif kind in _LASTING or isinstance(part, type):
+            elif kind in _LOADED or kind in _PARTS or isinstance(part, type):
                 pending.append(part)
     return done
 
@@ -111,4 +110,4 @@ def _of_namespace(one: object) -> Iterator[object]:
         yield part
         if type(part) is dict:
             yield from part
-            yield from part.values()
+            yield from (value for value in part.values() if type(value) not in _PARTS)

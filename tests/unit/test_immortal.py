@@ -22,6 +22,7 @@ class Loaded:
 class Held: pass
 
 held, values = Held(), [1.5]
+in_a_tuple = (Held(), frozenset([Held()]))
 looked_at = [Loaded, Loaded.method, Loaded.method.__code__, json, json.loads]
 left_alone = [held, values, vars(held)]
 count = immortalize()
@@ -37,6 +38,9 @@ gone = []
 weakref.finalize(held, gone.append, 1)
 del held
 assert gone == [1], "an instance still ends with its last reference"
+weakref.finalize(in_a_tuple[0], gone.append, 2)
+del in_a_tuple
+assert gone == [1, 2], "and so does what a tuple of the program's holds"
 
 # And everything goes on: calls, errors, new classes and functions, collections, the end.
 assert Loaded().method() == "constant of Loaded"
@@ -62,9 +66,10 @@ def test_programs_end_as_ever(module: str) -> None:
         "from pq_core.worker.immortal import immortalize\n"
         "unclosed = tempfile.NamedTemporaryFile('w', delete=False)\n"
         "print(unclosed.name, flush=True)\n"
+        "unclosed = (unclosed,)\n"
         "assert immortalize()\n"
         "atexit.register(print, 'at exit', flush=True)\n"
-        "unclosed.write('written at the very end')\n"
+        "unclosed[0].write('written at the very end')\n"
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
 

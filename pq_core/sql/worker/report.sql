@@ -83,7 +83,7 @@ SELECT e.id, e.fence, coalesce(r.status, t.status) AS status,
         WHEN a.outcome <> 'lost' AND a.worker_id = $1::bigint THEN 'self'
         ELSE 'lost'
     END AS report,
-    coalesce(a.outcome, t.outcome) AS outcome, r.retry_in, (SELECT enqueued FROM consequences) AS consequences, 
+    coalesce(a.outcome, t.outcome) AS outcome, r.retry_in, (SELECT enqueued FROM consequences) AS consequences,
     (SELECT count FROM told) + (SELECT count FROM woken) AS told
 FROM ending e LEFT JOIN recorded r USING (id) LEFT JOIN {schema}.pq_tasks t ON t.id = e.id
     LEFT JOIN {schema}.pq_attempts a ON a.task_id = e.id AND a.fence = e.fence;
