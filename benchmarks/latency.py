@@ -6,6 +6,7 @@ import argparse
 import random
 import statistics
 import time
+from collections.abc import Iterator
 
 from benchmarks.database import a_database, a_server
 from benchmarks.machine import describe_server
@@ -22,6 +23,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     """Add what this benchmark takes."""
     parser.add_argument("--samples", type=int, default=60, help="in each round and variant [60: 300 with 5 rounds]")
     parser.add_argument("--tasks-per-child", type=int, nargs="+", default=[1, 1000])
+    parser.add_argument("--spares", type=int, nargs="+", default=[0, 2], help="with one task per child")
 
 
 def run(given: argparse.Namespace) -> Report:
@@ -32,9 +34,8 @@ def run(given: argparse.Namespace) -> Report:
         report.server = describe_server(dsn)
         pq.include(clock.group)
         for _ in range(given.rounds):
-            for per_child in given.tasks_per_child:
-                variant = f"{per_child} per child"
-                with running(dsn, "--tasks-per-child", str(per_child)):
+            for variant, options in _variants(given):
+                with running(dsn, *options):
                     samples = [_sample(pq) for _ in range(given.samples + 5)][5:]
                 every.setdefault(variant, []).extend(samples)
                 report.add(variant, "p50", statistics.median(samples), "ms")
@@ -46,6 +47,17 @@ def run(given: argparse.Namespace) -> Report:
         )
     report.note("from when enqueue() returns, which is after the commit, to the clock read in the task's first line")
     return report
+
+
+def _variants(given: argparse.Namespace) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Return the workers to compare, each with its name: reused children need no spares."""
+    for per_child in given.tasks_per_child:
+        options = ("--tasks-per-child", str(per_child))
+        if per_child > 1:
+            yield f"{per_child} per child", options
+        else:
+            for spares in given.spares:
+                yield f"1 per child, {spares} forked ahead", (*options, "--spares", str(spares))
 
 
 def percentile(values: list[float], share: float) -> float:

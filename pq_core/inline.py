@@ -117,6 +117,7 @@ class _Inline:
             worker_id=WORKER_ID,
             schema=pq.schema,
             as_declared=self.program.as_declared,
+            prepared=lambda task: task,
             load=self.program.load,
             in_child=nullcontext,
             retryable=self.program.retryable,

@@ -66,7 +66,7 @@ def pq_worker_stop(worker: WorkerInfo) -> None:
 
 @hookspec
 def pq_pre_fork(task: ClaimedTask) -> None:
-    """Take a last look at a task before it is handed to a process.
+    """Take a last look at a task before it is handed to a process, which may have been forked ahead.
 
     The worker serves nothing else meanwhile: no I/O, microseconds.
 

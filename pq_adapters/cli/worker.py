@@ -32,6 +32,12 @@ MOST_PROCESSES = 1000
 @click.option("--processes", type=click.IntRange(1, MOST_PROCESSES), default=1, metavar="N", help="Worker processes.")
 @click.option("--tasks-per-child", type=int, default=1, metavar="N", help="Tasks that one child runs.")
 @click.option(
+    "--spares",
+    type=int,
+    metavar="N",
+    help="Processes forked ahead, with one task per child. [default: --concurrency, 2 to 8]",
+)
+@click.option(
     "--async-concurrency",
     type=int,
     default=1,

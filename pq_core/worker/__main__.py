@@ -34,7 +34,7 @@ def main(argv: list[str]) -> int:
     keeper = Keeper(
         start,
         processes=int(spec.get("processes", 1)),
-        children=int(spec["options"]["concurrency"]),
+        children=int(spec["options"]["concurrency"]) + int(spec["options"].get("spares") or 0),
         log=_log,
         vitals=vitals if vitals.wanted else None,
     )

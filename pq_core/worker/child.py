@@ -62,7 +62,7 @@ class _Tasks:
 
 def run_child(
     setup: ChildSetup,
-    task: ClaimedTask,
+    task: ClaimedTask | None,
     place: Place,
     fd: int,
     *,
@@ -71,7 +71,7 @@ def run_child(
     null_fd: int,
     crowd: Callable[[ChildSetup, ClaimedTask, Channel, int], int] | None = None,
 ) -> NoReturn:
-    """Run ``task`` in this new process, and those that come through its inbox; then end it.
+    """Run ``task`` in this new process, None: the first to come, and those that come through its inbox; then end it.
 
     ``drop``: inherited descriptors to put out of use. ``crowd``: runs many coroutines at the same time.
     Signals are blocked when it is called; it unblocks them once its own handlers stand.
@@ -80,7 +80,9 @@ def run_child(
     try:
         stopper = _become_child(setup, task, place, drop, null_fd)
         channel = Channel(fd)
-        if inbox_fd is None:
+        if task is None:
+            status = _run_spare(setup, channel, stopper, _Tasks(setup, inbox_fd))
+        elif inbox_fd is None:
             status = _run_one(setup, task, channel, stopper)
         elif crowd is not None:
             Tee.place = None  # whose output it is can't be told
@@ -96,13 +98,24 @@ def run_child(
 
 def _run_one(setup: ChildSetup, task: ClaimedTask, channel: Channel, stopper: Stopper) -> int:
     """Run the only task of this process; the worker gets its cost from the system."""
-    end = _run_guarded(setup, task, channel, stopper)
+    end = run_guarded(setup, task, channel, stopper)
     flush()
     if end["how"] == "succeeded":
         frame = wire.pack_done(task.id, task.fence, end["result"])
     else:
         frame = wire.pack(wire.Kind.END, {**end, "id": task.id, "fence": task.fence})
     return 0 if channel.send(frame) else CANNOT_REPORT
+
+
+def _run_spare(setup: ChildSetup, channel: Channel, stopper: Stopper, tasks: _Tasks) -> int:
+    """Wait for the only task of this process, and run it."""
+    task = tasks.next()
+    if task is None:
+        return 0
+    stopper.place.begin(task.id, task.fence, time.monotonic())
+    task = setup.prepared(task)
+    _limit_memory(task)
+    return _run_one(setup, task, channel, stopper)
 
 
 def _run_many(setup: ChildSetup, first: ClaimedTask, channel: Channel, stopper: Stopper, tasks: _Tasks) -> int:
@@ -114,7 +127,7 @@ def _run_many(setup: ChildSetup, first: ClaimedTask, channel: Channel, stopper: 
         stopper.task = task
         began = time.monotonic()
         place.begin(task.id, task.fence, began)
-        end = _run_guarded(setup, task, channel, stopper)
+        end = run_guarded(setup, task, channel, stopper)
         flush()
         tasks.left -= 1
         if tasks.left and _has_children():
@@ -141,7 +154,7 @@ def _run_many(setup: ChildSetup, first: ClaimedTask, channel: Channel, stopper: 
     return 0
 
 
-def _run_guarded(setup: ChildSetup, task: ClaimedTask, channel: Channel, stopper: Stopper) -> dict[str, Any]:
+def run_guarded(setup: ChildSetup, task: ClaimedTask, channel: Channel, stopper: Stopper) -> dict[str, Any]:
     try:
         end = _run(setup, task, channel, stopper)
     except (TaskTimeout, TaskCancelled) as error:
@@ -158,7 +171,9 @@ def _has_children() -> bool:
     return True
 
 
-def _become_child(setup: ChildSetup, task: ClaimedTask, place: Place, drop: Iterable[int], null_fd: int) -> Stopper:
+def _become_child(
+    setup: ChildSetup, task: ClaimedTask | None, place: Place, drop: Iterable[int], null_fd: int
+) -> Stopper:
     signal.set_wakeup_fd(-1)
     os.setpgid(0, 0)
     guards.die_with_parent(setup.worker_pid)
@@ -175,11 +190,16 @@ def _become_child(setup: ChildSetup, task: ClaimedTask, place: Place, drop: Iter
     guards.offer_to_oom_killer()
     if (numpy := sys.modules.get("numpy")) is not None and hasattr(numpy, "random"):
         numpy.random.seed()  # the standard library's generator reseeds itself after a fork
+    if task is not None:
+        _limit_memory(task)
+    Tee.place = place
+    return stopper
+
+
+def _limit_memory(task: ClaimedTask) -> None:
     memory_limit = task.options.get("memory_limit")
     if memory_limit:
         guards.limit_memory(int(memory_limit))
-    Tee.place = place
-    return stopper
 
 
 def _run(setup: ChildSetup, task: ClaimedTask, channel: Channel, stopper: Stopper) -> dict[str, Any]:

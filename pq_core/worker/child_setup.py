@@ -22,16 +22,17 @@ class Unroutable(Exception):
 class ChildSetup:
     """What the worker prepared once for all its children.
 
-    ``as_declared``: takes what a row leaves unsaid from the code. ``load``: decodes the payload and binds it to the
-    function; raises Unroutable. ``in_child``: the plugins' context managers as one. ``retryable``: says whether an
-    exception is tried again. ``sensitive``: says whether nothing of a task's values may get out. ``handled``: signals
-    for which the worker has handlers.
+    ``as_declared``: takes what a row leaves unsaid from the code, ``prepared`` from the worker's options. ``load``:
+    decodes the payload and binds it to the function; raises Unroutable. ``in_child``: the plugins' context managers as
+    one. ``retryable``: says whether an exception is tried again. ``sensitive``: says whether nothing of a task's values
+    may get out. ``handled``: signals for which the worker has handlers.
     """
 
     worker_pid: int
     worker_id: int
     schema: str
     as_declared: Callable[[ClaimedTask], ClaimedTask]
+    prepared: Callable[[ClaimedTask], ClaimedTask]
     load: Callable[[ClaimedTask], tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]]
     in_child: Callable[[ClaimedTask], AbstractContextManager[Any]]
     retryable: Callable[[ClaimedTask, BaseException], bool]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import selectors
 from collections.abc import Callable, Iterator
 from math import inf
@@ -16,6 +17,7 @@ from pq_core.worker.pace import HORIZON
 from pq_core.worker.processes import CrowdRunner, Processes
 from pq_core.worker.reaping import Reaping
 from pq_core.worker.runs import Child, Claimed, Run
+from pq_core.worker.spares import Spares
 
 LOOK = 0.002
 """Seconds between two readings of children that the selector does not report, at least."""
@@ -28,7 +30,8 @@ class Children:
 
     ``inherited``: descriptors that a child must put out of use, beside its siblings' sockets. ``before``: gets each
     task before it is handed to a process. ``tail``: bytes of output kept per attempt. ``run_crowd``: runs coroutines
-    together in a child, up to ``async_concurrency`` of what ``is_async`` says are such.
+    together in a child, up to ``async_concurrency`` of what ``is_async`` says are such. ``spares``: processes forked
+    ahead.
     """
 
     def __init__(
@@ -44,11 +47,12 @@ class Children:
         async_concurrency: int = 1,
         is_async: Callable[[ClaimedTask], bool] = lambda task: False,
         run_crowd: CrowdRunner | None = None,
+        spares: int = 0,
     ) -> None:
         processes = Processes(setup=setup, selector=selector, tail=tail, inherited=inherited)
 
         def fork(claimed: Claimed, run: Run) -> Child:
-            return processes.fork(claimed.task, reused=True, crowd=run_crowd)
+            return processes.fork(claimed.task, fed=True, crowd=run_crowd)
 
         crowd = Crowd(
             size=async_concurrency if run_crowd is not None else 1,
@@ -64,6 +68,9 @@ class Children:
         self.crowd = crowd
         self.feeding = feeding
         self.listening = listening
+        self.spares = Spares(
+            processes=processes, feeding=feeding, size=spares, always=concurrency < (os.cpu_count() or 1)
+        )
         self.halting = Halting(processes=processes, crowd=crowd, feeding=feeding, listening=listening)
         self.reaping = Reaping(processes=processes, crowd=crowd, feeding=feeding, listening=listening)
 

@@ -114,18 +114,19 @@ class Feeding:
         if self.processes.working >= self.concurrency:
             self.stock.insert(at, claimed)  # its inbox was full; has_place is false now
             return
-        alone = self.processes.setup.tasks_per_child == 1 or needs_own_process(claimed.task)
+        one_each = self.processes.setup.tasks_per_child == 1
+        idle = [child for child in self.processes if child.idle]
+        alone = not idle if one_each else needs_own_process(claimed.task)
         message = None if alone else inbox.pack(claimed.row)
         if message is not None and len(message) > inbox.TASK_LIMIT:
             message = None
-        idle = [child for child in self.processes if child.idle]
         if message is not None:
             for child in idle:
                 if self._hand_over(child, claimed, message):
                     return
-        elif idle and len(self.processes) >= self.concurrency:
+        elif idle and not one_each and len(self.processes) >= self.concurrency:
             self.let_go(idle[0])  # so that no more processes live than agreed
-        child = self.processes.fork(claimed.task, reused=message is not None)
+        child = self.processes.fork(claimed.task, fed=message is not None and not one_each)
         now = monotonic()
         child.push(self.new_run(claimed, now, begun=True), now)
 

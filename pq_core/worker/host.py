@@ -25,8 +25,8 @@ from pq_core.worker import guards, image
 from pq_core.worker.channel import Channel
 from pq_core.worker.child_setup import ChildSetup
 from pq_core.worker.forking import fork, reap
+from pq_core.worker.rehearsing import rehearse
 from pq_core.worker.rows import LAST
-from pq_core.worker.runs import Claimed
 
 if TYPE_CHECKING:
     from psycopg.pq.abc import PGconn
@@ -132,6 +132,7 @@ class Host:
 
     def freeze(self) -> None:
         """Make the image cheap to fork, and note what every child must put out of use."""
+        rehearse()
         image.settle(immortal=self.options.immortal)
         self.huge.enabled = self.options.huge_pages
         self.huge.collapse()
@@ -165,6 +166,7 @@ class Host:
             worker_id=worker_id,
             schema=self.schema,
             as_declared=program.as_declared,
+            prepared=self.prepared,
             load=program.load,
             in_child=lambda task: plugins.in_child(program.shown(task), passing=(TaskTimeout, TaskCancelled)),
             retryable=program.retryable,
@@ -177,12 +179,12 @@ class Host:
             handled=tuple(number for number in RESET if signal.getsignal(number) is not signal.SIG_DFL),
         )
 
-    def prepared(self, claimed: Claimed) -> Claimed:
+    def prepared(self, task: ClaimedTask) -> ClaimedTask:
         """Return the task with the worker's defaults for what it leaves unsaid."""
-        limit, task = self.options.memory_limit, claimed.task
+        limit = self.options.memory_limit
         if not isinstance(limit, int) or task.options.get("memory_limit"):
-            return claimed
-        return replace(claimed, task=replace(task, options={**task.options, "memory_limit": limit}))
+            return task
+        return replace(task, options={**task.options, "memory_limit": limit})
 
     def placeholder(self, id_: int, fence: int) -> ClaimedTask:
         """Return a stand-in for a task of which only id and fence are known."""

@@ -60,6 +60,10 @@ class HugePages:
             done += self._collapse(self._pending.pop())
         return done
 
+    def unsettled(self, forks: int) -> bool:
+        """Say whether there is something to mend after ``forks``, once no child shares the memory."""
+        return self.enabled and (bool(self._pending) or forks - self._mended_at >= MEND_AFTER)
+
     def tend(self, *, forks: int, idle: bool) -> bool:
         """Mend a little of what ``forks`` broke up, only while ``idle``; True when there is more to do."""
         if not self.enabled or not idle:

@@ -38,7 +38,7 @@ _LOADED = {
 }
 _PARTS = {types.CellType, tuple, frozenset}
 """Of a function or a class only: a tuple of the program's own may hold a file that is flushed when it ends. Instances,
-lists and other dicts are left anyway."""
+lists and dicts but a module's own are left anyway."""
 
 
 def immortalize() -> int:
@@ -58,6 +58,8 @@ def immortalize() -> int:
             continue  # it has been seen, here or by an earlier call
         count.value = FOR_EVER
         done += 1
+        if isinstance(one, types.ModuleType):
+            count_at(id(vars(one)) + _OFFSET).value = FOR_EVER  # each look-up in a module counts its dict
         for part in _parts(one):
             kind = type(part)
             if kind in _ATOMS:

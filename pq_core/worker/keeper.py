@@ -54,7 +54,7 @@ class Page:
 
     def __init__(self, *, children: int, ordinal: int = 0) -> None:
         self.ordinal = ordinal
-        self._most = children = 2 * children + 8  # a reused child may still be leaving while another runs
+        self._most = children = 2 * children + 8  # one may be leaving while another runs; spares
         self._map = mmap.mmap(-1, _HEAD.size + _PID.size * (children + 1))
 
     def write(self, worker_id: int, expires: float, pids: list[int]) -> None:

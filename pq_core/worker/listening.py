@@ -109,7 +109,7 @@ class Listening:
     def _note_end(self, child: Child, run: Run, body: dict[str, Any]) -> None:
         now = monotonic()
         run.end, run.begun = body, True
-        if child.inbox is None:
+        if child.single:
             # A process for one task: how it exits belongs to the outcome.
             child.kill_at = child.kill_at if child.kill_at is not None else now + LAST_WORD_GRACE
             child.leaving = True

@@ -18,6 +18,8 @@ BANDS: dict[str, tuple[int, int]] = {
 }
 """Priorities by name, as bands: Django's -100…100 and any other integer fall into one of them."""
 
+MOST_SPARES = 8
+"""Processes forked ahead where nothing else is said: more tasks than that at once are no sudden single ones."""
 LONGEST_LEASE = 3600.0
 SHORTEST_LEASE = 3.0
 
@@ -40,6 +42,8 @@ class WorkerOptions:
     large images cheap. ``immortal``: what is loaded when the worker starts counts its references no more, which makes
     tasks touch less memory; not for a process that goes on to something else. ``prune_share``: of the
     database's time that deleting old tasks may take, 0 for none, with ``prune_interval`` seconds between two rounds.
+    ``spares``: processes forked ahead that wait for a task where each task has one of its own; None: as many as
+    ``concurrency``, from 2 to 8.
     ``metrics_port``: serve Prometheus' text there, the next process of a keeper on the next port; ``metrics_host``: the
     address to bind. ``unroutable_after``: seconds after which a task that no worker can run has failed.
     """
@@ -48,6 +52,7 @@ class WorkerOptions:
     priorities: tuple[str, ...] | None = None
     concurrency: int = 0
     tasks_per_child: int = 1
+    spares: int | None = None
     async_concurrency: int = 1
     lease: float = 30.0
     until_empty: bool = False
@@ -81,6 +86,8 @@ class WorkerOptions:
                 object.__setattr__(self, name, _names(name, value))
         _whole("concurrency", self.concurrency, 1, 1000)
         _whole("tasks_per_child", self.tasks_per_child, 1, 10_000_000)
+        if self.spares is not None:
+            _whole("spares", self.spares, 0, 1000)
         _whole("async_concurrency", self.async_concurrency, 1, 100_000)
         _whole("output_tail", self.output_tail, 0, 16 * 2**20)
         _whole("result_limit", self.result_limit, 1024, 256 * 2**20)
@@ -106,6 +113,13 @@ class WorkerOptions:
         for band in self.priorities or ():
             if band not in BANDS:
                 raise InvalidOption(f"priorities: there is no band {band!r}; known are {', '.join(BANDS)}")
+
+    @property
+    def spare_processes(self) -> int:
+        """How many processes to fork ahead: none where they are reused, or for a single task."""
+        if self.tasks_per_child > 1 or self.once:
+            return 0
+        return min(max(self.concurrency, 2), MOST_SPARES) if self.spares is None else self.spares
 
     def ranges(self) -> list[tuple[int, int]]:
         """Return the ranges of priorities to claim from, highest first, neighbours joined."""

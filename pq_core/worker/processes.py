@@ -35,6 +35,7 @@ class Processes:
 
     ``inherited``: descriptors that a child must put out of use, beside its siblings' sockets. ``tail``: bytes of output
     kept per attempt. ``forks``: how many children there have been. ``look_for_ended``: some child may have ended.
+    ``spare_died``: one ended by itself before it got a task.
     """
 
     setup: ChildSetup
@@ -43,6 +44,7 @@ class Processes:
     inherited: Callable[[], list[int]]
     forks: int = 0
     look_for_ended: bool = True
+    spare_died: bool = False
     _alive: dict[int, Child] = field(default_factory=dict)
     _places: list[Place] = field(default_factory=list)
     _null_fd: int = field(default_factory=lambda: os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC))
@@ -68,9 +70,10 @@ class Processes:
         """Return how long a frame may be that tells of the task."""
         return self.setup.result_limit_of(task) + wire.OVERHEAD
 
-    def fork(self, task: ClaimedTask, *, reused: bool, crowd: CrowdRunner | None = None) -> Child:
-        """Fork a child for ``task``. ``crowd``: runs coroutines in it, this one and those that follow.
+    def fork(self, task: ClaimedTask | None, *, fed: bool, crowd: CrowdRunner | None = None) -> Child:
+        """Fork a child for ``task``; None: a spare one. ``fed``: it gets tasks through an inbox.
 
+        ``crowd``: runs coroutines in it, this one and those that follow.
         Raises OSError when the system has no process or socket left.
         """
         setup, null_fd = self.setup, self._null_fd
@@ -79,7 +82,7 @@ class Processes:
         try:
             place = self._places.pop() if self._places else Place(tail=self.tail)
             place.reset()
-            box = Inbox() if reused else None
+            box = Inbox() if fed else None
             fd = theirs.fileno()
             inbox_fd = None if box is None else box.theirs
             drop = self._to_drop(ours.fileno(), box, keep=(fd, null_fd, place.stack_fd, inbox_fd))
@@ -104,10 +107,11 @@ class Processes:
                 pid=pid,
                 place=place,
                 socket=ours,
-                decoder=wire.Decoder(self.frame_limit(task)),
+                decoder=wire.Decoder(wire.OVERHEAD if task is None else self.frame_limit(task)),
                 inbox=box,
-                left=setup.tasks_per_child - 1 if reused else 0,
+                left=setup.tasks_per_child - (task is not None) if fed else 0,
                 crowd=crowd is not None,
+                single=crowd is None and (setup.tasks_per_child == 1 or not fed),
             )
         )
 

@@ -72,7 +72,8 @@ class Child:
     ``left``: tasks that it may still be handed. ``leaving``: it gets no more. ``look_at``: when the worker has to look
     whether the first run is over its time. ``silent``: the selector does not report it; it is read at every turn.
     ``since``: since when the first run is the first. ``crowd``: it runs many coroutines, and ``runs`` is
-    empty. ``stopping``: why it was last asked to stop.
+    empty. ``single``: it is for one task, so how it exits belongs to the outcome. ``stopping``: why it was last asked
+    to stop.
     ``cpu_user``, ``cpu_system``: seconds that the runs which it has ended used.
     """
 
@@ -93,6 +94,7 @@ class Child:
     leaving: bool = False
     silent: bool = False
     crowd: bool = False
+    single: bool = False
     eof: bool = False
     killed: bool = False
     oom_killed: bool = False
@@ -105,7 +107,7 @@ class Child:
 
     @property
     def idle(self) -> bool:
-        """True for a reused child without work that may get some."""
+        """True for a child without work that may get some: a reused one, or a spare."""
         return not self.runs and not self.leaving and not self.crowd
 
     @property

@@ -53,8 +53,8 @@ class Starting:
                 words = f"its row was not written by pq: the stored options make no sense: {absurd}"
                 self.entering.enter(task, Verdict(outcome=Outcome.RAISED, error=words, retryable=False, started=False))
                 continue
-            declared = self.program.as_declared(task)
-            runnable.append(self.host.prepared(claimed if declared is task else replace(claimed, task=declared)))
+            full = self.host.prepared(self.program.as_declared(task))
+            runnable.append(claimed if full is task else replace(claimed, task=full))
         self.feeding.add(runnable)
 
     def advance(self, now: float, *, allowed: bool) -> None:

@@ -24,7 +24,7 @@ class Stopper:
     systemd signals every process of a unit, and a late signal must not hit the next task of a reused child.
     """
 
-    def __init__(self, place: Place, task: ClaimedTask) -> None:
+    def __init__(self, place: Place, task: ClaimedTask | None) -> None:
         self.place = place
         self.task = task
         self.armed = False
@@ -62,7 +62,7 @@ class Stopper:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
     def __call__(self, signal_number: int, frame: FrameType | None) -> None:
-        if not self.armed or self._held:
+        if not self.armed or self._held or self.task is None:
             return
         match self.place.stop_reason(self.task.id, self.task.fence):
             case StopReason.NONE:

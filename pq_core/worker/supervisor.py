@@ -95,6 +95,7 @@ class Supervisor:
             async_concurrency=options.async_concurrency,
             is_async=program.is_async,
             run_crowd=host.crowd_runner(),
+            spares=options.spare_processes,
         )
 
     def _set_up_lives(self) -> None:
@@ -292,6 +293,8 @@ class Supervisor:
         more = self.host.tend(forks=processes.forks, idle=not processes.pids)
         self._image_at = now if more else None
         self.host.publish(self.lease.worker_id, self.lease.expires, processes.pids)
+        unsettled = self.host.huge.unsettled(processes.forks)
+        self.children.spares.advance(now, allowed=self.phases.claiming, unsettled=unsettled)
 
     def _timeout(self) -> float:
         """Return the seconds for which nothing has to be done, unless something happens."""
@@ -305,6 +308,7 @@ class Supervisor:
             self.lease.next_event(),
             self.phases.next_event(now),
             self._image_at,
+            self.children.spares.next_event(now),
             self.obituaries.next_event(),
             self.scrapes.next_event() if self.scrapes is not None else None,
             self.registration.next_event(now),

@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import Iterator
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 import psycopg
@@ -22,10 +23,12 @@ from tests.integration.worker_process import (
     descendants_of,
     eventually,
     memory_of,
-    running,
 )
+from tests.integration.worker_process import running as running_with_spares
 
 PENDING, RUNNING, COMPLETED = TaskStatus.PENDING, TaskStatus.RUNNING, TaskStatus.COMPLETED
+
+running = partial(running_with_spares, spares=0)  # a process below the worker is one that runs a task: see wait_running
 
 
 @pytest.fixture

@@ -139,7 +139,7 @@ def test_port_that_is_taken_stops_no_worker_and_is_used_when_it_is_free(database
 def test_children_do_not_hold_the_port(database: str, tmp_path: Path) -> None:
     port = free_ports(1)
     with PQ(database, tasks=[tasks.__name__]) as pq:
-        with running(database, tmp_path, metrics_port=port, metrics_host="127.0.0.1") as worker:
+        with running(database, tmp_path, spares=0, metrics_port=port, metrics_host="127.0.0.1") as worker:
             get(port)
             pq.enqueue(tasks.nap.call(60.0))
             [child] = eventually(lambda: children_of(worker.workers[0]))

@@ -204,7 +204,7 @@ def test_children_of_coroutines_are_replaced_while_long_ones_go_on(pq: PQ, datab
 
 def test_full_child_of_coroutines_does_not_overfill_the_processes(pq: PQ, database: str, tmp_path: Path) -> None:
     path = tmp_path / "pids"
-    with running(database, tmp_path, concurrency=2, async_concurrency=2) as worker:
+    with running(database, tmp_path, concurrency=2, async_concurrency=2, spares=0) as worker:
         blocking = pq.enqueue_many(tasks.nap.call(300) for _ in range(2))
         eventually(lambda: pq.counts()[TaskStatus.RUNNING] == 2)
         many = pq.enqueue_many(tasks.async_naps.call(300, str(path)) for _ in range(8))

@@ -46,6 +46,11 @@ def add(a: int, b: int = 0) -> int:
 
 
 @jobs.task
+def own_pid() -> int:
+    return os.getpid()
+
+
+@jobs.task
 def note(path: str, line: str, pause: float = 0.0) -> None:
     """Append a line to a file, so that a test sees what ran, when and how often."""
     with Path(path).open("a") as file:
@@ -182,6 +187,11 @@ def kills_its_worker() -> None:
 
 @jobs.task(memory_limit=64 * 2**20)
 def hog(size: int) -> int:
+    return len(bytearray(b"x") * size)
+
+
+@jobs.task
+def takes(size: int) -> int:
     return len(bytearray(b"x") * size)
 
 

@@ -23,7 +23,7 @@ class Held: pass
 
 held, values = Held(), [1.5]
 in_a_tuple = (Held(), frozenset([Held()]))
-looked_at = [Loaded, Loaded.method, Loaded.method.__code__, json, json.loads]
+looked_at = [Loaded, Loaded.method, Loaded.method.__code__, json, vars(json), json.loads]
 left_alone = [held, values, vars(held)]
 count = immortalize()
 assert count > 1000, count

@@ -31,6 +31,7 @@ from pq_core.worker.options import BANDS, WorkerOptions, automatic_memory_limit,
         {"queues": [5]},
         {"result_limit": 0},
         {"tasks_per_child": 0},
+        {"spares": -1},
     ],
     ids=str,
 )
@@ -88,3 +89,20 @@ def test_sizes(text: str, size: int) -> None:
 def test_what_is_not_a_size_is_refused(text: str) -> None:
     with pytest.raises(InvalidOption, match="not a size"):
         parse_size(text)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({"concurrency": 1}, 2),
+        ({"concurrency": 5}, 5),
+        ({"concurrency": 100}, 8),
+        ({"concurrency": 100, "spares": 20}, 20),
+        ({"spares": 0}, 0),
+        ({"tasks_per_child": 2, "spares": 5}, 0),
+        ({"once": True}, 0),
+    ],
+    ids=str,
+)
+def test_processes_forked_ahead(given: dict[str, Any], expected: int) -> None:
+    assert WorkerOptions(**given).spare_processes == expected

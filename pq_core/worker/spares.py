@@ -1,0 +1,70 @@
+"""Processes forked ahead, for workers that give each task one of its own: a task that comes finds one waiting.
+
+A fork and its first steps take longer than the rest of a short task. While all processors are busy with tasks it makes
+no difference when that is paid, so spares are forked only when it is quiet, or with fewer runs than processors.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+from pq_core.worker.feeding import Feeding
+from pq_core.worker.processes import Processes
+
+logger = logging.getLogger("pq.worker")
+
+REST = 0.2
+"""Seconds without a task before spares make room for work on the image, which no child may share then."""
+PAUSE = 10.0
+"""Seconds without spares after one that could not be forked, or died while it waited."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Spares:
+    """Keeps up to ``size`` children waiting. ``always``: also while claimed tasks wait for the ones that run."""
+
+    processes: Processes
+    feeding: Feeding
+    size: int
+    always: bool
+    _none_until: float = 0.0
+    _busy_at: float = 0.0
+    _rest_at: float | None = None
+
+    def advance(self, now: float, *, allowed: bool, unsettled: bool) -> None:
+        """Fork spares if few are left. ``allowed``: the worker goes on; ``unsettled``: its image is to be worked on."""
+        if not self.size or not allowed:
+            return
+        if self.processes.working or self.feeding.stock:
+            self._busy_at = now
+        self._rest_at = None
+        if unsettled:
+            if now >= self._busy_at + REST:
+                self.feeding.dismiss_idle()
+                return
+            self._rest_at = self._busy_at + REST
+        if self.processes.spare_died:
+            self.processes.spare_died = False
+            self._pause(now, "one died while it waited")
+        if now < self._none_until or (self.feeding.stock and not self.always):
+            return
+        waiting = sum(1 for child in self.processes if child.idle)
+        if waiting > (self.size // 4 if self.processes.working else self.size - 1):
+            return  # while tasks run, several at once: what the worker writes between two forks is copied
+        try:
+            for _ in range(self.size - waiting):
+                self.processes.fork(None, fed=True)
+        except OSError as error:
+            self._pause(now, str(error))
+
+    def next_event(self, now: float) -> float | None:
+        """Return when ``advance`` has something to do, if nothing else happens."""
+        if not self.size:
+            return None
+        events = [at for at in (self._rest_at, self._none_until) if at is not None and at > now]
+        return min(events, default=None)
+
+    def _pause(self, now: float, reason: str) -> None:
+        self._none_until = now + PAUSE
+        logger.warning("no process is forked ahead for %g s: %s", PAUSE, reason)
