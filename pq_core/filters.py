@@ -22,7 +22,8 @@ class Filter:
     """Which tasks are meant: all that is said must hold. ``error``: text that the error contains, in any case.
 
     ``before`` and ``since``: finished, or created if it has not finished, earlier than that, and not earlier.
-    ``before_id``: a smaller id. ``schedule_id``: made by that schedule. ``worker_id``: runs on that worker.
+    ``before_id``: a smaller id. ``schedule_id``: made by that schedule. ``worker_id``: runs on that worker,
+    or ended there.
     """
 
     id: int | None = None

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from pq_core.types import DSN
 
-CODE_REVISION = 3
+CODE_REVISION = 4
 """The revision of the schema that this code was written for: the number of the latest migration."""
 
 VERSION_TABLE = "pq_alembic_version"

@@ -7,7 +7,7 @@ looks at a budget of rows at most; what it found until then is shown, and from w
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Self
@@ -22,12 +22,13 @@ if TYPE_CHECKING:
     from pq_core.client import PQ
 
 PAGE = 50
-BUDGETS: Mapping[str, int] = {"newest": 20_000, "worker": 10_000, "waiting": 2_000}
+BUDGETS: Mapping[str, int] = {"newest": 20_000, "tried": 10_000, "waiting": 2_000}
 """Rows that one search looks at: many in the order in which they lie, fewer where several queues have to be merged."""
 BUDGET = 5_000
 """The same for walks that jump through the table: in the worst case each row comes from the disk."""
 
-STATES = ("waiting", "held", "scheduled", "running", "completed", "failed", "cancelled")
+ENDED = ("completed", "failed", "cancelled")
+STATES = ("waiting", "held", "scheduled", "running", *ENDED)
 WITHIN: Mapping[str, tuple[str, timedelta]] = {
     "15m": ("last 15 minutes", timedelta(minutes=15)),
     "1h": ("last hour", timedelta(hours=1)),
@@ -45,12 +46,13 @@ COLUMNS = """t.id, t.name, t.queue, t.status, t.due, t.outcome, t.priority, t.ru
     CASE WHEN t.options -> 'sensitive' = 'true' THEN NULL WHEN length(t.error) <= 2000 THEN t.error
         ELSE left(t.error, 500) || E'\\n' || right(t.error, 1500) END AS error"""
 
+_ITS_WORKER = "t.worker_id = (SELECT cast(p ->> 'worker' AS bigint) FROM input)"
+"""It runs there, or its last attempt did."""
 _CONDITIONS: Mapping[str, str] = {
     "queue": "t.queue = (SELECT p ->> 'queue' FROM input)",
     "name": "t.name = (SELECT p ->> 'name' FROM input)",
     "priority": "t.priority = (SELECT cast(p ->> 'priority' AS integer) FROM input)",
-    "worker": "(t.worker_id = (SELECT cast(p ->> 'worker' AS bigint) FROM input)"
-    " OR EXISTS (SELECT FROM {schema}.pq_attempts a WHERE a.task_id = t.id"
+    "worker": f"({_ITS_WORKER} OR EXISTS (SELECT FROM {{schema}}.pq_attempts a WHERE a.task_id = t.id"
     " AND a.worker_id = (SELECT cast(p ->> 'worker' AS bigint) FROM input)))",
     "schedule": "t.schedule_id = (SELECT cast(p ->> 'schedule' AS bigint) FROM input)",
     "client_id": "t.client_id = (SELECT p ->> 'client_id' FROM input)",
@@ -67,15 +69,16 @@ _STATE_CONDITIONS: Mapping[str, str] = {
     "waiting": "t.status = 'pending' AND t.due",
     "held": "t.status = 'blocked'",
     "scheduled": "t.status = 'pending' AND NOT t.due",
-    **{state: f"t.status = '{state}'" for state in ("running", "completed", "failed", "cancelled")},
+    **{state: f"t.status = '{state}'" for state in ("running", *ENDED)},
 }
 _PLACES: Mapping[str, tuple[str, ...]] = {
     "newest": ("bigint",),
     "client_id": ("bigint",),
+    "ended": ("timestamptz", "bigint"),
     "finished": ("timestamptz", "bigint"),
     "held": ("text", "text", "integer", "timestamptz", "bigint"),
     "running": ("timestamptz", "bigint"),
-    "worker": ("bigint",),
+    "tried": ("bigint",),
     "schedule": ("timestamptz", "bigint"),
     "scheduled": ("timestamptz", "bigint"),
     "waiting": ("integer", "timestamptz", "bigint"),
@@ -84,15 +87,23 @@ _PLACES: Mapping[str, tuple[str, ...]] = {
 _AFTER: Mapping[str, str] = {
     "newest": "t.id < {0}",
     "client_id": "t.id < {0}",
+    "ended": "(t.completed_at, t.id) < ({0}, {1})",
     "finished": "(t.completed_at, t.id) < ({0}, {1})",
     "held": "(t.queue, t.lane, -t.priority::integer, t.run_at, t.id) > ({0}, {1}, -{2}, {3}, {4})",
     "running": "(t.started_at, t.id) < ({0}, {1})",
-    "worker": "s.place < {0}",
+    "tried": "a.id < {0}",
     "schedule": "(t.tick_at, t.id) < ({0}, {1})",
     "scheduled": "(t.run_at, t.id) > ({0}, {1})",
     "waiting": "(-t.priority::integer, t.run_at, t.id) > (-{0}, {1}, {2})",
     "waiting_in_queue": "(-t.priority::integer, t.run_at, t.id) > (-{0}, {1}, {2})",
 }
+
+_UNORDERED: Mapping[str, str] = {
+    "waiting": "waiting_unordered",
+    "finished": "finished_unordered",
+    "ended": "finished_unordered",
+}
+"""For counting."""
 
 
 class BadFilter(ValueError):
@@ -103,8 +114,8 @@ class BadFilter(ValueError):
 class Search:
     """What somebody looks for: all that is said must hold. ``within``: a key of ``WITHIN``, instead of ``since``.
 
-    Times are those of the end for finished states, of the creation for all others. ``worker``: who runs it, or ran an
-    attempt of it that is recorded, which a success at the first try is not. ``key``: of its limit.
+    Times are those of the end for finished states, of the creation for all others. ``worker``: who runs it, ended
+    it, or ran an attempt of it before. ``key``: of its limit.
     """
 
     state: str = ""
@@ -170,22 +181,23 @@ class Search:
         return now - WITHIN[self.within][1] if self.within else self.since
 
     @property
-    def walk(self) -> str:
-        """Return the name of the walk that serves this best."""
+    def walks(self) -> tuple[str, ...]:
+        """Return the names of the walks that serve this best, one after the other."""
         if self.client_id:
-            return "client_id"
-        if self.worker is not None:
-            return "running" if self.state == "running" else "worker"
-        if self.schedule is not None:
-            return "schedule"
+            return ("client_id",)
+        if self.worker is not None and self.state != "running":
+            last = {"": ("running", "ended"), **dict.fromkeys(ENDED, ("finished",))}
+            return (*last.get(self.state, ()), "tried")
+        if self.schedule is not None and self.worker is None:
+            return ("schedule",)
         match self.state:
             case "completed" | "failed" | "cancelled":
-                return "finished"
+                return ("finished",)
             case "running" | "scheduled" | "held":
-                return self.state
+                return (self.state,)
             case "waiting":
-                return "waiting_in_queue" if self.queue else "waiting"
-        return "newest"
+                return ("waiting_in_queue" if self.queue else "waiting",)
+        return ("newest",)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -212,33 +224,49 @@ class Count:
 
 async def find(pq: PQ, search: Search, *, after: str = "", limit: int = PAGE, columns: str = COLUMNS) -> Found:
     """Return the tasks that match from a place on."""
-    words, parameters = await _prepare(pq, search, after, limit + 1)
-    rows = await ask(pq, "find_rows", parameters, **words, columns=columns, limit=limit + 1)
-    if len(rows) > limit:
-        return Found(rows=rows[:limit], after=json.dumps(rows[limit - 1]["place"]), exhausted=True)
-    edge = await _edge(pq, words, parameters)
-    return Found(rows=rows, after=edge, exhausted=edge is None)
+    walks = search.walks
+    begin, place = _place(walks, after) if after else (0, None)
+    rows: list[dict[str, Any]] = []
+    for number in range(begin, len(walks)):
+        leading = [number] if len(walks) > 1 else []
+        wanted = limit + 1 - len(rows)
+        words, parameters = await _prepare(pq, search, walks[number], place, wanted)
+        more = await ask(pq, "find_rows", parameters, **words, columns=columns, limit=wanted)
+        rows += [{**row, "place": [*leading, *row["place"]]} for row in more]
+        if len(rows) > limit:
+            return Found(rows=rows[:limit], after=json.dumps(rows[limit - 1]["place"]), exhausted=True)
+        if (edge := await _edge(pq, words, parameters)) is not None:
+            return Found(rows=rows, after=json.dumps([*leading, *edge]), exhausted=False)
+        place = None
+    return Found(rows=rows, after=None, exhausted=True)
 
 
 async def count(pq: PQ, search: Search, *, cap: int = CAP) -> Count:
     """Count the tasks that match, up to one more than ``cap``."""
-    words, parameters = await _prepare(pq, search, "", cap + 1, ordered=False)
-    [number] = await ask(pq, "find_count", parameters, **words, limit=cap + 1)
-    if number > cap:
-        return Count(number=number, exact=True)
-    return Count(number=number, exact=await _edge(pq, words, parameters) is None)
+    number, exact = 0, True
+    for walk in search.walks:
+        wanted = cap + 1 - number
+        words, parameters = await _prepare(pq, search, walk, None, wanted, ordered=False)
+        [found] = await ask(pq, "find_count", parameters, **words, limit=wanted)
+        number += found
+        if number > cap:
+            return Count(number=number, exact=True)
+        exact = exact and await _edge(pq, words, parameters) is None
+    return Count(number=number, exact=exact)
 
 
-async def _edge(pq: PQ, words: Mapping[str, str], parameters: Mapping[str, Any]) -> str | None:
+async def _edge(pq: PQ, words: Mapping[str, str], parameters: Mapping[str, Any]) -> list[Any] | None:
+    """Return where a walk that gave fewer than wanted has used up its budget; None when it came to its end."""
+    if words["conditions"] == "true":
+        return None  # all that it looked at was given
     edge = await ask(pq, "find_edge", parameters, window=words["window"], budget=words["budget"])
-    return json.dumps(edge[0]) if edge else None
+    return list(edge[0]) if edge else None
 
 
 async def _prepare(
-    pq: PQ, search: Search, after: str, wanted: int, *, ordered: bool = True
+    pq: PQ, search: Search, walk: str, place: list[Any] | None, wanted: int, *, ordered: bool = True
 ) -> tuple[dict[str, str], dict[str, Any]]:
-    """Return the words and the parameters of a search's statements."""
-    walk = search.walk
+    """Return the words and the parameters of a walk's statements."""
     now = datetime.now(tz=UTC)
     parameters: dict[str, Any] = {
         name: value for name in _CONDITIONS if (value := getattr(search, name, None)) not in ("", None)
@@ -246,12 +274,15 @@ async def _prepare(
     bounds, rest = [], dict.fromkeys(parameters)
     if walk == "finished":
         bounds.append(f"t.status = '{search.state}'")
-        if search.name:
-            bounds.append(_CONDITIONS["name"])
-            del rest["name"]
-    if walk == "worker":
+    if search.worker is not None and "tried" in search.walks:
         del rest["worker"]
-        rest["found"] = None
+        if walk == "tried":
+            rest["found"] = None
+        else:
+            bounds.append(_ITS_WORKER)
+    elif walk == "finished" and search.name:
+        bounds.append(_CONDITIONS["name"])
+        del rest["name"]
     if walk == "held" and search.queue:
         bounds.append(_CONDITIONS["queue"])
         del rest["queue"]
@@ -260,7 +291,7 @@ async def _prepare(
         del rest["key"]
     schema = sql.Identifier(pq.schema).as_string(None)
     conditions = [_CONDITIONS[name].replace("{schema}", schema) for name in rest]
-    if walk in ("newest", "client_id", "running", "worker", "schedule") and search.state:
+    if walk in ("newest", "client_id", "running", "tried", "schedule") and search.state:
         conditions.append(_STATE_CONDITIONS[search.state])
     moments = {"since": search.since_moment(now), "until": search.until}
     for name, sign in (("since", ">="), ("until", "<")):
@@ -271,21 +302,20 @@ async def _prepare(
         if walk == "finished":
             bounds.append(f"t.completed_at {sign} {value}")
             continue
-        ended = search.state in ("completed", "failed", "cancelled")
-        conditions.append(f"t.{'completed_at' if ended else 'created_at'} {sign} {value}")
+        conditions.append(f"t.{'completed_at' if search.state in ENDED else 'created_at'} {sign} {value}")
         if walk == "newest":
             # Where to begin and to end, with a minute's room: ids are drawn a little before or after the clock is read.
             room = timedelta(minutes=-1 if name == "since" else 1)
             [edge] = await ask(pq, "id_at", {"at": (at + room).isoformat()})
             parameters[f"{name}_id"] = edge
             bounds.append(f"t.id {sign} (SELECT cast(p ->> '{name}_id' AS bigint) FROM input)")
-    if after:
-        parameters["after"] = _place(walk, after)
+    if place is not None:
+        parameters["after"] = place
         values = [f"(SELECT cast(p -> 'after' ->> {i} AS {kind}) FROM input)" for i, kind in enumerate(_PLACES[walk])]
         bounds.append(_AFTER[walk].format(*values))
     budget = max(BUDGETS.get(walk, BUDGET), wanted) if conditions else wanted
-    if not ordered and (walk == "waiting" or (walk == "finished" and (not conditions or search.name))):
-        walk = f"{walk}_unordered"
+    if not ordered and (walk == "waiting" or not conditions or search.name):
+        walk = _UNORDERED.get(walk, walk)
     window = text_of(f"walks/{walk}")
     for word, value in (
         ("schema", schema),
@@ -296,26 +326,33 @@ async def _prepare(
     return {"window": window, "conditions": " AND ".join(conditions) or "true", "budget": str(budget)}, parameters
 
 
-def _place(walk: str, after: str) -> list[Any]:
+def _place(walks: Sequence[str], after: str) -> tuple[int, list[Any]]:
+    """Return with which of the walks to go on, and where in it."""
+    nowhere = BadFilter("after: this is no place of this list; begin at its first page")
     try:
         place = json.loads(after)
     except ValueError:
-        place = None
-    kinds = _PLACES[walk]
+        raise nowhere from None
+    number = 0
+    if len(walks) > 1:
+        if not isinstance(place, list) or not place or place[0] not in range(len(walks)):
+            raise nowhere
+        number, place = int(place[0]), place[1:]
+    kinds = _PLACES[walks[number]]
     if not isinstance(place, list) or len(place) != len(kinds):
-        raise BadFilter("after: this is no place of this list; begin at its first page")
+        raise nowhere
     for value, kind in zip(place, kinds, strict=True):
-        if kind == "timestamptz":
-            if not isinstance(value, str):
-                raise BadFilter("after: this is no place of this list; begin at its first page")
-            if value not in ("infinity", "-infinity"):
-                _moment("after", value)
-        elif kind == "text":
-            if not isinstance(value, str) or "\x00" in value:
-                raise BadFilter("after: this is no place of this list; begin at its first page")
-        elif isinstance(value, bool) or not isinstance(value, int) or abs(value) >= 2**63:
-            raise BadFilter("after: this is no place of this list; begin at its first page")
-    return place
+        match kind:
+            case "timestamptz" if isinstance(value, str):
+                if value not in ("infinity", "-infinity"):
+                    _moment("after", value)
+            case "text" if isinstance(value, str) and "\x00" not in value:
+                pass
+            case "bigint" | "integer" if type(value) is int and abs(value) < 2**63:
+                pass
+            case _:
+                raise nowhere
+    return number, place
 
 
 def _integer(name: str, text: str) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 from collections.abc import Callable, Iterator
@@ -77,9 +78,12 @@ def index_definitions() -> dict[str, str]:
     Those of keys and constraints have none of their own: ''.
     """
     found: dict[str, str] = {}
-    for path in sorted(files("pq_core").joinpath("migrations", "versions").iterdir(), key=lambda path: path.name):
-        if path.name.endswith(".sql"):
-            text = path.read_text(encoding="utf-8")
+    folder = files("pq_core").joinpath("migrations", "versions")
+    for path in sorted(folder.iterdir(), key=lambda path: re.sub(r"\D", "", path.name)):
+        text = path.read_text(encoding="utf-8") if path.name.endswith((".sql", ".py")) else ""
+        if path.name.endswith(".py"):
+            _note_calls(found, text)
+        else:
             for match in re.finditer(r"^(?:CREATE|DROP) (?:UNIQUE )?INDEX [^;]*;", text, re.MULTILINE):
                 name = re.search(r"INDEX (?:CONCURRENTLY )?(?:IF (?:NOT )?EXISTS )?(?:\{schema\}\.)?(\w+)", match[0])
                 assert name is not None
@@ -88,6 +92,19 @@ def index_definitions() -> dict[str, str]:
                 else:
                     found[name[1]] = " ".join(match[0].split())
     return found
+
+
+def _note_calls(found: dict[str, str], text: str) -> None:
+    """Note the indexes that a revision builds or drops outside of its SQL files."""
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            given = [word.value for word in node.args if isinstance(word, ast.Constant) and isinstance(word.value, str)]
+            match node.func.id, given:
+                case "build_index", [name, definition]:
+                    plain = definition.replace("INDEX CONCURRENTLY {name}", f"INDEX {name}")
+                    found[name] = f"CREATE {plain};"
+                case "drop_index", [name]:
+                    found.pop(name, None)
 
 
 def indexes(connection: Connection, schema: str) -> Iterator[Finding]:

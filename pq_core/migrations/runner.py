@@ -1,8 +1,8 @@
 """Alembic without an alembic.ini: upgrade over an open connection, or write the same as a script.
 
-Revisions call ``run_file`` and ``build_index``. SQL files are formatted by ``psycopg.sql`` with {schema} (quoted
-name), {schema_text} (the name as a literal) and {tasks_text} (the qualified name of pq_tasks as a literal), and sent
-by the driver as they are: ``:`` and ``%`` mean nothing in them, braces are doubled.
+Revisions call ``run_file``, ``build_index`` and ``drop_index``. SQL files are formatted by ``psycopg.sql`` with
+{schema} (quoted name), {schema_text} (the name as a literal) and {tasks_text} (the qualified name of pq_tasks as a
+literal), and sent by the driver as they are: ``:`` and ``%`` mean nothing in them, braces are doubled.
 """
 
 from __future__ import annotations
@@ -127,6 +127,24 @@ def build_index(name: str, definition: LiteralString) -> None:
             build_index_on(_driver_connection(context), schema, name, definition)
 
 
+def drop_index(name: str) -> None:
+    """Drop an index without blocking anybody, outside the revision's transaction; none of that name is no error.
+
+    What ran before it is committed by it, as with ``build_index``.
+    """
+    context = op.get_context()
+    index = sql.Identifier(context.opts["pq_schema"], name)
+    if context.as_sql and context.opts["pq_empty"]:
+        context.impl.static_output(sql.SQL("DROP INDEX IF EXISTS {};").format(index).as_string(None))
+        return
+    statement = sql.SQL("DROP INDEX CONCURRENTLY IF EXISTS {}").format(index)
+    with context.autocommit_block():
+        if context.as_sql:
+            context.impl.static_output(statement.as_string(None) + ";")
+        else:
+            _patiently(_driver_connection(context), statement)
+
+
 def build_index_on(connection: psycopg.Connection[Any], schema: str, name: str, definition: LiteralString) -> bool:
     """Build the index on a connection in autocommit mode unless a valid one is there; return whether it was built.
 
@@ -143,16 +161,8 @@ def build_index_on(connection: psycopg.Connection[Any], schema: str, name: str, 
     )
     if row is not None and row[0]:
         return False
-    # It waits for every transaction that is older than itself, and nobody queues behind it meanwhile.
-    lock_timeout = _setting(connection, "lock_timeout")
-    connection.execute("SET lock_timeout = 0")
-    try:
-        if row is not None:
-            connection.execute(sql.SQL("DROP INDEX CONCURRENTLY {}").format(sql.Identifier(schema, name)))
-        connection.execute(_create_index(schema, name, definition))
-    finally:
-        if not connection.broken:
-            connection.execute("SELECT pg_catalog.set_config('lock_timeout', %s, false)", (lock_timeout,))
+    drop = [sql.SQL("DROP INDEX CONCURRENTLY {}").format(sql.Identifier(schema, name))] if row is not None else []
+    _patiently(connection, *drop, _create_index(schema, name, definition))
     return True
 
 
@@ -190,6 +200,18 @@ def _config(schema: str, version_table: str, *, output_buffer: io.StringIO | Non
 
 def _create_index(schema: str, name: str, definition: LiteralString) -> sql.Composed:
     return sql.SQL("CREATE ") + sql.SQL(definition).format(name=sql.Identifier(name), schema=sql.Identifier(schema))
+
+
+def _patiently(connection: psycopg.Connection[Any], *statements: sql.Composed) -> None:
+    """Run what waits for every transaction that is older than itself, while nobody queues behind it."""
+    lock_timeout = _setting(connection, "lock_timeout")
+    connection.execute("SET lock_timeout = 0")
+    try:
+        for statement in statements:
+            connection.execute(statement)
+    finally:
+        if not connection.broken:
+            connection.execute("SELECT pg_catalog.set_config('lock_timeout', %s, false)", (lock_timeout,))
 
 
 def _driver_connection(context: MigrationContext) -> psycopg.Connection[Any]:

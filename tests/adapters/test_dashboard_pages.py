@@ -12,7 +12,7 @@ import httpx
 import psycopg
 import pytest
 
-from pq_adapters.dashboard import Principal, Role, create_app, finding
+from pq_adapters.dashboard import Principal, Role, create_app, finding, reading
 from pq_adapters.dashboard.figures import figures_of
 from pq_core import PQ
 
@@ -25,7 +25,7 @@ SELECT 'job.' || n % 3, 'q' || n % 4, (ARRAY[0, 50, 100])[1 + n % 3], '{"args": 
     now() + CASE WHEN k.kind = 'scheduled' THEN interval '1 hour' * (1 + n % 5) ELSE interval '0' END,
     CASE WHEN k.status <> 'pending' THEN now() - interval '1 minute' * (n % 7) END,
     CASE WHEN k.status NOT IN ('pending', 'running') THEN now() - interval '1 minute' * (n % 7) END,
-    k.kind <> 'scheduled', CASE WHEN k.status = 'running' THEN 1 + n % 2 END, CASE WHEN n % 2 = 0 THEN 1 END,
+    k.kind <> 'scheduled', CASE WHEN k.status <> 'pending' THEN 1 + n % 2 END, CASE WHEN n % 2 = 0 THEN 1 END,
     CASE WHEN n % 2 = 0 THEN now() - n * interval '1 minute' - o.i * interval '1 second' END,
     'c' || n || k.kind, 'unfinished', CASE k.status WHEN 'failed' THEN 'ValueError: no ' || n % 2 END,
     CASE k.status WHEN 'failed' THEN 'f' || n % 2 END, 1, 1
@@ -88,6 +88,11 @@ CASES = {
     "error=NO+1": "error LIKE '%no 1%'",
     "priority=100": "priority = 100",
     "worker=2": "worker_id = 2",
+    "worker=2&state=completed": "worker_id = 2 AND status = 'completed'",
+    "worker=2&state=failed&name=job.1": "worker_id = 2 AND status = 'failed' AND name = 'job.1'",
+    "worker=2&state=waiting": "false",
+    "worker=2&queue=q1&within=15m": "worker_id = 2 AND queue = 'q1'",
+    "worker=2&schedule=1": "worker_id = 2 AND schedule_id = 1",
     "schedule=1": "schedule_id = 1",
     "schedule=1&state=failed": "schedule_id = 1 AND status = 'failed'",
     "client_id=c3failed": "client_id = 'c3failed'",
@@ -117,7 +122,7 @@ def test_every_filter_finds_each_task_once(
 
 
 @pytest.mark.parametrize("budget", [10_000, 7])
-def test_worker_leads_to_what_it_runs_and_what_it_ran_in_recorded_attempts(
+def test_worker_leads_to_what_it_runs_what_it_ended_and_what_it_tried_before(
     database: str, connection: psycopg.Connection, monkeypatch: pytest.MonkeyPatch, budget: int
 ) -> None:
     connection.execute(FILL)
@@ -130,31 +135,82 @@ def test_worker_leads_to_what_it_runs_and_what_it_ran_in_recorded_attempts(
     monkeypatch.setattr(finding, "BUDGET", budget)
     monkeypatch.setattr(finding, "BUDGETS", {})
     monkeypatch.setattr(finding.find, "__kwdefaults__", {**finding.find.__kwdefaults__, "limit": 5})  # type: ignore[attr-defined]
-    connection.execute("UPDATE pq_tasks SET worker_id = 8 WHERE status = 'running' AND id / 6 % 2 = 0")
+    its = "SET worker_id = 8 WHERE status IN ('running', 'completed', 'cancelled') AND id / 6 % 2 = 0"
+    connection.execute(f"UPDATE pq_tasks {its}")  # type: ignore[call-overload]
     cases = {
         "worker=7": "status IN ('failed', 'running')",
         "worker=7&state=failed": "status = 'failed'",
         "worker=7&state=failed&name=job.1": "status = 'failed' AND name = 'job.1'",
-        "worker=8": "id / 6 % 2 = 0 AND status IN ('failed', 'running')",
+        "worker=8": "id / 6 % 2 = 0 AND status IN ('failed', 'running', 'completed', 'cancelled')",
+        "worker=8&state=completed": "id / 6 % 2 = 0 AND status = 'completed'",
+        "worker=8&state=completed&queue=q1": "id / 6 % 2 = 0 AND status = 'completed' AND queue = 'q1'",
+        "worker=8&state=failed": "id / 6 % 2 = 0 AND status = 'failed'",
         "worker=8&state=running": "id / 6 % 2 = 0 AND status = 'running'",
-        "worker=8&within=1h": "id / 6 % 2 = 0 AND status IN ('failed', 'running')",
+        "worker=8&within=1h": "id / 6 % 2 = 0 AND status IN ('failed', 'running', 'completed', 'cancelled')",
         "worker=8&client_id=c3failed": "client_id = 'c3failed' AND id / 6 % 2 = 0",
         "worker=99": "false",
     }
 
-    assert connection.execute("SELECT count(*) FROM pq_tasks WHERE worker_id = 8").fetchone() == (6,)
+    assert connection.execute("SELECT count(*) FROM pq_tasks WHERE worker_id = 8").fetchone() == (18,)
+    order = (
+        "SELECT id FROM pq_tasks WHERE worker_id = 8 ORDER BY status <> 'running',"
+        " CASE status WHEN 'running' THEN started_at ELSE completed_at END DESC, id DESC"
+    )
+    by_end = [row[0] for row in connection.execute(order)]
 
     async def body(client: httpx.AsyncClient, pq: PQ) -> None:
         for query, where in cases.items():
             wanted = sorted(row[0] for row in connection.execute(f"SELECT id FROM pq_tasks WHERE {where}"))  # type: ignore[call-overload]
             assert sorted(await all_ids(client, query)) == wanted, query
-        shown = await all_ids(client, "worker=8")
-        running = {
-            row[0] for row in connection.execute("SELECT id FROM pq_tasks WHERE status = 'running' AND worker_id = 8")
-        }
-        assert set(shown[: len(running)]) == running, "what runs comes first"
+        assert (await all_ids(client, "worker=8"))[: len(by_end)] == by_end, "what runs, then what ended last"
+        for place in ("[3, 1]", "[-1, 1]", "[1]", "[]", "[0, 1]", '["a", 1]', "{}", "[[], 1]"):
+            assert (await client.get("/tasks", params={"worker": 8, "after": place})).status_code == 422, place
 
     using(database, body)
+
+
+@pytest.mark.parametrize("worker", [1, 7, 99], ids=["busy", "rare", "unknown"])
+def test_what_a_worker_ended_is_found_within_the_index(
+    database: str, connection: psycopg.Connection, monkeypatch: pytest.MonkeyPatch, worker: int
+) -> None:
+    connection.execute("SET synchronous_commit = on")  # else a vacuum right after it can't say that all see the rows
+    connection.execute(
+        "INSERT INTO pq_tasks (name, payload, status, outcome, output, run_at, completed_at, due, worker_id)"
+        """ SELECT 'job', '{"args": [], "kwargs": {}}', (ARRAY['completed', 'failed', 'cancelled'])[1 + n % 3],"""
+        " 'x', repeat('x', 600),"
+        " now(), now() - n * interval '1 second', true, CASE WHEN n % 5000 = 0 THEN 7 ELSE 1 + n % 3 END"
+        " FROM generate_series(1, 20000) n"
+    )
+    connection.execute("VACUUM ANALYZE pq_tasks")
+    sent: list[tuple[str, str]] = []
+    question = reading.question
+
+    def note(pq: PQ, name: str, *given: Any, **words: Any) -> Any:
+        request = question(pq, name, *given, **words)
+        if "pq_tasks" in words.get("window", "") and "pq_attempts" not in words["window"]:
+            sent.append((request.statement.before + "%s" + request.statement.after, request.parameters))
+        return request
+
+    monkeypatch.setattr(reading, "question", note)
+
+    async def body(client: httpx.AsyncClient, pq: PQ) -> None:
+        for query in ("", "&state=completed", "&queue=nowhere", "&state=failed&name=nothing"):
+            assert (await client.get(f"/tasks?worker={worker}{query}")).status_code == 200
+
+    using(database, body)
+    assert len(sent) > 8
+    for text, given in sent:
+        [[[plan]]] = connection.execute(f"EXPLAIN (ANALYZE, FORMAT JSON) {text}".encode(), [given]).fetchall()
+        for node in nodes(plan["Plan"]):
+            assert node["Node Type"] != "Seq Scan", text
+            assert node.get("Rows Removed by Filter", 0) <= finding.CAP + 1, text
+            if node["Node Type"] == "Sort" and f"LIMIT {finding.PAGE + 1}) t WHERE true" in text:
+                assert node["Actual Rows"] <= finding.PAGE, text
+
+
+def nodes(plan: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return all nodes of a plan."""
+    return [plan, *(node for below in plan.get("Plans", ()) for node in nodes(below))]
 
 
 def test_waiting_tasks_come_in_the_order_in_which_they_are_claimed(

@@ -469,6 +469,7 @@ def test_sqlmigrate_prints_each_revision_alone(empty_database: str) -> None:
     first = project.manage("sqlmigrate", "pq", "0001", **variables).stdout
     second = project.manage("sqlmigrate", "pq", "0002", **variables).stdout
     third = project.manage("sqlmigrate", "pq", "0003", **variables).stdout
+    fourth = project.manage("sqlmigrate", "pq", "0004", **variables).stdout
 
     assert 'CREATE TABLE "my jobs".pq_tasks (' in first
     assert 'CREATE TABLE "my jobs".pq_tasks (' not in second
@@ -479,6 +480,7 @@ def test_sqlmigrate_prints_each_revision_alone(empty_database: str) -> None:
         connection.execute(first)  # type: ignore[call-overload]
     assert migrate(empty_database, "my jobs").before == 1
     assert "CREATE INDEX CONCURRENTLY" in third
+    assert 'DROP INDEX CONCURRENTLY IF EXISTS "my jobs"."pq_tasks_finished"' in fourth
 
 
 # --- the admin

@@ -77,7 +77,8 @@ class Task:
 
     def end(self, status: str) -> None:
         """Take the new state, unless a version waits for the end of the run: that begins anew instead."""
-        self.worker = None
+        if status == "pending":
+            self.worker = None  # of one that is over, who ended it stays on record
         self.status = status
         if self.parked is not None:
             self.begin(self.parked, turn=self.parked_turn)
@@ -293,8 +294,6 @@ class Machine(RuleBasedStateMachine):
             if task.parked is not None:
                 self.model.history.setdefault((id_, fence), ("succeeded", worker))
             task.end("completed")
-            if task.status == "completed":
-                task.worker = worker  # who it was stays on record here: its report is yet to come
 
     @precondition(lambda self: len(self.model.tasks) > 6)
     @rule(everything=st.booleans())

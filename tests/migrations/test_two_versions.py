@@ -1,6 +1,6 @@
 """A deploy in the middle: workers and clients of the revision before beside this code, on the migrated schema.
 
-The older code is taken out of the repository's own history: what stood before the second revision was added.
+The older code is taken out of the repository's own history: what stood before a revision was added.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ from pq_core import PQ, TaskStatus
 from pq_core.schema import CODE_REVISION, migrate
 from tests.integration.worker_process import ROOT, alive, children_of, descendants_of, eventually
 
-SECOND = "pq_core/migrations/versions/0002_operations.sql"
+REVISIONS = {1: "0002_operations.sql", 3: "0004_workers.sql"}
+"""The revision of the older code, and a file of the one after it."""
 
 APP = """
 import os, time
@@ -55,19 +56,20 @@ def git(*words: str) -> bytes:
     return done.stdout
 
 
-@pytest.fixture(scope="module")
-def older(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder with the packages as they were before the second revision."""
+@pytest.fixture(scope="module", params=REVISIONS, ids="code of revision {}".format)
+def older(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[int, Path]:
+    """Return a revision, and a folder with the packages as they were before the one after it."""
     if shutil.which("git") is None:
         pytest.skip("there is no git")
-    added = git("log", "--diff-filter=A", "--format=%H", "--", SECOND).decode().split()
+    file = f"pq_core/migrations/versions/{REVISIONS[request.param]}"
+    added = git("log", "--diff-filter=A", "--format=%H", "--", file).decode().split()
     if not added:
-        pytest.skip("the history does not say when the second revision was added")
+        pytest.skip(f"the history does not say when {file} was added")
     archive = git("archive", "--format=tar", f"{added[-1]}^", "--", "pq_core", "pq_hooks", "pq_adapters")
     folder = tmp_path_factory.mktemp("older")
     with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
         tar.extractall(folder, filter="data")
-    return folder
+    return request.param, folder
 
 
 class Version:
@@ -123,11 +125,12 @@ class Version:
 
 
 @pytest.fixture
-def versions(older: Path, empty_database: str, tmp_path: Path) -> Iterator[tuple[Version, Version]]:
+def versions(older: tuple[int, Path], empty_database: str, tmp_path: Path) -> Iterator[tuple[Version, Version]]:
     (tmp_path / "two.py").write_text(APP)
-    old = Version("old", older, tmp_path, empty_database)
+    revision, code = older
+    old = Version("old", code, tmp_path, empty_database)
     new = Version("new", ROOT, tmp_path, empty_database)
-    assert old.run("from pq_core.schema import CODE_REVISION\nprint(CODE_REVISION)") == 1
+    assert old.run("from pq_core.schema import CODE_REVISION\nprint(CODE_REVISION)") == revision
     old.run("pq.run_db_migrations()")
     try:
         yield old, new
@@ -239,7 +242,7 @@ def test_pause_and_drain_of_this_version_are_obeyed_by_the_other(
     assert old.process.wait(40) == 0
 
 
-def test_new_code_refuses_the_older_schema(versions: tuple[Version, Version]) -> None:
+def test_new_code_refuses_the_older_schema(versions: tuple[Version, Version], older: tuple[int, Path]) -> None:
     _, new = versions
 
     said = subprocess.run(
@@ -247,4 +250,4 @@ def test_new_code_refuses_the_older_schema(versions: tuple[Version, Version]) ->
     )
 
     assert said.returncode == 1
-    assert b"is at revision 1, this code needs" in said.stderr
+    assert f"is at revision {older[0]}, this code needs".encode() in said.stderr

@@ -1,4 +1,5 @@
--- One task with its attempts (the last fifty), its worker while it runs, and its schedule. No row when there is none.
+-- One task with its attempts (the last fifty), the worker that runs or ended it while it is there, and
+-- its schedule. No row when there is none.
 -- Invariant: what a sensitive task was given, returned and said does not leave the database.
 WITH input AS (SELECT cast(cast(cast({parameters} AS text) AS jsonb) ->> 'id' AS bigint) AS id)
 SELECT cast(json_build_object(

@@ -1,5 +1,5 @@
 -- How many tasks ended within the last `seconds`, by state: one row each with state and number. Reads the end of
--- pq_tasks_finished alone.
+-- pq_tasks_ended alone.
 WITH input AS (SELECT cast(cast({parameters} AS text) AS jsonb) AS p)
 SELECT cast(json_build_array(s.status, (
     SELECT count(*) FROM {schema}.pq_tasks t WHERE t.status = s.status

@@ -5,7 +5,8 @@
 WITH put_back AS (
     UPDATE {schema}.pq_tasks t
     SET status = CASE WHEN t.cancel_requested_at IS NULL THEN 'pending' ELSE 'cancelled' END, outcome = 'released',
-        worker_id = NULL, attempts = greatest(t.attempts - 1, 0), due = true, alone = false,
+        worker_id = CASE WHEN t.cancel_requested_at IS NOT NULL THEN t.worker_id END,
+        attempts = greatest(t.attempts - 1, 0), due = true, alone = false,
         completed_at = CASE WHEN t.cancel_requested_at IS NULL THEN NULL ELSE clock_timestamp() END
     WHERE t.status = 'running' AND t.worker_id = $1::bigint
     RETURNING t.id, t.status, t.queue

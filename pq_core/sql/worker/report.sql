@@ -26,7 +26,8 @@ WITH ending AS MATERIALIZED (
     UPDATE {schema}.pq_tasks t
     SET status = e.end_status,
         outcome = e.outcome,
-        worker_id = NULL,
+        -- Who ended it stays on record; run_inline, which is no worker, is nobody.
+        worker_id = CASE WHEN e.end_status <> 'pending' THEN nullif($1::bigint, 0) END,
         attempts = CASE WHEN e.counted THEN t.attempts ELSE greatest(t.attempts - 1, 0) END,
         snoozes = t.snoozes + CASE WHEN e.outcome = 'snoozed' THEN 1 ELSE 0 END,
         run_at = CASE WHEN e.end_status = 'pending' THEN e.at ELSE t.run_at END,

@@ -53,7 +53,7 @@ WITH rescuer AS (
     UPDATE {schema}.pq_tasks t
     SET status = l.end_status,
         outcome = 'lost',
-        worker_id = NULL,
+        worker_id = CASE WHEN l.end_status <> 'pending' THEN l.worker_id END,
         attempts = greatest(t.attempts - 1, 0),
         losses = t.losses + l.blame,
         lone_losses = t.lone_losses + CASE WHEN t.alone THEN l.blame ELSE 0 END,
