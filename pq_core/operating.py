@@ -112,6 +112,11 @@ def drain(schema: str, worker_id: int) -> Request[bool]:
     return Request(statement(schema, "worker_drain"), dumps({"id": bigint(worker_id, option="worker_id")}), rows.truth)
 
 
+def stop(schema: str, worker_id: int) -> Request[bool]:
+    """Plan that a worker interrupts what it runs and stops; False when no live worker has this id."""
+    return Request(statement(schema, "worker_stop"), dumps({"id": bigint(worker_id, option="worker_id")}), rows.truth)
+
+
 def set_retention(schema: str, name: str, *, finished: Keep, failed: Keep) -> Request[bool]:
     """Plan what is said of a queue's finished tasks."""
     parameters = {

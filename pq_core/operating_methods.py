@@ -70,6 +70,15 @@ class OperatingMethods:
         """
         return self._run(operating.drain(self._operations.store.schema, worker_id))
 
+    def stop_worker(self, worker_id: int) -> bool:
+        """Let a worker interrupt what it runs and stop, as a second SIGTERM does; told as by ``drain_worker``.
+
+        Each run is asked to stop, killed when it has not within its ``grace`` (2 s at most), and put back uncounted:
+        another worker has it at once, unless it says ``on_lost="fail"``. A worker of a version that does not know this
+        drains. False when no live worker has this id. A keeper starts no new one in its place.
+        """
+        return self._run(operating.stop(self._operations.store.schema, worker_id))
+
     def set_retention(self, name: str, *, finished: Keep = None, failed: Keep = None) -> None:
         """Say how long finished tasks of a queue stay: completed and cancelled ones (``finished``), failed ones.
 
@@ -194,6 +203,10 @@ class AsyncOperatingMethods:
     async def adrain_worker(self, worker_id: int) -> bool:
         """``drain_worker`` for asynchronous callers."""
         return await self._arun(operating.drain(self._operations.store.schema, worker_id))
+
+    async def astop_worker(self, worker_id: int) -> bool:
+        """``stop_worker`` for asynchronous callers."""
+        return await self._arun(operating.stop(self._operations.store.schema, worker_id))
 
     async def aset_retention(self, name: str, *, finished: Keep = None, failed: Keep = None) -> None:
         """``set_retention`` for asynchronous callers."""

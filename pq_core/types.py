@@ -328,7 +328,10 @@ class AttemptRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerRecord:
-    """One row of ``pq_workers``: a live (or just dead) worker's lease."""
+    """One row of ``pq_workers``: a live (or just dead) worker's lease.
+
+    ``draining``: it takes nothing new, or was asked to. ``stopping``: it was asked to interrupt what it runs.
+    """
 
     id: int
     name: str
@@ -343,6 +346,8 @@ class WorkerRecord:
     alive: bool
     running: int
     pq_version: str
+    draining: bool = False
+    stopping: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -144,7 +144,7 @@ def _worker_row(worker: WorkerRecord, at: datetime) -> list[Cell]:
         worker.id,
         worker.name,
         worker.app,
-        "alive" if worker.alive else "dead",
+        "dead" if not worker.alive else "stopping" if worker.stopping else "draining" if worker.draining else "alive",
         worker.running,
         worker.concurrency,
         ",".join(worker.queues),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -11,10 +11,12 @@ from pq_adapters.cli.mistakes import NEGATIVE
 from pq_adapters.cli.output import print_json, print_table, when
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from pq_core.client import PQ
 
 
-@click.group(cls=ListsByDefault, short_help="List and drain workers.")
+@click.group(cls=ListsByDefault, short_help="List, drain and stop workers.")
 def workers() -> None:
     """Look at workers, and have them end. Without a command: list them."""
 
@@ -47,20 +49,53 @@ def list_(pq: PQ, as_json: bool) -> None:
     print_table(columns, rows, empty="no worker holds a lease")
 
 
+def chosen_workers(command: Callable[..., None]) -> Callable[..., None]:
+    """Let a command take the workers that it is about: by ids, by host and application, or all."""
+    command = click.option("--all", "everyone", is_flag=True, help="All workers.")(command)
+    command = click.option("--of-app", metavar="NAME", help="All workers of the application of this name.")(command)
+    command = click.option("--host", metavar="NAME", help="All workers on this machine.")(command)
+    return click.argument("ids", metavar="[ID]...", type=int, nargs=-1)(command)
+
+
 @workers.command(short_help="Have workers end in good order.")
-@click.argument("ids", metavar="[ID]...", type=int, nargs=-1)
-@click.option("--host", metavar="NAME", help="All workers on this machine.")
-@click.option("--of-app", metavar="NAME", help="All workers of the application of this name.")
-@click.option("--all", "everyone", is_flag=True, help="All workers.")
+@chosen_workers
 @json_option
 @database_command
-def drain(pq: PQ, ids: tuple[int, ...], host: str | None, of_app: str | None, everyone: bool, as_json: bool) -> None:
+def drain(pq: PQ, as_json: bool, **chosen: Any) -> None:
     """Have workers claim nothing more, end what they run within their --drain-timeout, and stop.
 
     As SIGTERM does, from anywhere: told at once where LISTEN works, else with the next heartbeat. A keeper starts no
     new worker in their place; a service manager may start the keeper again. Exit status 1 if one of the ids is no
     live worker, or none matches.
     """
+    _tell(pq, pq.drain_worker, "drained", as_json=as_json, **chosen)
+
+
+@workers.command(short_help="Have workers leave at once.")
+@chosen_workers
+@json_option
+@database_command
+def stop(pq: PQ, as_json: bool, **chosen: Any) -> None:
+    """Have workers interrupt what they run, put it back for others, and leave.
+
+    As a second SIGTERM does, from anywhere; told as by drain, and not replaced by their keeper either. A worker of a
+    version that does not know this ends what it runs first. Exit status 1 if one of the ids is no live worker, or none
+    matches.
+    """
+    _tell(pq, pq.stop_worker, "stopped", as_json=as_json, **chosen)
+
+
+def _tell(
+    pq: PQ,
+    tell: Callable[[int], bool],
+    done: str,
+    *,
+    ids: tuple[int, ...],
+    host: str | None,
+    of_app: str | None,
+    everyone: bool,
+    as_json: bool,
+) -> None:
     if bool(ids) + bool(host or of_app) + everyone != 1:
         raise click.UsageError("give ids, or --host and --of-app, or --all")
     chosen = ids or tuple(
@@ -68,14 +103,14 @@ def drain(pq: PQ, ids: tuple[int, ...], host: str | None, of_app: str | None, ev
         for worker in pq.workers()
         if worker.alive and host in (None, worker.host) and of_app in (None, worker.app)
     )
-    told = {worker_id: pq.drain_worker(worker_id) for worker_id in dict.fromkeys(chosen)}
-    drained = [worker_id for worker_id, done in told.items() if done]
-    refused = [worker_id for worker_id, done in told.items() if not done]
+    answers = {worker_id: tell(worker_id) for worker_id in dict.fromkeys(chosen)}
+    told = [worker_id for worker_id, yes in answers.items() if yes]
+    refused = [worker_id for worker_id, yes in answers.items() if not yes]
     if as_json:
-        print_json({"drained": drained, "refused": refused})
+        print_json({done: told, "refused": refused})
     else:
-        click.echo(f"told {len(drained)} of {len(told)}")
+        click.echo(f"told {len(told)} of {len(answers)}")
         for worker_id in refused:
             click.echo(f"worker {worker_id}: no live worker has this id", err=True)
-    if refused or not drained:
+    if refused or not told:
         click.get_current_context().exit(NEGATIVE)

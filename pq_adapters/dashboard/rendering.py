@@ -50,6 +50,7 @@ DONE = {
     "queue-resumed": ("ok", "Resumed."),
     "queue-limited": ("ok", "Limits saved: they hold from the next claim on."),
     "draining": ("ok", "Told to drain: the worker ends what it runs, then stops."),
+    "stopping": ("ok", "Told to stop: the worker interrupts what it runs, puts it back, and leaves."),
     "not-draining": ("warn", "This worker is not alive any more."),
     "call-enqueued": ("ok", "Enqueued: this is the task that calls the URL."),
     "schedule-saved": ("ok", "Schedule saved."),

@@ -29,6 +29,7 @@ class Beat:
 
     sent: float
     drain_requested: bool
+    stop_requested: bool
     suspects: bool
     running: dict[tuple[int, int], str | None]
 
@@ -148,13 +149,14 @@ class Lease:
         if not beat:
             self.lose("another worker has removed it")
             return
-        drain, others, suspects = beat[0]
+        drain, stop, others, suspects = beat[0]
         self.expires = self._sent + self.seconds
         self._plan_rescue(others)
         self.on_beat(
             Beat(
                 sent=self._sent,
                 drain_requested=drain == b"t",
+                stop_requested=stop == b"t",
                 suspects=suspects == b"t",
                 running={
                     (int(r[0] or 0), int(r[1] or 0)): None if r[2] is None else r[2].decode("utf-8", "replace")

@@ -84,6 +84,7 @@ class Phases:
         if self.phase in (Phase.RUNNING, Phase.DRAINING):
             self.entering.put_back_unstarted("its worker stops")
             logger.info("stopping: %d task(s) are interrupted and put back", self.children.busy)
+            self.host.stopping()
             self.phase = Phase.KILLING
             self.lease.draining = True
             self.children.halting.interrupt_all(HASTE)

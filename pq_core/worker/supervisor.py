@@ -362,7 +362,9 @@ class Supervisor:
 
     def _beat(self, beat: Beat) -> None:
         self.claims.suspects = beat.suspects and self.claims.alone is None
-        if beat.drain_requested:
+        if beat.stop_requested:
+            self.phases.stop_now()
+        elif beat.drain_requested:
             self.phases.drain()
         self.comparing.take(beat)
 

@@ -80,6 +80,19 @@ def test_drained_worker_ends_and_is_not_replaced(pq: Run, database: str, tmp_pat
     assert pq("workers", "drain", status=2)
 
 
+def test_stopped_worker_leaves_at_once(pq: Run, database: str, tmp_path: Path) -> None:
+    with running(database, tmp_path, app="shop:pq", path=tmp_path, lease=600) as worker:
+        [found] = printed(pq("workers", "list", "--json"))
+
+        assert printed(pq("workers", "stop", found["id"], "--json")) == {"stopped": [found["id"]], "refused": []}
+        assert worker.wait() == 0
+        assert "are interrupted and put back" in worker.text
+
+    assert printed(pq("workers", "--json")) == []
+    assert "no live worker" in pq("workers", "stop", "4711", status=1).stderr
+    assert pq("workers", "stop", status=2)
+
+
 def test_all_workers_of_an_application_are_drained(pq: Run, database: str, tmp_path: Path) -> None:
     with running(database, tmp_path, app="shop:pq", path=tmp_path, processes=2) as worker:
         assert pq("workers", "drain", "--of-app", "other", status=1).stdout == "told 0 of 0\n"

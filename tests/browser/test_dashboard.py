@@ -343,6 +343,23 @@ def test_worker_is_drained(site: Site) -> None:
         assert worker.wait() == 0
 
 
+def test_worker_is_stopped_and_its_task_put_back(site: Site) -> None:
+    with site.worker(queues=["media"], drain_timeout=600) as worker:
+        page = site.visitor("admin").go("/workers")
+        video = site.pq.enqueue(shop.transcode.call("intro", seconds=600.0))
+        eventually(lambda: site.state(video) == "running")
+        expect(page.locator("tbody")).to_contain_text("media.transcode", timeout=SLOW)
+        page.get_by_role("link", name="Stop").click()
+        expect(page.locator("#count")).to_have_text("1")
+        expect(page.locator("main")).to_contain_text("media.transcode")
+        page.get_by_role("button", name="Stop now").click()
+
+        expect(page.get_by_role("status")).to_contain_text("Told to stop")
+        assert worker.wait() == 0
+    assert site.state(video) == "pending"
+    expect(site.visitors[-1].go("/workers").locator("main")).to_contain_text("No worker is running")
+
+
 def test_viewer_changes_nothing(site: Site) -> None:
     failed = site.pq.enqueue(shop.charge_card.call(1, "1.00"))
     with site.worker(queues=["default"]):

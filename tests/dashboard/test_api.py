@@ -38,6 +38,11 @@ def test_enqueued_task_runs_with_refined_arguments(site: Site, database: str, tm
 
     task = done(site.viewer.get(f"{API}/tasks/{task_id}"))
     assert (task["status"], task["result"], task["client_id"]) == ("completed", "hello Ada", "hello")
+    # The success at a first try leaves no attempt, and is found by its worker all the same.
+    worker = task["worker_id"]
+    assert [one["id"] for one in done(site.viewer.get(f"{API}/tasks?worker_id={worker}"))["items"]] == [task_id]
+    assert f'href="/tasks/{task_id}"' in site.viewer.get(f"/tasks?worker={worker}").text
+    assert f'href="/tasks?worker={worker}"' in site.viewer.get(f"/tasks/{task_id}").text
     (entry,) = site.pq.audit_log()
     assert (entry.actor, entry.action, entry.details) == (
         "the operator",
@@ -251,6 +256,24 @@ def test_drained_worker_stops(site: Site, database: str, tmp_path: Path) -> None
         eventually(lambda: f"worker {known['id']} stopped" in worker.text)
 
     problem(site.admin.post(f"{API}/workers/4711/drain"), 404)
+
+
+def test_stopped_worker_puts_back_what_it_runs(site: Site, database: str, tmp_path: Path) -> None:
+    id_ = site.pq.enqueue(tasks.nap.call(600))
+    with running(database, tmp_path, app=APP, lease=600, drain_timeout=600) as worker:
+        eventually(lambda: (task := site.pq.get_task(id_)) and task.status is TaskStatus.RUNNING)
+        (known,) = done(site.viewer.get(f"{API}/workers"))["items"]
+        assert (known["draining"], known["stopping"]) == (False, False)
+        problem(site.operator.post(f"{API}/workers/{known['id']}/stop"), 403)
+        assert done(site.admin.post(f"{API}/workers/{known['id']}/stop")) == {"id": known["id"], "done": True}
+
+        eventually(lambda: f"worker {known['id']} stopped" in worker.text)
+
+    task = site.pq.get_task(id_)
+    assert task is not None
+    assert (task.status, task.attempts) == (TaskStatus.PENDING, 0)
+    assert ("worker.stop", str(known["id"])) in [(one.action, one.target) for one in site.pq.audit_log()]
+    problem(site.admin.post(f"{API}/workers/4711/stop"), 404)
 
 
 def test_statistics(site: Site, database: str, tmp_path: Path) -> None:

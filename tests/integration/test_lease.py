@@ -168,6 +168,30 @@ def test_database_can_ask_a_worker_to_drain(
     assert record_of(pq, task_id).status is COMPLETED
 
 
+@pytest.mark.parametrize("draining", [False, True], ids=["while it works", "while it drains"])
+def test_stopped_worker_interrupts_what_it_runs_and_is_not_replaced(
+    pq: PQ, database: str, tmp_path: Path, draining: bool
+) -> None:
+    with running(database, tmp_path, lease=600, drain_timeout=600, concurrency=1) as worker:
+        task_ids = [pq.enqueue(tasks.nap.call(600)) for _ in range(2)]
+        wait_for(pq, task_ids[0], RUNNING)
+        [known] = pq.workers()
+        if draining:
+            assert pq.drain_worker(known.id)
+            eventually(lambda: "draining" in worker.text)
+
+        assert pq.stop_worker(known.id)
+
+        assert worker.wait() == 0
+        assert worker.text.count("started: queues") == 1
+    records = [record_of(pq, task_id) for task_id in task_ids]
+    assert [(one.status, one.attempts, one.worker_id) for one in records] == [(TaskStatus.PENDING, 0, None)] * 2
+    [attempt] = pq.attempts(task_ids[0])
+    assert (attempt.outcome, attempt.worker_id) == (Outcome.INTERRUPTED, known.id)
+    assert pq.workers() == []
+    assert not pq.stop_worker(known.id)
+
+
 def test_worker_outside_the_main_thread_is_refused(pq: PQ) -> None:
     errors: list[BaseException] = []
 

@@ -242,6 +242,24 @@ def test_pause_and_drain_of_this_version_are_obeyed_by_the_other(
     assert old.process.wait(40) == 0
 
 
+def test_old_worker_that_is_to_stop_drains(
+    versions: tuple[Version, Version], empty_database: str, pq: PQ, tmp_path: Path
+) -> None:
+    old, _ = versions
+    migrate(empty_database)
+    old.start()
+    runs = tmp_path / "runs"
+    id_ = old.enqueue(f"slow.call({str(runs)!r}, 2.0)")
+    eventually(runs.exists)
+    [worker] = pq.workers()
+
+    assert pq.stop_worker(worker.id)
+
+    assert old.process is not None
+    assert old.process.wait(40) == 0
+    assert pq.wait(id_, timeout=5) == "old"
+
+
 def test_new_code_refuses_the_older_schema(versions: tuple[Version, Version], older: tuple[int, Path]) -> None:
     _, new = versions
 

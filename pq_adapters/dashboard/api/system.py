@@ -56,6 +56,15 @@ async def drain(asked: Asked) -> Any:
     return {"id": worker_id, "done": True}
 
 
+async def stop(asked: Asked) -> Any:
+    """Let a worker interrupt what it runs and stop."""
+    worker_id = asked.path["id"]
+    async with asked.dashboard.changing(asked.request, "worker.stop", worker_id) as pq:
+        if not await pq.astop_worker(worker_id):
+            raise Problem(404, "not found", f"no live worker has the id {worker_id}")
+    return {"id": worker_id, "done": True}
+
+
 async def statistics(asked: Asked) -> Any:
     """Return what attempts came to."""
     query = dict(asked.query)
@@ -172,6 +181,9 @@ OPERATIONS = (
     Operation(method="POST", path="/workers/{id}/drain", name="drain_worker",
         summary="It ends what it runs, and stops", role=Role.ADMIN, handler=drain, tag="workers", answer=_DONE,
         parameters={"id": ID}),
+    Operation(method="POST", path="/workers/{id}/stop", name="stop_worker",
+        summary="It interrupts what it runs, puts it back, and stops", role=Role.ADMIN, handler=stop, tag="workers",
+        answer=_DONE, parameters={"id": ID}),
     Operation(method="GET", path="/statistics", name="statistics", summary="What attempts came to", role=Role.VIEWER,
         handler=statistics, tag="statistics",
         answer={"type": "object", "properties": {"items": {"type": "array", "items": _STATISTICS}},

@@ -7,7 +7,7 @@ WITH input AS (SELECT cast(cast({parameters} AS text) AS jsonb) AS p), running A
 SELECT cast(json_build_object(
     'workers', (SELECT coalesce(json_agg(r), '[]') FROM (
         SELECT w.id, w.name, w.host, w.pid, w.app, w.queues, w.concurrency, w.started_at, w.heartbeat_at, w.expires_at,
-            w.expires_at > clock_timestamp() AS alive, w.draining, w.drain_requested, w.sleeping, w.pq_version, w.info,
+            w.expires_at > clock_timestamp() AS alive, w.draining, w.drain_requested, w.stop_requested, w.sleeping, w.pq_version, w.info,
             (SELECT count(*) FROM running n WHERE n.worker_id = w.id) AS running,
             (SELECT coalesce(json_agg(k), '[]') FROM (SELECT n.* FROM running n WHERE n.worker_id = w.id
                 ORDER BY n.started_at LIMIT 20) k) AS tasks

@@ -1,7 +1,7 @@
 -- Renew a worker's lease. Invariant: no row means that the lease is gone: somebody has given the worker up for dead.
 --
 -- $1 bigint worker  $2 boolean draining  $3 integer[] lowest, $4 integer[] highest priority of each band that it takes
--- Returns whether it was asked to drain, seconds until the next other lease ends (NULL: no other), whether suspect
+-- Returns whether it was asked to drain, whether to stop at once, seconds until the next other lease ends (NULL: no other), whether suspect
 -- tasks wait for an idle worker.
 UPDATE {schema}.pq_workers w
 SET heartbeat_at = clock_timestamp(),
@@ -9,7 +9,7 @@ SET heartbeat_at = clock_timestamp(),
     continuous_since = CASE WHEN w.expires_at < clock_timestamp() THEN clock_timestamp() ELSE w.continuous_since END,
     draining = $2::boolean
 WHERE w.id = $1::bigint
-RETURNING w.drain_requested,
+RETURNING w.drain_requested, w.stop_requested,
     (SELECT extract(epoch FROM min(o.expires_at) - clock_timestamp())::double precision FROM {schema}.pq_workers o WHERE o.id <> w.id),
     EXISTS (SELECT FROM {schema}.pq_tasks t WHERE t.status = 'pending' AND t.losses >= 2 AND t.run_at <= clock_timestamp()
         AND t.queue = ANY (w.queues)
