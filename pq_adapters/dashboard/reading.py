@@ -39,10 +39,10 @@ def _statement(schema: str, name: str, words: tuple[tuple[str, str], ...]) -> St
     return load(name, text_of(name), {"schema": identifier, **dict(words)})
 
 
-def question(pq: PQ, name: str, parameters: Any, **words: str | int) -> Request[list[Any]]:
+def question(schema: str, name: str, parameters: Any, **words: str | int) -> Request[list[Any]]:
     """Return a statement as a request whose rows are JSON. ``words``: what ``{word}`` in its text stands for."""
     filled = tuple(sorted((word, str(value)) for word, value in words.items()))
-    return Request(_statement(pq.schema, name, filled), dumps(parameters), lambda found: [json.loads(r) for r in found])
+    return Request(_statement(schema, name, filled), dumps(parameters), lambda found: [json.loads(r) for r in found])
 
 
 async def run(pq: PQ, request: Request[T]) -> T:
@@ -59,4 +59,4 @@ async def run(pq: PQ, request: Request[T]) -> T:
 
 async def ask(pq: PQ, name: str, parameters: Any = None, **words: str | int) -> list[Any]:
     """Run a statement of ours and return its rows, each read as JSON."""
-    return await run(pq, question(pq, name, parameters or {}, **words))
+    return await run(pq, question(pq.schema, name, parameters or {}, **words))

@@ -10,11 +10,14 @@ from typing import TYPE_CHECKING, Any
 from starlette.datastructures import FormData
 
 from pq_adapters.dashboard import words
+from pq_adapters.dashboard.reading import ask, question
 from pq_core import payload
 from pq_core.cron import find_zone
 
 if TYPE_CHECKING:
+    from pq_core.bound import AsyncBoundPQ
     from pq_core.client import PQ
+    from pq_core.tasks import Call
 
 UNITS = {"s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 
@@ -83,6 +86,27 @@ def meant(pq: PQ, said: Mapping[str, str]) -> tuple[Any, dict[str, Any]]:
     if values["jitter"]:
         options["jitter"] = timedelta(seconds=seconds("jitter", values["jitter"]))
     return call, options
+
+
+async def stored(pq: PQ, said: Mapping[str, str]) -> dict[str, Any] | None:
+    """Return the row that a form is about to change; None when it is to make one."""
+    if not said["id"].isdecimal() or len(said["id"]) > 18:
+        return None
+    found = await ask(pq, "schedules", {"id": int(said["id"]), "limit": 1})
+    return found[0] if found and (found[0]["name"], found[0]["key"]) == (said["name"], said["key"]) else None
+
+
+async def store(
+    bound: AsyncBoundPQ, schema: str, call: Call[Any], options: Mapping[str, Any], before: Mapping[str, Any] | None
+) -> int:
+    """Store what a form means and return the schedule's id. What the form does not show stays as it was ``before``."""
+    if before is None:
+        return await bound.aschedule(call, **options)
+    kept = {name: words.moment(before[name]) for name in ("start_at", "end_at")}
+    schedule_id = await bound.aschedule(call, **options, **kept, catch_up_limit=before["catch_up_limit"])
+    unseen = {"id": schedule_id, "headers": before["headers"], "options": before["options"]}
+    await bound._arun(question(schema, "schedule_keep", unseen))
+    return schedule_id
 
 
 def rhythm(given: Mapping[str, Any]) -> dict[str, Any]:

@@ -185,8 +185,8 @@ def test_what_a_worker_ended_is_found_within_the_index(
     sent: list[tuple[str, str]] = []
     question = reading.question
 
-    def note(pq: PQ, name: str, *given: Any, **words: Any) -> Any:
-        request = question(pq, name, *given, **words)
+    def note(schema: str, name: str, *given: Any, **words: Any) -> Any:
+        request = question(schema, name, *given, **words)
         if "pq_tasks" in words.get("window", "") and "pq_attempts" not in words["window"]:
             sent.append((request.statement.before + "%s" + request.statement.after, request.parameters))
         return request

@@ -77,10 +77,11 @@ async def _save(request: Request, said: dict[str, str]) -> Response:
         raise ValueError(
             f"There is a call with the key {values['key']!r} already: change that one, or give another key."
         )
+    before = await forms.stored(dashboard.pq, values)
     async with dashboard.changing(
         request, "schedule.save", f"{NAME} {values['key']}", rhythm=forms.rhythm_words(said), url=_shown(url)
     ) as pq:
-        schedule_id = await pq.aschedule(call, **options)
+        schedule_id = await forms.store(pq, dashboard.pq.schema, call, options, before)
     return back(request, "schedule", done="schedule-saved", schedule_id=schedule_id)
 
 

@@ -70,13 +70,15 @@ async def edit(request: Request) -> Response:
 async def save(request: Request) -> Response:
     """Store what the form says; show it again with what is wrong."""
     said = forms.said(await request.form(max_files=0, max_fields=50))
+    pq = dashboard_of(request).pq
     try:
-        call, options = await asyncio.to_thread(forms.meant, dashboard_of(request).pq, {**said, "rhythm": _kind(said)})
+        call, options = await asyncio.to_thread(forms.meant, pq, {**said, "rhythm": _kind(said)})
+        before = await forms.stored(pq, said)
         target = f"{call.task.name} {options['key']}".strip()
         async with dashboard_of(request).changing(
             request, "schedule.save", target, rhythm=forms.rhythm_words(said)
         ) as bound:
-            schedule_id = await bound.aschedule(call, **options)
+            schedule_id = await forms.store(bound, pq.schema, call, options, before)
     except (PQError, ValueError, TypeError) as error:
         return await _form(request, said, problem=str(error), status=422)
     return back(request, "schedule", done="schedule-saved", schedule_id=schedule_id)

@@ -14,7 +14,7 @@ SELECT cast(row_to_json(r) AS text) FROM (
         cast(extract(epoch FROM s.run_every) AS double precision) AS run_every, s.start_at, s.end_at,
         cast(extract(epoch FROM s.jitter) AS double precision) AS jitter, s.catch_up, s.catch_up_limit,
         s.max_concurrent, s.active, s.max_runtime_seconds, s.max_attempts, s.version, s.app, s.declared_by, s.skipped,
-        s.last_skipped_at, s.missed, s.ended_at, s.error, s.created_at, s.updated_at, s.options,
+        s.last_skipped_at, s.missed, s.ended_at, s.error, s.created_at, s.updated_at, s.options, s.headers,
         (SELECT coalesce(json_agg(json_build_array(k.tick_at, k.id, k.status, k.wall) ORDER BY k.tick_at DESC), '[]') FROM (
             SELECT t.tick_at, t.id, t.status, t.ledger -> 'wall' AS wall FROM {schema}.pq_tasks t
             WHERE t.schedule_id = s.id ORDER BY t.tick_at DESC LIMIT 50) k) AS ticks
