@@ -464,6 +464,56 @@ def test_keys_lead_everywhere(site: Site) -> None:
     expect(page).to_have_url(re.compile(f"/tasks/{task_id}$"))
 
 
+def test_search_field_finds_tasks_by_id_client_id_and_function(site: Site) -> None:
+    ids = [site.pq.enqueue(shop.send_receipt.options(client_id=f"order-{n}").call(n)) for n in range(3)]
+    other = site.pq.enqueue(shop.charge_card.call(1, "1.00"))
+    visitor = site.visitor("viewer")
+    rows = visitor.page.locator("tbody tr")
+
+    def search(words: str) -> None:
+        page = visitor.go("/queues")
+        page.keyboard.press("/")
+        expect(page.locator("input[name=q]")).to_be_focused()
+        page.keyboard.type(words)
+        page.keyboard.press("Enter")
+
+    search(f"#{other}")
+    expect(visitor.page).to_have_url(re.compile(f"/tasks/{other}$"))
+    search("order-1")
+    expect(visitor.page).to_have_url(re.compile("client_id=order-1"))
+    expect(rows).to_have_count(1)
+    search("mail.send_receipt")
+    expect(visitor.page).to_have_url(re.compile("name=mail.send_receipt"))
+    expect(rows).to_have_count(len(ids))
+    search("CHARGE")  # of the one function whose name has it
+    expect(visitor.page).to_have_url(re.compile("name=shop.charge_card"))
+    expect(rows).to_have_count(1)
+    search("nothing is called this")
+    expect(visitor.page.locator("#results")).to_contain_text("No task matches")
+
+
+def test_single_rows_are_picked_on_a_phone(site: Site) -> None:
+    ids = [site.pq.enqueue(shop.send_receipt.call(n)) for n in range(30)]
+    phone = {"viewport": {"width": 390, "height": 844}, "is_mobile": True, "has_touch": True}
+    page = site.visitor("operator", **phone).go("/tasks")
+
+    for task_id in (ids[2], ids[5]):
+        page.get_by_label(f"Pick task {task_id}", exact=True).tap()
+    expect(page.locator("[data-scope]")).to_have_text("2 selected")
+    expect(page.locator("tr.picked")).to_have_count(2)
+    # What can be done with them stays in sight.
+    expect(page.get_by_role("button", name="Cancel…")).to_be_in_viewport()
+    page.get_by_role("button", name="Cancel…").tap()
+    expect(page.locator("#count")).to_have_text("2")
+    page.get_by_role("button", name="Cancel 2 tasks").tap()
+    expect(page.get_by_role("status")).to_contain_text("2 tasks")
+    assert [task_id for task_id in ids if site.state(task_id) == "cancelled"] == [ids[2], ids[5]]
+
+    page = site.visitors[-1].go("/tasks?state=waiting")
+    page.locator("input.pick-all").tap()
+    expect(page.locator("[data-scope]")).to_have_text("28 selected")
+
+
 def test_theme_that_was_chosen_stays(site: Site) -> None:
     visitor = site.visitor("viewer", color_scheme="light")
     page = visitor.page

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
 from typing import Any
 
 from starlette.requests import Request
@@ -49,13 +48,23 @@ async def tasks(request: Request) -> Response:
 
 
 async def jump(request: Request) -> Response:
-    """Go to the task with an id or a client_id."""
+    """Go to the task with an id, or to those with a client_id or of a function."""
     pq = dashboard_of(request).pq
-    asked = request.query_params.get("q", "").strip().removeprefix("#")
+    asked = request.query_params.get("q", "").strip().removeprefix("#").replace("\x00", "")[:1000]
     if asked.isascii() and asked.isdecimal() and len(asked) < 19 and await pq.aget_task(int(asked)) is not None:
         return RedirectResponse(path_for(request, "task", task_id=int(asked)), 303)
-    query = replace(Search(), client_id=asked).query()
-    return RedirectResponse(f"{path_for(request, 'tasks')}?{query}", 303)
+    return RedirectResponse(f"{path_for(request, 'tasks')}?{(await _meant(request, asked)).query()}", 303)
+
+
+async def _meant(request: Request, asked: str) -> Search:
+    """Return the filter that somebody means who types this: a client_id if a task has it, else a function's name."""
+    by_client_id = Search(client_id=asked)
+    if not asked or (await find(dashboard_of(request).pq, by_client_id, limit=1, columns="t.id")).rows:
+        return by_client_id
+    known = {*await names(request), *dashboard_of(request).pq.registry.names()}
+    like = [name for name in known if asked.lower() in name.lower()]
+    name = asked if asked in known else like[0] if len(like) == 1 else None
+    return by_client_id if name is None else Search(name=name)
 
 
 async def names(request: Request) -> list[str]:

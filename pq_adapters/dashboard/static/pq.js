@@ -106,8 +106,7 @@
     const boxes = [...form.querySelectorAll("input[name=ids]")];
     const chosen = boxes.filter((box) => box.checked);
     for (const box of boxes) box.closest("tr").classList.toggle("picked", box.checked);
-    const all = form.querySelector("[data-pick-all]");
-    if (all) { all.checked = boxes.length > 0 && chosen.length === boxes.length; all.indeterminate = chosen.length > 0 && !all.checked; }
+    for (const all of form.querySelectorAll("[data-pick-all]")) { all.checked = boxes.length > 0 && chosen.length === boxes.length; all.indeterminate = chosen.length > 0 && !all.checked; }
     for (const node of form.querySelectorAll("[data-scope]")) {
       node.textContent = chosen.length ? `${chosen.length} selected` : node.dataset.scope;
     }
