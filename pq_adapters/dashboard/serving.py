@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from pq_adapters.dashboard.access import is_loopback
@@ -73,7 +74,8 @@ def serve(
         server_header=False,
         timeout_graceful_shutdown=_GRACE,
     )
-    with listening:
+    # It passes the signal on when it has ended: Ctrl-C is how one ends it, and nothing to complain about.
+    with listening, suppress(KeyboardInterrupt):
         uvicorn.Server(config).run(sockets=[listening])
 
 

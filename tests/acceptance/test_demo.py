@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import pty
 import re
@@ -10,10 +11,15 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
+
+from tests.extras import needs
+from tests.integration.worker_process import eventually
 
 ROOT = Path(__file__).parents[2]
 # Webhooks are part of it where httpx is installed: six that arrive, one that is refused.
@@ -100,6 +106,77 @@ def test_second_demo_in_the_same_database_is_refused(database: str, tmp_path: Pa
         connection.execute("SELECT pg_advisory_lock(%s)", (0x70712064656D6F,))
 
         assert "another pq demo" in demo(tmp_path, "--files", "3", "--dsn", database).stderr
+
+
+def of_folder(folder: Path) -> set[int]:
+    """Return the processes that work in a folder, or name it: the demo's own, wherever they hang."""
+    found = set()
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdecimal():
+            with suppress(OSError):
+                words = (entry / "cmdline").read_bytes()
+                if str(folder).encode() in words or (entry / "cwd").readlink().is_relative_to(folder):
+                    found.add(int(entry.name))
+    return found
+
+
+def overview(client: Any) -> bool:
+    answer = client.get("/")
+    return answer.status_code == 200 and "<h1>Overview</h1>" in answer.text
+
+
+@pytest.mark.long
+@needs("starlette", "jinja2", "uvicorn", "httpx")
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+def test_dashboard_of_the_demo_stays_until_ctrl_c_and_leaves_nothing_running(tmp_path: Path) -> None:
+    import httpx
+
+    asked = subprocess.run(["make", "-n", "demo", "DASHBOARD=1"], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "demo --dashboard" in asked.stdout
+    running = subprocess.Popen(
+        [sys.executable, "-m", "pq_core", "demo", "--dashboard", "--files", "5"], cwd=tmp_path,
+        env=environment(TMPDIR=str(tmp_path), PYTHONUNBUFFERED="1"), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT, text=True, start_new_session=True,
+    )  # fmt: skip
+    try:
+        assert running.stdout is not None
+        said = ""
+        while "the dashboard stays up" not in said:
+            line = running.stdout.readline()
+            assert line, said
+            said += line
+        address = re.search(r"dashboard: (http://localhost:\d+)/", said)
+        assert address, said
+        with httpx.Client(base_url=address[1], timeout=30, trust_env=False) as client:
+            assert overview(client)  # open to this machine, for there is no key
+            assert client.get("/api/v1/tasks/count").json() == {"count": 8 + LIMITED, "more": False}
+            assert "killed by signal 11 (SIGSEGV)" in client.get("/failures").text
+            dsn = f"embedded:{tmp_path / '.pq'}"
+            made = subprocess.run(
+                [sys.executable, "-m", "pq_core", "keys", "create", "--role", "viewer", "--name", "me", "--schema",
+                 "pq_demo", "--dsn", dsn, "--json"], cwd=tmp_path, env=environment(), capture_output=True, text=True,
+                check=True,
+            )  # fmt: skip
+            eventually(lambda: not overview(client))
+            client.post("/login", data={"key": json.loads(made.stdout)["key"]})
+            assert overview(client)
+        before = of_folder(tmp_path)
+        assert running.pid in before
+
+        os.killpg(running.pid, signal.SIGINT)  # as a terminal does: the command and the dashboard get it
+
+        rest = running.stdout.read()
+        assert running.wait(30) == 0, said + rest
+        assert rest.strip() == ""
+        eventually(lambda: not of_folder(tmp_path), what=f"{before} have ended")
+    finally:
+        running.kill()
+        running.wait()
+        assert running.stdout is not None
+        running.stdout.close()
+        for pid in of_folder(tmp_path):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
 
 def test_worker_that_dies_is_told_with_its_log(database: str, tmp_path: Path) -> None:
