@@ -100,10 +100,13 @@ async def store(
     bound: AsyncBoundPQ, schema: str, call: Call[Any], options: Mapping[str, Any], before: Mapping[str, Any] | None
 ) -> int:
     """Store what a form means and return the schedule's id. What the form does not show stays as it was ``before``."""
+    kept: dict[str, Any] = {}
+    if before is not None:
+        kept = {name: words.moment(before[name]) for name in ("start_at", "end_at")}
+        kept["catch_up_limit"] = before["catch_up_limit"]
+    schedule_id: int = await bound.aschedule(call, **{**options, **kept})
     if before is None:
-        return await bound.aschedule(call, **options)
-    kept = {name: words.moment(before[name]) for name in ("start_at", "end_at")}
-    schedule_id = await bound.aschedule(call, **options, **kept, catch_up_limit=before["catch_up_limit"])
+        return schedule_id
     unseen = {"id": schedule_id, "headers": before["headers"], "options": before["options"]}
     await bound._arun(question(schema, "schedule_keep", unseen))
     return schedule_id

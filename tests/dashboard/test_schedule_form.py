@@ -92,7 +92,8 @@ def test_what_the_form_clears_is_gone(site: Site, connection: psycopg.Connection
 
 def test_form_that_names_another_schedule_takes_nothing_over(site: Site, connection: psycopg.Connection) -> None:
     other = site.pq.schedule(tasks.greet.options(headers={"a": "b"}).call("Ada"), cron="0 9 * * *", key="other")
-    said = {"id": str(other), "name": "shop.greet", "key": "mine", "rhythm": "cron", "cron": "0 8 * * *", "args": '["x"]'}
+    said = {"name": "shop.greet", "key": "mine", "rhythm": "cron", "cron": "0 8 * * *", "args": '["x"]'}
+    said["id"] = str(other)
 
     site.operator.post("/schedules/save", data=said)
 

@@ -360,7 +360,7 @@ class Machine(RuleBasedStateMachine):
                 (worker,),
             )
             self.model.leases[worker] = True
-            suspects = rows[0][2] == b"t"
+            suspects = rows[0][3] == b"t"
             assert suspects is bool(self.model.ready(suspects=True))
         running = {
             (int(row[0] or 0), int(row[1] or 0)): row[2] is not None for row in self.run("running", integer(worker))
