@@ -8,7 +8,7 @@ SHELL := /bin/bash
 # RETRY=1: run what failed once more, alone: on a busy machine another process may have come too late for a test.
 # QUICK=1: on the oldest Python only VERSIONED, what depends on the version of Python most.
 # COVER=1: report branch coverage, on the newest Python; the tests then take about a third longer.
-JOBS ?= 4
+JOBS ?= 5
 TESTS ?=
 # The benchmarks of `make bench`; flat, image, peers and failures take longer.
 BENCH ?= enqueue latency drain fork
