@@ -47,6 +47,8 @@ class Listening:
         """Take in what the child has sent."""
         self._read(child)
         if child.eof and child.idle:
+            # Nobody asked it to leave.
+            self.processes.spare_died |= child.single and not child.killed
             self.feeding.let_go(child)
         elif not child.eof:
             self.processes.listen(child)

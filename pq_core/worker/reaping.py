@@ -46,8 +46,6 @@ class Reaping:
         if exit_ is None:
             self.processes.look_for_ended = True
             return
-        if child.single and child.left and exit_.status and not child.killed:
-            self.processes.spare_died = True
         if exit_.signal == signal.SIGKILL and not child.killed:
             child.oom_killed = self._oom_kills_rose()
         self.listening.read(child)
