@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from pq_core import PQ, AttemptRecord, Call, Outcome, TaskFailed, TaskRecord, TaskStatus
+from pq_core import PQ, AttemptRecord, Call, Outcome, Task, TaskFailed, TaskRecord, TaskStatus
 from tests.integration import worker_tasks as tasks
 from tests.integration.worker_process import PATIENCE, WorkerProcess, alive, cloned, eventually, running
 
@@ -546,10 +546,10 @@ def test_pending_task_is_cancelled_at_once(bench: Bench) -> None:
     assert (record.status, record.outcome, record.attempts) == (CANCELLED, Outcome.CANCELLED, 0)
 
 
-@pytest.mark.parametrize("call", [tasks.nap.call(60), tasks.async_nap.call(60)], ids=["sync", "async"])
-def test_running_task_is_cancelled(bench: Bench, call: Call[Any]) -> None:
-    task_id = bench.pq.enqueue(call, max_attempts=3)
-    bench.started(task_id)
+@pytest.mark.parametrize("naps", [tasks.nap, tasks.async_naps], ids=["sync", "async"])
+def test_running_task_is_cancelled(bench: Bench, naps: Task[..., Any], tmp_path: Path) -> None:
+    task_id = bench.pq.enqueue(naps.call(60, str(tmp_path / "began")), max_attempts=3)
+    eventually((tmp_path / "began").exists)
 
     assert bench.pq.cancel(task_id)
     record = bench.ended(task_id)

@@ -581,11 +581,6 @@ async def async_sleeps(path: str) -> None:
         Path(path).write_text("cleaned up")
 
 
-@jobs.task
-async def async_nap(seconds: float) -> None:
-    await asyncio.gather(asyncio.sleep(seconds), asyncio.sleep(seconds))
-
-
 @jobs.task(timeout=0.3, grace=0.3)
 async def async_stubborn() -> None:
     while True:
