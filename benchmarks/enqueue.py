@@ -10,7 +10,7 @@ import psycopg
 
 from benchmarks.database import a_database, a_server, vacuum
 from benchmarks.machine import describe_server
-from benchmarks.producers import SLEEPERS, rate_of_clients
+from benchmarks.producers import LISTENERS, NEVER_TOLD, NOBODY, SEVERAL, SEVERAL_NEVER_TOLD, TOLD, enqueued_by_clients
 from benchmarks.report import Report
 from benchmarks.tasks import noop
 from pq_core import PQ
@@ -23,6 +23,7 @@ UNNEST = (
 )
 COPY = f"COPY pq_tasks ({COLUMNS}) FROM STDIN"
 
+CLIENTS = "clients, one each commit"
 BLOCK = 50
 """Tasks that one variant enqueues before it is the next one's turn."""
 
@@ -48,10 +49,8 @@ def run(given: argparse.Namespace) -> Report:
             _own_transactions(report, pq, dsn, given.tasks)
             _in_a_transaction(report, pq, dsn, given.tasks)
             _bulk(report, pq, dsn, given.bulk)
-            for sleeper in SLEEPERS:
-                _empty(dsn)
-                rate = rate_of_clients(dsn, given.clients, given.seconds, sleeper)
-                report.add(f"{given.clients} clients, {sleeper}", "one per transaction", rate, "tasks/s")
+            for variant in LISTENERS:
+                _with_clients(report, dsn, given, variant)
     one, whole, many = "own transaction", "in a transaction", "bulk"
     report.ratio(one, "pq.enqueue", "INSERT", goal=">= 0.8")
     report.ratio(one, "pq.enqueue", "INSERT, prepared")
@@ -59,11 +58,20 @@ def run(given: argparse.Namespace) -> Report:
     report.ratio(whole, "pq.enqueue", "INSERT, prepared")
     report.ratio(many, "pq.enqueue_many", "COPY")
     report.ratio(many, "pq.enqueue_many", "unnest")
-    for sleeper in SLEEPERS[1:]:
-        goal = ">= 0.9" if sleeper == "a worker that wakes" else ""
-        of, to = (f"{given.clients} clients, {which}" for which in (sleeper, SLEEPERS[0]))
-        report.ratio("one per transaction", of, to, goal=goal)
+    report.ratio(CLIENTS, TOLD, NEVER_TOLD, goal=">= 0.9")
+    report.ratio(CLIENTS, SEVERAL, SEVERAL_NEVER_TOLD, goal=">= 0.9")
+    for variant in list(LISTENERS)[1:]:
+        report.ratio(CLIENTS, variant, NOBODY)
+    report.note("workers share the cores with the clients: what NOTIFY costs is the ratio to workers that nobody notifies")
     return report
+
+
+def _with_clients(report: Report, dsn: str, given: argparse.Namespace, variant: str) -> None:
+    _empty(dsn)
+    found = enqueued_by_clients(dsn, given.clients, given.seconds, variant)
+    report.add(variant, CLIENTS, found.rate, "tasks/s")
+    report.add(variant, f"{CLIENTS}: notifications", found.notified, "/task")
+    report.add(variant, f"{CLIENTS}: completed", found.worked, "tasks/s")
 
 
 def payload(n: int) -> str:

@@ -1,50 +1,102 @@
-"""Many clients that enqueue one task per transaction, beside a worker that sleeps, wakes, or isn't there."""
+"""Many clients that enqueue one task per transaction, beside real workers: told of each task, never told, or not there."""
 
 from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import NoReturn
 
 import psycopg
 
 from benchmarks.tasks import noop
+from benchmarks.worker import Worker, running
 from pq_core import PQ
 
-SLEEPERS = ("nobody to notify", "a worker that wakes", "every commit notifies")
-"""Without any worker; with one that marks itself awake when it is notified, and asleep when it finds nothing; with a
-mark that nobody takes away, so that each transaction queues up at the lock that NOTIFY takes until its commit."""
+NOBODY = "nobody to notify"
+NEVER_TOLD = "a worker that nobody notifies"
+TOLD = "a worker"
+SEVERAL_NEVER_TOLD = "four workers that nobody notifies"
+SEVERAL = "four workers"
+EVERY_COMMIT = "every commit notifies"
+
+LISTENERS = {NOBODY: 0, NEVER_TOLD: 1, TOLD: 1, SEVERAL_NEVER_TOLD: 4, SEVERAL: 4, EVERY_COMMIT: 0}
+"""The worker processes of each variant. Where nobody notifies them, their mark as asleep is taken away by a trigger as
+soon as it is set: they work the same, and the clients find nobody to notify. Where every commit notifies, there is a
+mark that nobody takes away, so that each transaction queues up at the lock that NOTIFY holds until its commit."""
+
+WORKER = ("--tasks-per-child", "1000", "--concurrency", "2", "--prune-share", "0", "--poll-interval", "0.05")
+
+NEVER_ASLEEP = """
+    CREATE OR REPLACE FUNCTION bench_awake() RETURNS trigger LANGUAGE plpgsql AS
+        'BEGIN NEW.sleeping := false; RETURN NEW; END';
+    CREATE OR REPLACE TRIGGER bench_awake BEFORE INSERT OR UPDATE ON pq_workers
+        FOR EACH ROW EXECUTE FUNCTION bench_awake();
+"""
 
 
-def rate_of_clients(dsn: str, clients: int, seconds: float, sleeper: str) -> float:
-    """Return the tasks per second that the clients enqueue together."""
-    worker: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
-    if sleeper == "a worker that wakes":
-        worker = _forked(lambda: _wake_and_sleep(dsn))
-    elif sleeper == "every commit notifies":
-        worker = _forked(lambda: _listen(dsn))
-    with worker:
-        if worker is not None and sleeper != SLEEPERS[0]:
-            time.sleep(0.3)
-        pipes = []
-        for _ in range(clients):
-            reading, writing = os.pipe()
-            if os.fork() == 0:
-                os.close(reading)
-                _run(lambda: _enqueue_for(dsn, seconds, writing))  # noqa: B023
-            os.close(writing)
-            pipes.append(reading)
-        done, longest = 0, 0.0
-        for reading in pipes:
-            with os.fdopen(reading) as pipe:
-                count, spent = pipe.read().split()
-                done, longest = done + int(count), max(longest, float(spent))
-            os.wait()
-    return done / longest
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Enqueued:
+    """What the clients did together. ``rate``: tasks/s. ``notified``: notifications for each task.
+
+    ``worked``: tasks/s that workers completed meanwhile.
+    """
+
+    rate: float
+    notified: float
+    worked: float
+
+
+def enqueued_by_clients(dsn: str, clients: int, seconds: float, variant: str) -> Enqueued:
+    """Let the clients enqueue for so long beside what ``variant`` names."""
+    never_told = variant in (NEVER_TOLD, SEVERAL_NEVER_TOLD)
+    with psycopg.connect(dsn, autocommit=True) as ear, contextlib.ExitStack() as beside:
+        ear.execute(f"LISTEN {_channel(ear)}")
+        if never_told:
+            ear.execute(NEVER_ASLEEP)
+            beside.callback(ear.execute, "DROP TRIGGER bench_awake ON pq_workers")
+        if variant == EVERY_COMMIT:
+            _mark(ear)
+        if LISTENERS[variant]:
+            workers: Worker = beside.enter_context(running(dsn, *WORKER, "--processes", str(LISTENERS[variant])))
+            _settled(ear, workers, LISTENERS[variant], marked=not never_told)
+        count, longest = _count_of_clients(dsn, clients, seconds)
+        worked = ear.execute("SELECT count(*) FROM pq_tasks WHERE status = 'completed'").fetchone()
+        heard = sum(1 for _ in ear.notifies(timeout=0.2))
+    assert worked is not None
+    return Enqueued(rate=count / longest, notified=heard / max(count, 1), worked=worked[0] / longest)
+
+
+def _settled(connection: psycopg.Connection[tuple[object, ...]], worker: Worker, count: int, *, marked: bool) -> None:
+    """Wait until all of them have their lease, and have fallen asleep."""
+    awake = f"SELECT count(*) FILTER (WHERE sleeping = {marked}) FROM pq_workers"
+    until = time.monotonic() + 60
+    while connection.execute(awake).fetchone() != (count,):
+        if time.monotonic() > until:
+            raise RuntimeError(f"the workers below {worker.pid} did not start within a minute")
+        time.sleep(0.05)
+    time.sleep(0.5)
+
+
+def _count_of_clients(dsn: str, clients: int, seconds: float) -> tuple[int, float]:
+    """Return how many tasks the clients enqueued, and the seconds that the slowest one took."""
+    pipes = []
+    for _ in range(clients):
+        reading, writing = os.pipe()
+        if os.fork() == 0:
+            os.close(reading)
+            _run(lambda: _enqueue_for(dsn, seconds, writing))  # noqa: B023
+        os.close(writing)
+        pipes.append(reading)
+    done, longest = 0, 0.0
+    for reading in pipes:
+        with os.fdopen(reading) as pipe:
+            count, spent = pipe.read().split()
+            done, longest = done + int(count), max(longest, float(spent))
+        os.wait()
+    return done, longest
 
 
 def _enqueue_for(dsn: str, seconds: float, writing: int) -> None:
@@ -58,45 +110,18 @@ def _enqueue_for(dsn: str, seconds: float, writing: int) -> None:
     os.write(writing, f"{count} {spent}".encode())
 
 
-def _mark(connection: psycopg.Connection[tuple[object, ...]]) -> str:
+def _channel(connection: psycopg.Connection[tuple[object, ...]]) -> str:
+    row = connection.execute("SELECT pq_channel('wake')").fetchone()
+    assert row is not None
+    return str(row[0])
+
+
+def _mark(connection: psycopg.Connection[tuple[object, ...]]) -> None:
+    """Let there be a worker that sleeps for ever."""
     connection.execute(
         "INSERT INTO pq_workers (expires_at, lease, pid, concurrency, sleeping, name, host, pq_version, queues)"
         " VALUES (now() + interval '1 hour', '30 s', 0, 1, true, 'benchmark', 'here', '0', '{default}')"
     )
-    row = connection.execute("SELECT pq_channel('wake')").fetchone()
-    assert row is not None
-    connection.execute(f"LISTEN {row[0]}")
-    return str(row[0])
-
-
-def _listen(dsn: str) -> None:
-    with psycopg.connect(dsn, autocommit=True) as connection:
-        _mark(connection)
-        for _ in connection.notifies():
-            pass
-
-
-def _wake_and_sleep(dsn: str) -> None:
-    """Do what a worker does about the mark, with as much work between as one batch is; the tasks stay."""
-    with psycopg.connect(dsn, autocommit=True) as connection:
-        _mark(connection)
-        while True:
-            for _ in connection.notifies(timeout=1, stop_after=1):
-                connection.execute("UPDATE pq_workers SET sleeping = false")
-                time.sleep(0.02)  # tasks that run
-                connection.execute("UPDATE pq_workers SET sleeping = true")
-
-
-@contextmanager
-def _forked(body: Callable[[], None]) -> Iterator[None]:
-    pid = os.fork()
-    if pid == 0:
-        _run(body)
-    try:
-        yield
-    finally:
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
 
 
 def _run(body: Callable[[], None]) -> NoReturn:

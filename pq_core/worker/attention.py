@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from random import random
 
 SECOND_LOOKS = (0.05, 0.3)
 """Seconds after falling asleep at which an idle worker looks once more: a transaction that began to enqueue before it
 slept, and so notified nobody, may have committed since."""
 CONTENDED = 0.02
 """Seconds before the first new claim of what somebody else has locked; doubled each time, up to the poll interval."""
+SHORT_SLEEP = 0.01
+"""Seconds: a worker that is woken so soon need not have lain down, least of all ..."""
+SHORT_SLEEPS = 3
+"""... when that has happened so often in a row. One worker alone hardly ever sleeps so short, since it goes on asking
+for longer after what it found: others take the tasks that this one is woken for."""
+DOZE = 0.02
+"""Seconds at most between two claims of a worker that dozes, and so for what comes when all others are full at once."""
+DOZES = 25
+"""Claims in vain that it makes so before it lies down to be woken again."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -18,6 +28,8 @@ class Attention:
     ``claim_due``: the next claim is to find what has just become due.
     ``heard``: it was woken since the last look was sent, which may have seen less than whoever woke it wrote.
     ``contended``: how often in a row something was due that could not be claimed, because somebody holds its lock.
+    ``dozed``: how many claims in vain it has made by the clock, not marked as asleep and deaf to notifications: where
+    others take what it would be woken for, notifying for each task would make the commits of who enqueues queue up.
     """
 
     poll: float
@@ -29,10 +41,43 @@ class Attention:
     next_due: float | None = None
     contended: int = 0
     second_looks: list[float] = field(default_factory=list)
+    dozed: int = 0
+    _lain_down_at: float | None = None
+    _short_sleeps: int = 0
 
     def wake(self) -> None:
         """There may be something to claim."""
         self.claim = self.heard = True
+
+    def call(self, now: float) -> None:
+        """Hear a notification: somebody enqueued."""
+        if self._lain_down_at is not None:
+            soon = now < self._lain_down_at + SHORT_SLEEP
+            self._short_sleeps = self._short_sleeps + 1 if soon else 0
+            self._lain_down_at = None
+        if not self.dozed:
+            self.wake()
+
+    def found(self) -> None:
+        """Note that a claim brought something."""
+        self.contended = self.dozed = 0
+        self.expect_stragglers()
+
+    def doze(self, now: float) -> bool:
+        """Plan the next claim by the clock, if it is no use to lie down; called after a claim in vain."""
+        if self._short_sleeps < SHORT_SLEEPS or self.dozed >= DOZES:
+            return False
+        self.dozed += 1
+        # The first one at once: with it goes that nobody need notify. Not all who doze come at the same time.
+        wait = 0.0 if self.marked else DOZE * (0.5 + random() / 2)
+        self.look_at = self.next_due = now + wait
+        return True
+
+    def lie_down(self, now: float) -> None:
+        """Note that the look before the sleep is sent, marked as asleep."""
+        self.dozed = 0
+        self.heard = False
+        self._lain_down_at = now
 
     def fall_asleep(self, now: float, next_due: float | None) -> None:
         """Nothing is ready: plan the next look."""

@@ -113,7 +113,7 @@ class Claims:
                 attention.wake()
                 attention.claim_due = True
                 return self._claim(now, worker_id, free)
-            return self._look(worker_id)
+            return self._look(now, worker_id)
         return []
 
     def _holds_back(self, now: float) -> bool:
@@ -139,8 +139,8 @@ class Claims:
         one = len(self.queues) == 1
         begin: Parameters = self._low_end.parameters(now) if one else [b"{}", b"{}", b"{}"]
         before: Sending = []
-        if self.attention.marked and self._found_at > self._marked_at:
-            # It is at work: who enqueues meanwhile need not notify, which would make their commits queue up.
+        if self.attention.marked and (self._found_at > self._marked_at or self.attention.dozed):
+            # It is at work, or others are: who enqueues need not notify, which would make their commits queue up.
             self.attention.marked = False
             before.append((self.statements["sleeping"], [integer(worker_id), b"f"]))
         if now >= self._promote_again_at or self.attention.claim_due:
@@ -162,13 +162,13 @@ class Claims:
     def _claim_suspect(self, worker_id: int) -> Sending:
         return [(self.statements["claim_suspect"], [integer(worker_id), self._queues, *self._bands])]
 
-    def _look(self, worker_id: int) -> Sending:
+    def _look(self, now: float, worker_id: int) -> Sending:
         if not self.attention.marked and not self.options.once:
             # A turn of its own, since a turn is a transaction: the mark is there for all before the look begins. Who
             # enqueues after the look sees it and notifies; who enqueued before is seen.
             self.attention.marked = True
             return [(self.statements["sleeping"], [integer(worker_id), b"t"])]
-        self.attention.heard = False
+        self.attention.lie_down(now)
         return [(self.statements["look"], [self._queues, *self._bands, self.ticking.held_ids])]
 
     def take(self, kind: str, rows: list[Row], *, asked: int, now: float) -> list[Claimed]:
@@ -202,8 +202,7 @@ class Claims:
         if tasks:
             self._found_at = now
             self.claimed_once = True
-            self.attention.contended = 0
-            self.attention.expect_stragglers()
+            self.attention.found()
         if kind == "pq_claim_suspect":
             self.suspects = bool(tasks)
             self.alone = tasks[0].id if tasks else None
@@ -228,10 +227,13 @@ class Claims:
             self.attention.claim = False
             self.claimed_once = True
             self.limited.woken(now)
-            if now < self._found_at + LINGER and not self.options.until_empty and not self.options.once:
-                # More is likely to follow: to ask again is cheaper than to have everybody notify.
-                self.attention.look_at = self.attention.next_due = now + ASK_AGAIN
-                return
+            if not self.options.until_empty and not self.options.once:
+                if now < self._found_at + LINGER:
+                    # More is likely to follow: to ask again is cheaper than to have everybody notify.
+                    self.attention.look_at = self.attention.next_due = now + ASK_AGAIN
+                    return
+                if self.attention.doze(now):
+                    return
             # Fewer than wanted: nothing more is ready. Look (and be marked as asleep) before sleeping.
             self.attention.look_at = 0.0
             self.attention.next_due = None

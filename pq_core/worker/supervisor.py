@@ -375,7 +375,7 @@ class Supervisor:
         elif payload == "!tick":
             self.ticking.told()
         elif payload in self.queues:
-            self.attention.wake()
+            self.attention.call(monotonic())
 
     # --- signals ------------------------------------------------------------------------------------------------
 
