@@ -9,7 +9,7 @@ from pathlib import Path
 
 from benchmarks.report import RESULTS
 
-NAMES = ("drain", "latency", "enqueue", "fork", "flat", "image", "limits", "peers", "failures")
+NAMES = ("drain", "latency", "enqueue", "fork", "flat", "scale", "bloat", "image", "limits", "peers", "failures")
 
 
 def main() -> int:

@@ -1,4 +1,4 @@
-"""Claim and drain beside a backlog: rows pending, due next week, finished; many queues; a snapshot held; bloat."""
+"""Claim and drain beside a backlog: rows pending, due next week, finished; many queues; a snapshot held."""
 
 from __future__ import annotations
 
@@ -38,13 +38,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rows", type=int, default=MILLION, help="pending and future; ten times as many finished")
     parser.add_argument("--tasks", type=int, default=10_000, help="drained in each round and variant")
     parser.add_argument("--held", type=int, default=300_000, help="drained while a snapshot is held open")
-    parser.add_argument("--steady", type=int, default=MILLION, help="through a queue whose bloat is read at its end")
     parser.add_argument("--tasks-per-child", type=int, default=1000)
 
 
 def run(given: argparse.Namespace) -> Report:
     """Measure and report."""
-    settings = {name: getattr(given, name) for name in ("rows", "tasks", "held", "steady", "tasks_per_child", "rounds")}
+    settings = {name: getattr(given, name) for name in ("rows", "tasks", "held", "tasks_per_child", "rounds")}
     report = Report("flat", settings)
     counts = dict.fromkeys(ROWS, given.rows) | {"finished": 10 * given.rows, "200 queues": given.tasks}
     options = ("--tasks-per-child", str(given.tasks_per_child))
@@ -57,7 +56,6 @@ def run(given: argparse.Namespace) -> Report:
         for variant in list(ROWS)[1:]:
             report.ratio("drain", variant, "an empty table", goal=">= 0.77")
         _held(report, server, given.held, options)
-        _steady(report, server, given.steady, options)
     report.ratio("drain, snapshot held", "last fifth", "first fifth", goal=">= 0.8")
     return report
 
@@ -126,32 +124,3 @@ def _held(report: Report, server: str, count: int, options: tuple[str, ...]) -> 
             ).fetchall()
         for name, (_, rate) in zip(("first", "second", "third", "fourth", "last"), fifths, strict=True):
             report.add(f"{name} fifth", "drain, snapshot held", rate, "tasks/s")
-
-
-def _steady(report: Report, server: str, count: int, options: tuple[str, ...]) -> None:
-    """Keep a queue of a thousand tasks steady, completed ones pruned, and read the sizes at the end."""
-    step = 1000
-    with a_database(server) as dsn, psycopg.connect(dsn, autocommit=True) as connection:
-        worker = Worker(dsn, *options)
-        try:
-            for _ in range(0, count, step):
-                connection.execute(ROWS["pending"].format(n=step, p=PAYLOAD))
-                while _pending(connection) > step:
-                    connection.execute("SELECT pg_sleep(0.02)")
-                connection.execute(
-                    "DELETE FROM pq_tasks WHERE id IN (SELECT id FROM pq_tasks WHERE status = 'completed'"
-                    " ORDER BY completed_at LIMIT (SELECT greatest(count(*) - 10000, 0) FROM pq_tasks"
-                    " WHERE status = 'completed'))"
-                )
-        finally:
-            worker.stop()
-        sizes = "SELECT pg_table_size('pq_tasks') / 2 ^ 20, pg_indexes_size('pq_tasks') / 2 ^ 20"
-        before = connection.execute(sizes).fetchone()
-        connection.execute("VACUUM FULL pq_tasks")
-        after = connection.execute(sizes).fetchone()
-        assert before is not None
-        assert after is not None
-        for kind, was, live in zip(("table", "indexes"), before, after, strict=True):
-            report.add(f"{kind}, as it is", "size after a steady queue", was, "MiB")
-            report.add(f"{kind}, written anew", "size after a steady queue", live, "MiB")
-            report.ratio("size after a steady queue", f"{kind}, as it is", f"{kind}, written anew", goal="<= 2")

@@ -1,4 +1,4 @@
-"""Many clients that enqueue one task per transaction, beside real workers: told of each task, never told, or not there."""
+"""Many clients that enqueue one task per transaction, beside real workers: notified, never notified, or not there."""
 
 from __future__ import annotations
 

@@ -36,6 +36,7 @@ class Worker:
         command = [sys.executable, "-m", "pq_core", "worker", "benchmarks.tasks:pq", *options]
         variables = {**os.environ, "PQ_DATABASE_URL": dsn, "PYTHONPATH": str(ROOT), **(environment or {})}
         self.used = Used()
+        self._asked = False
         self._since = time.perf_counter()
         # A file, not a pipe: nobody reads what it logs while it runs.
         with tempfile.TemporaryFile("w+b") as log:
@@ -67,10 +68,16 @@ class Worker:
             raise RuntimeError(f"the worker ended with {self._process.returncode}:\n{said[-2000:]}")
         return self.used
 
+    def ask_to_stop(self) -> None:
+        """Ask it to end; ``stop`` waits for that."""
+        if self._process.returncode is None and not self._asked:
+            self._asked = True
+            os.kill(self.pid, signal.SIGTERM)  # not through Popen, which may take its exit status away from ``wait``
+
     def stop(self) -> Used:
         """Ask it to end, and wait."""
         if self._process.returncode is None:
-            self._process.send_signal(signal.SIGTERM)
+            self.ask_to_stop()
             return self.wait()
         return self.used
 

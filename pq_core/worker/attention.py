@@ -17,7 +17,7 @@ SHORT_SLEEPS = 3
 for longer after what it found: others take the tasks that this one is woken for."""
 DOZE = 0.02
 """Seconds at most between two claims of a worker that dozes, and so for what comes when all others are full at once."""
-DOZES = 25
+DOZES = 50
 """Claims in vain that it makes so before it lies down to be woken again."""
 
 
@@ -49,6 +49,11 @@ class Attention:
         """There may be something to claim."""
         self.claim = self.heard = True
 
+    @property
+    def restless(self) -> bool:
+        """True when it is no use to lie down."""
+        return self._short_sleeps >= SHORT_SLEEPS
+
     def call(self, now: float) -> None:
         """Hear a notification: somebody enqueued."""
         if self._lain_down_at is not None:
@@ -65,12 +70,11 @@ class Attention:
 
     def doze(self, now: float) -> bool:
         """Plan the next claim by the clock, if it is no use to lie down; called after a claim in vain."""
-        if self._short_sleeps < SHORT_SLEEPS or self.dozed >= DOZES:
+        if not self.restless or self.dozed >= DOZES:
             return False
         self.dozed += 1
-        # The first one at once: with it goes that nobody need notify. Not all who doze come at the same time.
-        wait = 0.0 if self.marked else DOZE * (0.5 + random() / 2)
-        self.look_at = self.next_due = now + wait
+        # Not all who doze come at the same time.
+        self.look_at = self.next_due = now + DOZE * (0.5 + random() / 2)
         return True
 
     def lie_down(self, now: float) -> None:

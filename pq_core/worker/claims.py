@@ -139,7 +139,7 @@ class Claims:
         one = len(self.queues) == 1
         begin: Parameters = self._low_end.parameters(now) if one else [b"{}", b"{}", b"{}"]
         before: Sending = []
-        if self.attention.marked and (self._found_at > self._marked_at or self.attention.dozed):
+        if self.attention.marked and (self._found_at > self._marked_at or self.attention.restless):
             # It is at work, or others are: who enqueues need not notify, which would make their commits queue up.
             self.attention.marked = False
             before.append((self.statements["sleeping"], [integer(worker_id), b"f"]))

@@ -29,7 +29,8 @@ AIM = 0.1
 HOLD = 300.0
 """Seconds after which another worker may go on where one has died."""
 REST = 20.0
-"""A round is followed by a pause this many times as long, so that rows which are kept are not read all the time."""
+"""A round that only read rows which are kept is followed by a pause this many times as long, so that they are not read
+all the time. The more of what it read it deleted, the shorter: else it would not keep up with those who enqueue."""
 SWEEP = 86400.0
 """Seconds between two looks for attempts of tasks that are gone, and for old rows of the audit log."""
 STATES = ("completed", "cancelled", "failed")
@@ -65,6 +66,7 @@ class Pruner:
     _worker_id: int = 0
     _sweep_at: float = 0.0
     _asking: bool = False
+    _seen: int = 0
 
     def __post_init__(self) -> None:
         now = self.clock()
@@ -133,7 +135,7 @@ class Pruner:
             self._sweep_at = now + SWEEP
         self._after, self._rows = (b"-infinity", b"0"), ROWS
         self._began = self._next_at = now
-        self.deleted = self.audited = 0
+        self.deleted = self.audited = self._seen = 0
         self._link = self.open_link()
 
     def _step(self, now: float) -> None:
@@ -185,6 +187,7 @@ class Pruner:
             self.audited += gone
         else:
             self.deleted += gone
+        self._seen += seen
         self._rows = max(50, min(MOST_ROWS, int(rows * min(max(AIM / took, 0.2), 2.0))))
         if seen >= rows:
             self._after = (row[-2] or b"-infinity", row[-1] or b"0")
@@ -197,7 +200,8 @@ class Pruner:
     def _end(self, now: float, *, why: str = "") -> None:
         self.close()
         took = now - self._began
-        self._check_at = now + max(self.interval * (0.75 + random() / 2), REST * took)
+        kept = 1 - (self.deleted + self.audited) / self._seen if self._seen else 1.0
+        self._check_at = now + max(self.interval * (0.75 + random() / 2), REST * took * kept)
         if why:
             logger.warning("pruning is broken off: %s", why)
         if self.deleted:

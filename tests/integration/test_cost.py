@@ -102,6 +102,23 @@ def test_reused_children_need_few_transactions(pq: PQ, database: str, connection
     assert (transactions(connection) - before) / 2000 < 1.0
 
 
+def test_a_worker_has_two_connections(pq: PQ, database: str, connection: psycopg.Connection) -> None:
+    sessions = (
+        "SELECT application_name, count(*) FROM pg_stat_activity WHERE datname = current_database()"
+        " AND application_name <> 'pq' AND pid <> pg_backend_pid() GROUP BY 1 ORDER BY 1"
+    )
+    found = []
+    with running(database, "--concurrency", "4", "--tasks-per-child", "1000", "--prune-share", "0") as worker:
+        pq.enqueue_many(noop.call(n) for n in range(5000))
+        pq.close()
+        while completed(connection) < 5000:
+            found.append(connection.execute(sessions).fetchall())
+        found.append(connection.execute(sessions).fetchall())
+        assert worker.workers
+    busiest = max(found, key=lambda rows: sum(count for _, count in rows))
+    assert sum(count for _, count in busiest) == 2, busiest
+
+
 def test_one_task_is_enqueued_in_one_transaction(pq: PQ, connection: psycopg.Connection) -> None:
     pq.enqueue(noop.call())
     pq.close()

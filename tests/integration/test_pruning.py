@@ -110,6 +110,13 @@ def test_many_are_deleted_in_batches_while_tasks_run(
                 assert pq.wait(pq.enqueue(tasks.add.call(1, 2)), timeout=30) == 3
 
 
+def test_one_round_follows_another(database: str, connection: psycopg.Connection, tmp_path: Path) -> None:
+    with running(database, tmp_path, app=APP, prune_interval=0.1):
+        for _ in range(3):
+            insert(connection, "completed", 2, count=10)
+            eventually(lambda: left(connection) == {}, what="an empty table")
+
+
 def test_of_several_workers_one_prunes(database: str, connection: psycopg.Connection) -> None:
     claim = Statements("public")["prune_claim"].text.replace("$1", "%s", 1)
     claim = Statements("public")["prune_claim"].text
@@ -121,6 +128,9 @@ def test_of_several_workers_one_prunes(database: str, connection: psycopg.Connec
         first.commit()
         assert second.execute(claim.format(worker=2)).fetchall() == []  # type: ignore[call-overload]
         second.commit()
+        # Who has it goes on with it.
+        assert first.execute(claim.format(worker=1)).fetchall() == [(1,)]  # type: ignore[call-overload]
+        first.commit()
         connection.execute("UPDATE pq_chores SET next_at = now()")
         assert first.execute(claim.format(worker=1)).fetchall() == [(1,)]  # type: ignore[call-overload]
         # The first one has not committed: the second neither waits nor gets it.
@@ -208,14 +218,16 @@ def test_audit_log_is_pruned_by_hand(database: str, connection: psycopg.Connecti
 
 
 class SlowLink:
-    """A connection whose statements take a known time."""
+    """A connection whose statements take a known time, and delete all that they read, or nothing."""
 
     idle = True
     failures = 0
     fileno = None
 
-    def __init__(self, clock: list[float], takes: float) -> None:
+    def __init__(self, clock: list[float], takes: float, *, ends_after: int = 1000, deletes: bool = True) -> None:
         self.clock = clock
+        self.ends_after = ends_after
+        self.deletes = deletes
         self.takes = takes
         self.sent: list[float] = []
 
@@ -232,8 +244,8 @@ class SlowLink:
         self.sent.append(self.clock[0])
         self.clock[0] += self.takes
         [(_, parameters)] = statements  # type: ignore[misc]
-        full = parameters[-1]
-        callback([[(full, full, b"2020-01-01", b"1")]], None)  # type: ignore[operator]
+        seen = parameters[-1] if len(self.sent) < self.ends_after else b"1"
+        callback([[(seen, seen if self.deletes else b"0", b"2020-01-01", b"1")]], None)  # type: ignore[operator]
 
 
 @pytest.mark.parametrize("share", [0.05, 0.1, 0.5])
@@ -255,6 +267,27 @@ def test_statements_use_no_more_than_their_share_of_time(share: float) -> None:
 
     busy = 0.2 * len(link.sent)
     assert busy / (clock[0] - began) <= share * 1.01
+
+
+@pytest.mark.parametrize("deletes", [True, False])
+def test_round_that_deletes_what_it_reads_is_soon_followed_by_another(deletes: bool) -> None:
+    clock = [1000.0]
+    link = SlowLink(clock, takes=0.2, ends_after=10, deletes=deletes)
+    pruner = Pruner(
+        statements=Statements("public"), retention=Retention(audit=None), queues=["a"], share=0.1, interval=8,
+        open_link=lambda: link, clock=lambda: clock[0],  # type: ignore[arg-type,return-value]
+    )  # fmt: skip
+    began = clock[0]
+    pruner._claimed([[(b"1",)]], None)
+    while True:
+        pruner.advance(clock[0], link, 1)  # type: ignore[arg-type]
+        if pruner._link is None:
+            break
+        clock[0] = pruner.next_event() or 0.0
+
+    took, pause = clock[0] - began, (pruner.next_event() or 0.0) - clock[0]
+    assert took > 10
+    assert 5 < pause < 11 if deletes else pause > 15 * took
 
 
 @pytest.mark.parametrize("given", [7, "7d", timedelta(seconds=-1)])

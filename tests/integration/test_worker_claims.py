@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -462,6 +463,25 @@ def test_what_a_worker_puts_back_wakes_one_that_sleeps(
             assert first.stop() == 0
             eventually(lambda: pq.get_task(interrupted).status is TaskStatus.RUNNING)
             assert [attempt.outcome for attempt in pq.attempts(interrupted)] == [Outcome.INTERRUPTED]
+
+
+def test_nothing_is_slept_over_where_several_workers_are_woken_for_each_task(
+    pq: PQ, database: str, connection: psycopg.Connection, tmp_path: Path
+) -> None:
+    unfinished = "SELECT count(*) FROM pq_tasks WHERE status <> 'completed'"
+    # By polling alone a worker would come in an hour.
+    options = {"poll_interval": 3600.0, "concurrency": 1, "tasks_per_child": 1000, "lease": 600}
+    with running(database, tmp_path, processes=3, **options):
+        for burst in range(8):
+            with ThreadPoolExecutor(4) as clients:
+                list(clients.map(lambda n: pq.enqueue(tasks.add.call(n)), range(100)))
+            # Now while some doze, now while all sleep.
+            eventually(lambda: connection.execute(unfinished).fetchone() == (0,), what="an empty queue")
+            time.sleep(burst * 0.02)
+        # And none of them has become deaf: each takes one of three.
+        for name in "abc":
+            pq.enqueue(tasks.nap.call(600.0, str(tmp_path / name)))
+        eventually(lambda: all((tmp_path / name).exists() for name in "abc"), what="three tasks at a time")
 
 
 @pytest.mark.parametrize("per_child", [1, 10])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pq_core.worker.attention import Attention
+from pq_core.worker.attention import DOZE, DOZES, Attention
 from pq_core.worker.claiming import Statements
 from pq_core.worker.claims import Claims, Sending
 from pq_core.worker.options import WorkerOptions
@@ -75,6 +75,69 @@ def test_notification_that_overtakes_the_answer_to_a_look_is_not_slept_over() ->
     assert names(worker.statements_to_send(1.0, 7, room=2, busy=False, reporting=False)) == ["pq_look"]
     worker.take("pq_look", EMPTY_LOOK, asked=2, now=1.0)
     assert worker.statements_to_send(1.0, 7, room=2, busy=False, reporting=False) == []
+
+
+def _in_vain(worker: Claims, now: float) -> list[str]:
+    """Let the worker claim at ``now`` without finding anything; return what it sent for that."""
+    sent = names(worker.statements_to_send(now, 7, room=2, busy=False, reporting=False))
+    worker.take(sent[-1], [], asked=2, now=now)
+    return sent
+
+
+def _lie_down(worker: Claims, now: float) -> None:
+    if not worker.attention.marked:
+        assert _in_vain(worker, now) == ["pq_sleeping"]
+    assert names(worker.statements_to_send(now, 7, room=2, busy=False, reporting=False)) == ["pq_look"]
+    worker.take("pq_look", EMPTY_LOOK, asked=2, now=now)
+
+
+def _woken_in_vain(worker: Claims, *, times: int, after: float) -> float:
+    """Wake the worker so often, ``after`` seconds from when it lay down, while others take it all; return the time."""
+    now = 1.0
+    _in_vain(worker, now)
+    for _ in range(times):
+        _lie_down(worker, now)
+        now += after
+        worker.attention.call(now)
+        sent = _in_vain(worker, now)
+    assert (sent[0] == "pq_sleeping") is not worker.attention.marked
+    return now
+
+
+def test_worker_that_is_woken_for_what_others_take_dozes_for_a_while() -> None:
+    worker = claims()
+    now = _woken_in_vain(worker, times=3, after=0.001)
+
+    # Whoever enqueues finds nobody to notify, and it claims by the clock, deaf to what others are told.
+    assert not worker.attention.marked
+    claimed = 0
+    while claimed <= DOZES and (at := worker.next_event(now, room=2, busy=False)) is not None and at > now:
+        assert at - now <= DOZE
+        worker.attention.call(now)
+        assert worker.statements_to_send(now, 7, room=2, busy=False, reporting=False) == []
+        now = at
+        assert _in_vain(worker, now)[-1] == "pq_claim_one_queue"
+        claimed += 1
+    # In the end it is marked as asleep, and looks, as ever.
+    assert claimed == DOZES
+    _lie_down(worker, now)
+    assert worker.attention.marked
+    assert worker.statements_to_send(now, 7, room=2, busy=False, reporting=False) == []
+    # One that slept for longer is wanted: it stays marked.
+    now += 0.04
+    worker.attention.call(now)
+    assert _in_vain(worker, now)[-1] == "pq_claim_one_queue"
+    _lie_down(worker, now)
+    assert worker.attention.marked
+
+
+def test_worker_that_is_woken_in_vain_now_and_then_goes_on_sleeping() -> None:
+    worker = claims()
+    now = _woken_in_vain(worker, times=20, after=0.04)
+
+    assert worker.attention.marked
+    _lie_down(worker, now)
+    assert worker.statements_to_send(now, 7, room=2, busy=False, reporting=False) == []
 
 
 def test_busy_worker_holds_back_for_a_suspect_for_a_while_only() -> None:

@@ -1,9 +1,10 @@
--- Take a chore that is due, for its next round. Invariant: a row means that nobody else has this round.
+-- Take a chore that is due, for its next round. Invariant: a row means that nobody else has this round. Who had the last
+-- round may have the next one whenever it wants; others only when it has not been heard of for long.
 --
 -- $1 text chore  $2 double precision seconds until it is due again, should this worker die  $3 bigint worker
 -- Never waits: a row that another worker takes in this moment is left to it.
 WITH due AS MATERIALIZED (
-    SELECT c.name FROM {schema}.pq_chores c WHERE c.name = $1::text AND c.next_at <= clock_timestamp()
+    SELECT c.name FROM {schema}.pq_chores c WHERE c.name = $1::text AND (c.next_at <= clock_timestamp() OR c.worker_id = $3::bigint)
     FOR UPDATE SKIP LOCKED
 ), taken AS (
     UPDATE {schema}.pq_chores c
