@@ -46,7 +46,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     """Add what this benchmark takes."""
     parser.add_argument("--rate", type=float, default=1000.0, help="tasks enqueued a second [1000]")
     parser.add_argument("--seconds", type=float, default=600.0, help="that each round lasts [600]")
-    parser.add_argument("--keep", type=float, default=120.0, help="seconds that finished tasks are kept [120]")
+    parser.add_argument("--keep", type=float, default=300.0, help="seconds that finished tasks are kept [300]")
     parser.add_argument("--every", type=float, default=30.0, help="seconds between two looks at the sizes [30]")
 
 

@@ -77,11 +77,12 @@ class Attention:
         self.look_at = self.next_due = now + DOZE * (0.5 + random() / 2)
         return True
 
-    def lie_down(self, now: float) -> None:
-        """Note that the look before the sleep is sent, marked as asleep."""
+    def look(self, now: float, *, asleep: bool) -> None:
+        """Note that a look is sent, marked as asleep. ``asleep``: from its sleep, not the one with which that begins."""
         self.dozed = 0
         self.heard = False
-        self._lain_down_at = now
+        if not asleep:
+            self._lain_down_at = now
 
     def fall_asleep(self, now: float, next_due: float | None) -> None:
         """Nothing is ready: plan the next look."""

@@ -108,12 +108,12 @@ class Claims:
         if attention.claim:
             return self._claim(now, worker_id, free)
         if attention.look_at is None or now >= attention.look_at:
-            attention.look_at = None
+            asleep, attention.look_at = bool(attention.look_at), None
             if attention.next_due is not None and now >= attention.next_due:
                 attention.wake()
                 attention.claim_due = True
                 return self._claim(now, worker_id, free)
-            return self._look(now, worker_id)
+            return self._look(now, worker_id, asleep=asleep)
         return []
 
     def _holds_back(self, now: float) -> bool:
@@ -162,13 +162,13 @@ class Claims:
     def _claim_suspect(self, worker_id: int) -> Sending:
         return [(self.statements["claim_suspect"], [integer(worker_id), self._queues, *self._bands])]
 
-    def _look(self, now: float, worker_id: int) -> Sending:
+    def _look(self, now: float, worker_id: int, *, asleep: bool) -> Sending:
         if not self.attention.marked and not self.options.once:
             # A turn of its own, since a turn is a transaction: the mark is there for all before the look begins. Who
             # enqueues after the look sees it and notifies; who enqueued before is seen.
             self.attention.marked = True
             return [(self.statements["sleeping"], [integer(worker_id), b"t"])]
-        self.attention.lie_down(now)
+        self.attention.look(now, asleep=asleep)
         return [(self.statements["look"], [self._queues, *self._bands, self.ticking.held_ids])]
 
     def take(self, kind: str, rows: list[Row], *, asked: int, now: float) -> list[Claimed]:

@@ -81,7 +81,7 @@ def _in_vain(worker: Claims, now: float) -> list[str]:
     """Let the worker claim at ``now`` without finding anything; return what it sent for that."""
     sent = names(worker.statements_to_send(now, 7, room=2, busy=False, reporting=False))
     worker.take(sent[-1], [], asked=2, now=now)
-    return sent
+    return _in_vain(worker, now) if sent == ["pq_claim_limited"] else sent
 
 
 def _lie_down(worker: Claims, now: float) -> None:
@@ -138,6 +138,21 @@ def test_worker_that_is_woken_in_vain_now_and_then_goes_on_sleeping() -> None:
     assert worker.attention.marked
     _lie_down(worker, now)
     assert worker.statements_to_send(now, 7, room=2, busy=False, reporting=False) == []
+
+
+def test_task_soon_after_a_look_from_the_sleep_does_not_count_as_a_short_sleep() -> None:
+    worker = claims()
+    now = 1.0
+    _in_vain(worker, now)
+    for _ in range(5):
+        _lie_down(worker, now)
+        now = worker.next_event(now, room=2, busy=False) or 0.0
+        assert names(worker.statements_to_send(now, 7, room=2, busy=False, reporting=False)) == ["pq_look"]
+        worker.take("pq_look", EMPTY_LOOK, asked=2, now=now)
+        now += 0.001
+        worker.attention.call(now)
+        _in_vain(worker, now)
+        assert worker.attention.marked
 
 
 def test_busy_worker_holds_back_for_a_suspect_for_a_while_only() -> None:
