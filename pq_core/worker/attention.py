@@ -78,7 +78,7 @@ class Attention:
         return True
 
     def look(self, now: float, *, asleep: bool) -> None:
-        """Note that a look is sent, marked as asleep. ``asleep``: from its sleep, not the one with which that begins."""
+        """Note that a look is sent, marked as asleep. ``asleep``: during its sleep, not the one before."""
         self.dozed = 0
         self.heard = False
         if not asleep:
