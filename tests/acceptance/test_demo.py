@@ -239,7 +239,7 @@ def test_terminal_gets_a_bar(database: str, tmp_path: Path) -> None:
         said += part
     os.close(ours)
 
-    assert running.wait(60) == 0
+    assert running.wait(60) == 0, said.decode(errors="replace")
     total = 13 + LIMITED
     assert f"{total}/{total}".encode() in said
     assert b"all is well" in said

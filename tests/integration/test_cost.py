@@ -105,7 +105,8 @@ def test_reused_children_need_few_transactions(pq: PQ, database: str, connection
 def test_a_worker_has_two_connections(pq: PQ, database: str, connection: psycopg.Connection) -> None:
     sessions = (
         "SELECT application_name, count(*) FROM pg_stat_activity WHERE datname = current_database()"
-        " AND application_name <> 'pq' AND pid <> pg_backend_pid() GROUP BY 1 ORDER BY 1"
+        " AND backend_type = 'client backend' AND application_name <> 'pq' AND pid <> pg_backend_pid()"
+        " GROUP BY 1 ORDER BY 1"
     )
     found = []
     with running(database, "--concurrency", "4", "--tasks-per-child", "1000", "--prune-share", "0") as worker:
