@@ -14,8 +14,7 @@ TESTS ?=
 BENCH ?= enqueue latency drain fork
 COUNT ?= 1000000
 VERSIONED = tests/unit tests/contract tests/adapters/test_sqlalchemy.py tests/adapters/test_pytest_plugin.py \
-    tests/integration/test_outcomes.py tests/integration/test_sharing.py tests/integration/test_client.py \
-    tests/integration/test_inline.py
+    tests/integration/test_outcomes.py tests/integration/test_sharing.py tests/integration/test_spares.py
 ARGS ?=
 PYTEST = -m pytest -n $(JOBS) --dist worksteal $(ARGS)
 

@@ -58,6 +58,8 @@ def main() -> int:
     def drain() -> None:
         pq.run_worker(until_empty=True, concurrency=concurrency, immortal=True)
 
+    before = pq.counts()[TaskStatus.COMPLETED]
+    pq.close()
     image.settle(immortal=True)
     pq.enqueue_many(noop.call() for _ in range(100))
     drain()  # statements, pages, imports
@@ -69,7 +71,7 @@ def main() -> int:
         resident = (guards.status_bytes("VmRSS") or 0) / 2**20
         print(json.dumps({**found, "tasks_faults": faults, "resident": resident}), flush=True)
     counts = pq.counts()
-    if counts[TaskStatus.COMPLETED] != 100 + rounds * times:
+    if counts[TaskStatus.COMPLETED] != before + 100 + rounds * times:
         raise RuntimeError(f"not all tasks completed: {counts}")
     return 0
 

@@ -58,8 +58,21 @@ def data_of(span: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in span.get("data", {}).items() if name.startswith("messaging.")}
 
 
-@pytest.mark.parametrize("options", [(), ("tasks_per_child=10",)], ids=["own", "shared"])
-@pytest.mark.parametrize("set_up", ["after", "before", "busy"])
+OWN, SHARED = (), ("tasks_per_child=10",)
+
+
+@pytest.mark.parametrize(
+    ("set_up", "options"),
+    [
+        pytest.param("after", OWN, id="after-own"),
+        pytest.param("busy", SHARED, id="busy-shared"),
+        pytest.param("before", OWN, id="before-own"),
+        *(
+            pytest.param(set_up, options, id=f"{set_up}-{name}", marks=pytest.mark.long)
+            for set_up, options, name in (("after", SHARED, "shared"), ("before", SHARED, "shared"), ("busy", OWN, "own"))
+        ),
+    ],
+)
 def test_every_event_arrives_once(sentry: Endpoint, database: str, set_up: str, options: tuple[str, ...]) -> None:
     enqueue(sentry, database)
 

@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 
 Found = dict[tuple[str, str], list[float]]
@@ -23,6 +25,7 @@ def measured(server: str, folder: Path, name: str, *options: str) -> tuple[Found
     return {(series["variant"], series["figure"]): series["values"] for series in written["series"]}, written
 
 
+@pytest.mark.long
 def test_workers_added_to_a_database_and_idle_ones(server: str, tmp_path: Path) -> None:
     found, written = measured(
         server, tmp_path, "scale", "--workers", "1", "2", "--tasks", "200", "--seconds", "0.2", "--idle", "2",
@@ -53,6 +56,7 @@ def test_clients_that_enqueue_beside_workers(server: str, tmp_path: Path) -> Non
     assert ("a worker", "a worker that nobody notifies") in compared
 
 
+@pytest.mark.long
 def test_sizes_of_a_steady_queue(server: str, tmp_path: Path) -> None:
     found, written = measured(
         server, tmp_path, "bloat", "--rate", "100", "--seconds", "4", "--keep", "1", "--every", "1"
