@@ -69,7 +69,11 @@ OWN, SHARED = (), ("tasks_per_child=10",)
         pytest.param("before", OWN, id="before-own"),
         *(
             pytest.param(set_up, options, id=f"{set_up}-{name}", marks=pytest.mark.long)
-            for set_up, options, name in (("after", SHARED, "shared"), ("before", SHARED, "shared"), ("busy", OWN, "own"))
+            for set_up, options, name in (
+                ("after", SHARED, "shared"),
+                ("before", SHARED, "shared"),
+                ("busy", OWN, "own"),
+            )
         ),
     ],
 )
