@@ -220,10 +220,10 @@ def test_worker_in_this_process_is_stopped_by_a_second_signal(pq: PQ, database: 
         "from tests.integration import worker_tasks as t; from pq_core import PQ\n"
         f"PQ({database!r}, tasks=[t.__name__]).run_worker(concurrency=2, drain_timeout=600)\n"
     )
-    task_id = pq.enqueue(tasks.nap.call(600))
+    task_id = pq.enqueue(tasks.nap.call(600, str(tmp_path / "began")))
     process = subprocess.Popen([sys.executable, "-c", program], cwd=ROOT)
     try:
-        wait_for(pq, task_id, RUNNING)
+        eventually((tmp_path / "began").exists)
         process.send_signal(signal.SIGTERM)
         eventually(lambda: pq.workers() and not pq.list_tasks(status="pending"))
         time.sleep(0.5)

@@ -127,6 +127,7 @@ def _watch(pq: PQ, process: subprocess.Popen[bytes], screen: Screen, *, total: i
     """Show what is done, and have the worker end when all is; return what is wrong with it, if anything."""
     seen: set[int] = set()
     done, moved = -1, time.monotonic()
+    asked = False
     while True:
         ended = _ended(process)
         counts = pq.counts()
@@ -141,7 +142,8 @@ def _watch(pq: PQ, process: subprocess.Popen[bytes], screen: Screen, *, total: i
             done, moved = now, time.monotonic()
         if ended:
             return None if done == total else f"the worker ended with {total - done} tasks left"
-        if done == total:
+        if done == total and not asked:
+            asked = True  # once: another signal would meet a process that is about to end, and has no handler left
             process.terminate()  # it would wait for more, as a worker does
         if time.monotonic() - moved > STALLED:
             return f"the worker has done nothing for {STALLED:.0f} s"
