@@ -112,7 +112,7 @@ def result_of(record: TaskRecord, attempts: Sequence[AttemptRecord], declaration
         kwargs=kwargs,
         backend=backend,
         errors=errors_of(attempts),
-        worker_ids=worker_ids(attempts, count=record.attempts, current=record.worker_id),
+        worker_ids=worker_ids(attempts, count=record.attempts, current=_current(record)),
     )
     if record.status is TaskStatus.COMPLETED:
         object.__setattr__(result, "_return_value", payload.decode_result(record.result))
@@ -124,8 +124,13 @@ def first_start(attempts: Sequence[AttemptRecord], last: datetime | None) -> dat
     return min((a.started_at for a in attempts if a.started_at is not None), default=last)
 
 
+def _current(record: TaskRecord) -> int | None:
+    """Return the worker of the last attempt, None if that was not counted: its row names it all the same."""
+    return None if record.status.finished and record.outcome in _UNCOUNTED else record.worker_id
+
+
 def worker_ids(attempts: Sequence[AttemptRecord], *, count: int, current: int | None) -> list[str]:
-    """Return one worker id per counted attempt; the only attempt of a first-try success is not recorded with one."""
+    """Return one worker id per counted attempt, ``current`` for the last."""
     found = [str(a.worker_id or "unknown") for a in attempts if a.outcome not in _UNCOUNTED]
     if current is not None:
         found = [*found[: max(count - 1, 0)], str(current)]

@@ -13,8 +13,7 @@ CONTENDED = 0.02
 SHORT_SLEEP = 0.01
 """Seconds: a worker that is woken so soon need not have lain down, least of all ..."""
 SHORT_SLEEPS = 3
-"""... when that has happened so often in a row. One worker alone hardly ever sleeps so short, since it goes on asking
-for longer after what it found: others take the tasks that this one is woken for."""
+"""... when that was in vain so many times more often than not: others take the tasks that this one is woken for."""
 DOZE = 0.02
 """Seconds at most between two claims of a worker that dozes, and so for what comes when all others are full at once."""
 DOZES = 50
@@ -44,6 +43,7 @@ class Attention:
     dozed: int = 0
     _lain_down_at: float | None = None
     _short_sleeps: int = 0
+    _called_soon: bool = False
 
     def wake(self) -> None:
         """There may be something to claim."""
@@ -57,8 +57,9 @@ class Attention:
     def call(self, now: float) -> None:
         """Hear a notification: somebody enqueued."""
         if self._lain_down_at is not None:
-            soon = now < self._lain_down_at + SHORT_SLEEP
-            self._short_sleeps = self._short_sleeps + 1 if soon else 0
+            self._called_soon = now < self._lain_down_at + SHORT_SLEEP
+            if not self._called_soon:
+                self._short_sleeps = 0
             self._lain_down_at = None
         if not self.dozed:
             self.wake()
@@ -66,10 +67,16 @@ class Attention:
     def found(self) -> None:
         """Note that a claim brought something."""
         self.contended = self.dozed = 0
+        if self._called_soon:  # not in vain
+            self._called_soon = False
+            self._short_sleeps = max(0, self._short_sleeps - 1)
         self.expect_stragglers()
 
     def doze(self, now: float) -> bool:
         """Plan the next claim by the clock, if it is no use to lie down; called after a claim in vain."""
+        if self._called_soon:
+            self._called_soon = False
+            self._short_sleeps = min(self._short_sleeps + 1, SHORT_SLEEPS)
         if not self.restless or self.dozed >= DOZES:
             return False
         self.dozed += 1

@@ -135,6 +135,8 @@ class Host:
         rehearse()
         image.settle(immortal=self.options.immortal)
         self.huge.enabled = self.options.huge_pages
+        # The spares that are forked anew after the image was mended are no reason to mend it again.
+        self.huge.mend_after = image.MEND_AFTER + 2 * self.options.spare_processes
         self.huge.collapse()
         self.image_rss = _rss_after_fork()
         self._foreign = {fd: guards.identity(fd) for fd in foreign_sockets()}

@@ -48,6 +48,7 @@ class HugePages:
     """
 
     enabled: bool = True
+    mend_after: int = MEND_AFTER
     _libc: ctypes.CDLL | None = field(default=None, repr=False)
     _pending: list[int] = field(default_factory=list)
     _mended_at: int = 0
@@ -62,13 +63,13 @@ class HugePages:
 
     def unsettled(self, forks: int) -> bool:
         """Say whether there is something to mend after ``forks``, once no child shares the memory."""
-        return self.enabled and (bool(self._pending) or forks - self._mended_at >= MEND_AFTER)
+        return self.enabled and (bool(self._pending) or forks - self._mended_at >= self.mend_after)
 
     def tend(self, *, forks: int, idle: bool) -> bool:
         """Mend a little of what ``forks`` broke up, only while ``idle``; True when there is more to do."""
         if not self.enabled or not idle:
             return False
-        if forks - self._mended_at >= MEND_AFTER and not self._pending:
+        if forks - self._mended_at >= self.mend_after and not self._pending:
             self._mended_at = forks
             self.plan()
         return bool(self._pending) and self.step(monotonic() + STEP)

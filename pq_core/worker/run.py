@@ -77,7 +77,7 @@ def supervise(
             image = guards.status_bytes("VmRSS") or 0
             limit = automatic_memory_limit(guards.cgroup_memory_limit(), image, options.concurrency)
             options = replace(options, memory_limit=limit)
-        guards.allow_descriptors(3 * (options.concurrency + options.spare_processes) + 256)
+        guards.allow_descriptors(4 * (options.concurrency + options.spare_processes) + 256)
         warn_of_threads(strict=options.strict)
         queues = options.queues or tuple(sorted(pq.registry.queues(pq.defaults)))
         host = Host(

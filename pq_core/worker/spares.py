@@ -36,7 +36,7 @@ class Spares:
         """Fork spares if few are left. ``allowed``: the worker goes on; ``unsettled``: its image is to be worked on."""
         if not self.size or not allowed:
             return
-        if self.processes.working or self.feeding.stock:
+        if self.processes.working or self.feeding.stock or self.feeding.crowd:
             self._busy_at = now
         self._rest_at = None
         if unsettled:

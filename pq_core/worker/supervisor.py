@@ -293,8 +293,11 @@ class Supervisor:
         more = self.host.tend(forks=processes.forks, idle=not processes.pids)
         self._image_at = now if more else None
         self.host.publish(self.lease.worker_id, self.lease.expires, processes.pids)
-        unsettled = self.host.huge.unsettled(processes.forks)
+        forks = processes.forks
+        unsettled = self.host.huge.unsettled(forks)
         self.children.spares.advance(now, allowed=self.phases.claiming, unsettled=unsettled)
+        if processes.forks != forks:
+            self.host.publish(self.lease.worker_id, self.lease.expires, processes.pids)
 
     def _timeout(self) -> float:
         """Return the seconds for which nothing has to be done, unless something happens."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -129,3 +130,12 @@ def test_no_process_waits_where_none_is_wanted(pq: PQ, database: str, tmp_path: 
         (pid,) = worker.workers
         assert pq.wait(pq.enqueue(tasks.add.call(1, 2)), timeout=20) == 3
         eventually(lambda: len(children_of(pid)) == ("tasks_per_child" in options))
+
+
+def test_many_spares_stay_while_nothing_happens(pq: PQ, database: str, tmp_path: Path) -> None:
+    """To have forked them is no reason to look after the image, for which they would have to leave."""
+    with running(database, tmp_path, concurrency=2, spares=24, poll_interval=0.1) as worker:
+        spares = waiting(worker, 24)
+        eventually(lambda: pq.wait(pq.enqueue(tasks.own_pid.call()), timeout=20) in spares)
+        time.sleep(1.5)
+        assert len(spares & waiting(worker, 24)) == 23

@@ -108,8 +108,7 @@ def test_worker_that_is_woken_for_what_others_take_dozes_for_a_while() -> None:
     worker = claims()
     now = _woken_in_vain(worker, times=3, after=0.001)
 
-    # Whoever enqueues finds nobody to notify, and it claims by the clock, deaf to what others are told.
-    assert not worker.attention.marked
+    # It claims by the clock, deaf to what others are told, and from the first such claim on nobody need notify.
     claimed = 0
     while claimed <= DOZES and (at := worker.next_event(now, room=2, busy=False)) is not None and at > now:
         assert at - now <= DOZE
@@ -117,6 +116,7 @@ def test_worker_that_is_woken_for_what_others_take_dozes_for_a_while() -> None:
         assert worker.statements_to_send(now, 7, room=2, busy=False, reporting=False) == []
         now = at
         assert _in_vain(worker, now)[-1] == "pq_claim_one_queue"
+        assert not worker.attention.marked
         claimed += 1
     # In the end it is marked as asleep, and looks, as ever.
     assert claimed == DOZES
@@ -129,6 +129,16 @@ def test_worker_that_is_woken_for_what_others_take_dozes_for_a_while() -> None:
     assert _in_vain(worker, now)[-1] == "pq_claim_one_queue"
     _lie_down(worker, now)
     assert worker.attention.marked
+
+
+def test_worker_that_finds_what_it_is_woken_for_is_never_restless() -> None:
+    """However soon it is woken: one worker alone at a steady rate."""
+    attention = Attention(poll=1.0)
+    for now in range(100):
+        attention.look(now, asleep=False)
+        attention.call(now + 0.001)
+        attention.found()
+        assert not attention.doze(now + 0.002)
 
 
 def test_worker_that_is_woken_in_vain_now_and_then_goes_on_sleeping() -> None:
