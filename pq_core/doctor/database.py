@@ -79,7 +79,7 @@ def index_definitions() -> dict[str, str]:
     """
     found: dict[str, str] = {}
     folder = files("pq_core").joinpath("migrations", "versions")
-    for path in sorted(folder.iterdir(), key=lambda path: re.sub(r"\D", "", path.name)):
+    for path in sorted(folder.iterdir(), key=lambda path: (re.sub(r"\D", "", path.name), path.name)):
         text = path.read_text(encoding="utf-8") if path.name.endswith((".sql", ".py")) else ""
         if path.name.endswith(".py"):
             _note_calls(found, text)

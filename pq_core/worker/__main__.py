@@ -31,10 +31,11 @@ def main(argv: list[str]) -> int:
     if spec.get("check"):
         return start(None, ())
     vitals = Vitals(health_file=spec["options"].get("health_file"), notifier=Notifier.take(os.environ), log=_log)
+    concurrency, spares = int(spec["options"]["concurrency"]), spec["options"].get("spares")
     keeper = Keeper(
         start,
         processes=int(spec.get("processes", 1)),
-        children=int(spec["options"]["concurrency"]) + int(spec["options"].get("spares") or 0),
+        children=concurrency + (concurrency if spares is None else int(spares)),
         log=_log,
         vitals=vitals if vitals.wanted else None,
     )

@@ -12,12 +12,15 @@ CONTENDED = 0.02
 """Seconds before the first new claim of what somebody else has locked; doubled each time, up to the poll interval."""
 SHORT_SLEEP = 0.01
 """Seconds: a worker that is woken so soon need not have lain down, least of all ..."""
-SHORT_SLEEPS = 3
-"""... when that was in vain so many times more often than not: others take the tasks that this one is woken for."""
+SHORT_SLEEPS = 6
+"""... when that was in vain: it counts two then, and takes one off where the worker found something. Three times in a
+row are enough, and in the long run more than once in three: others take the tasks that this one is woken for."""
 DOZE = 0.02
 """Seconds at most between two claims of a worker that dozes, and so for what comes when all others are full at once."""
 DOZES = 50
-"""Claims in vain that it makes so before it lies down to be woken again."""
+"""Claims in vain that it makes so before it lies down to be woken again; ..."""
+DOZED_OFF = 5
+"""... one that is not in vain takes back so many: where they are rarer, nobody needs it to claim by the clock."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -27,8 +30,9 @@ class Attention:
     ``claim_due``: the next claim is to find what has just become due.
     ``heard``: it was woken since the last look was sent, which may have seen less than whoever woke it wrote.
     ``contended``: how often in a row something was due that could not be claimed, because somebody holds its lock.
-    ``dozed``: how many claims in vain it has made by the clock, not marked as asleep and deaf to notifications: where
-    others take what it would be woken for, notifying for each task would make the commits of who enqueues queue up.
+    ``dozed``: how many claims in vain it has made by the clock, fewer for those that were not; not marked as asleep and
+    deaf to notifications: where others take what it would be woken for, notifying for each task would make the commits
+    of who enqueues queue up.
     """
 
     poll: float
@@ -66,7 +70,8 @@ class Attention:
 
     def found(self) -> None:
         """Note that a claim brought something."""
-        self.contended = self.dozed = 0
+        self.contended = 0
+        self.dozed = max(0, self.dozed - DOZED_OFF)
         if self._called_soon:  # not in vain
             self._called_soon = False
             self._short_sleeps = max(0, self._short_sleeps - 1)
@@ -76,7 +81,7 @@ class Attention:
         """Plan the next claim by the clock, if it is no use to lie down; called after a claim in vain."""
         if self._called_soon:
             self._called_soon = False
-            self._short_sleeps = min(self._short_sleeps + 1, SHORT_SLEEPS)
+            self._short_sleeps = min(self._short_sleeps + 2, SHORT_SLEEPS)
         if not self.restless or self.dozed >= DOZES:
             return False
         self.dozed += 1

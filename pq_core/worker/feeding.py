@@ -183,8 +183,13 @@ class Feeding:
         for child in self.processes:
             if len(child.runs) > 1 and now - child.since > HORIZON:
                 self.take_back(child)
-            elif child.runs and now - child.since > DEAF and not child.leaving and child.began(child.runs[0]) is None:
+            elif child.runs and now >= child.since + DEAF and not child.leaving and child.began(child.runs[0]) is None:
                 self.let_go(child)  # something that an earlier run left behind keeps it from going on
+
+    def next_event(self, now: float) -> float | None:
+        """Return when to look whether a child has received what it was handed, if nothing else happens."""
+        handed = (child for child in self.processes if child.runs and child.inbox is not None)
+        return min((at for child in handed if (at := child.since + DEAF) > now), default=None)
 
     def take_back(self, child: Child) -> None:
         """Put what the child has not received yet back into the stock, before what is there."""

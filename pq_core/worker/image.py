@@ -76,7 +76,9 @@ class HugePages:
 
     def plan(self) -> None:
         """Note all ranges that are worth being one page."""
-        if not self.enabled or not sys.platform.startswith("linux"):
+        if not sys.platform.startswith("linux"):
+            self.enabled = False
+        if not self.enabled:
             return
         if self._libc is None:
             self._libc = ctypes.CDLL(None, use_errno=True)

@@ -30,7 +30,8 @@ HOLD = 300.0
 """Seconds after which another worker may go on where one has died."""
 REST = 20.0
 """A round that only read rows which are kept is followed by a pause this many times as long, so that they are not read
-all the time. The more of what it read it deleted, the shorter: else it would not keep up with those who enqueue."""
+all the time. The more of what it read it deleted, the shorter: else it would not keep up with those who enqueue. With
+several workers another one may go on after HOLD."""
 SWEEP = 86400.0
 """Seconds between two looks for attempts of tasks that are gone, and for old rows of the audit log."""
 STATES = ("completed", "cancelled", "failed")

@@ -83,9 +83,10 @@ class Starting:
             # The same turn must not take them again: nobody else would ever see them.
             self.refused_until = max(self.refused_until, now + ASIDE)
 
-    def next_event(self) -> float | None:
+    def next_event(self, now: float) -> float | None:
         """Return when ``advance`` has something to do, if nothing else happens."""
-        return self._look_at if self.feeding.stock else None
+        events = [self._look_at if self.feeding.stock else None, self.feeding.next_event(now)]
+        return min((at for at in events if at is not None), default=None)
 
     def _start(self, claimed: Claimed, now: float) -> bool:
         """Start the first task of the stock; False when the system has no room for it."""

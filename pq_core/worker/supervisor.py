@@ -305,7 +305,7 @@ class Supervisor:
         work = self.sessions.work
         events = [
             self.children.next_event(now),
-            self.starting.next_event(),
+            self.starting.next_event(now),
             work.next_event(),
             self.sessions.watch.next_event(),
             self.lease.next_event(),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from pq_core.worker.attention import DOZE, DOZES, Attention
 from pq_core.worker.claiming import Statements
 from pq_core.worker.claims import Claims, Sending
@@ -139,6 +141,22 @@ def test_worker_that_finds_what_it_is_woken_for_is_never_restless() -> None:
         attention.call(now + 0.001)
         attention.found()
         assert not attention.doze(now + 0.002)
+
+
+@pytest.mark.parametrize(("every", "forever"), [(3, True), (20, False)])
+def test_worker_dozes_as_long_as_it_often_finds_something(every: int, forever: bool) -> None:
+    attention = Attention(poll=1.0)
+    for now in range(6):
+        attention.look(now, asleep=False)
+        attention.call(now + 0.001)
+        attention.doze(now + 0.002)
+
+    dozes = 0
+    while attention.doze(dozes) and dozes < 1000:
+        dozes += 1
+        if dozes % every == 0:
+            attention.found()
+    assert (dozes == 1000) is forever
 
 
 def test_worker_that_is_woken_in_vain_now_and_then_goes_on_sleeping() -> None:

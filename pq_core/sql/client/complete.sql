@@ -9,7 +9,7 @@ WITH input AS (SELECT cast(cast({parameters} AS text) AS jsonb) AS p), own AS MA
     FOR UPDATE OF t
 ), completed AS (
     UPDATE {schema}.pq_tasks t SET status = 'completed', outcome = 'succeeded', completed_at = clock_timestamp(),
-        result = nullif(p -> 'result', 'null'), error = NULL, error_fingerprint = NULL
+        worker_id = nullif(t.worker_id, 0), result = nullif(p -> 'result', 'null'), error = NULL, error_fingerprint = NULL
     FROM own o, input WHERE t.id = o.id
     RETURNING t.id, t.status
 ), history AS (

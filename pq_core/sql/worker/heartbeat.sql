@@ -1,8 +1,8 @@
 -- Renew a worker's lease. Invariant: no row means that the lease is gone: somebody has given the worker up for dead.
 --
 -- $1 bigint worker  $2 boolean draining  $3 integer[] lowest, $4 integer[] highest priority of each band that it takes
--- Returns whether it was asked to drain, whether to stop at once, seconds until the next other lease ends (NULL: no other), whether suspect
--- tasks wait for an idle worker.
+-- Returns whether it was asked to drain, whether to stop at once, seconds until the next other lease ends (NULL: no
+-- other), whether suspect tasks wait for an idle worker.
 UPDATE {schema}.pq_workers w
 SET heartbeat_at = clock_timestamp(),
     expires_at = clock_timestamp() + w.lease,
