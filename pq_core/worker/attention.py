@@ -21,6 +21,14 @@ DOZES = 50
 """Claims in vain that it makes so before it lies down to be woken again; ..."""
 DOZED_OFF = 5
 """... one that is not in vain takes back so many: where they are rarer, nobody needs it to claim by the clock."""
+QUIET = 10.0
+"""Seconds after the last task or notification from which a worker that can be woken looks less often, ..."""
+STRETCH = 5
+"""... this many poll intervals apart, ..."""
+STRETCHED = 5.0
+"""... and seconds at most, unless the interval itself is longer."""
+DISTRUST = 600.0
+"""Seconds for which it does not, once a look found what nobody had notified it of."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -33,9 +41,11 @@ class Attention:
     ``dozed``: how many claims in vain it has made by the clock, fewer for those that were not; not marked as asleep and
     deaf to notifications: where others take what it would be woken for, notifying for each task would make the commits
     of who enqueues queue up.
+    ``hears``: a notification has come since this session listens: there is no pooler between that swallows them.
     """
 
     poll: float
+    hears: bool = False
     claim: bool = True
     claim_due: bool = False
     marked: bool = False
@@ -48,6 +58,37 @@ class Attention:
     _lain_down_at: float | None = None
     _short_sleeps: int = 0
     _called_soon: bool = False
+    _quiet_from: float = 0.0
+    _trusts_from: float = 0.0
+    _hear_again_at: float = 0.0
+
+    def listen(self, now: float) -> None:
+        """Note that a session begins to hear notifications; what came before may have been missed."""
+        self.hears = False
+        self._hear_again_at = 0.0
+        self._quiet_from = now
+        self.wake()
+
+    def wants_to_hear(self, now: float) -> bool:
+        """Say whether to send a notification to see if it arrives; asked with each look."""
+        if self.hears or now < max(self._quiet_from + QUIET, self._hear_again_at):
+            return False
+        self._hear_again_at = now + DISTRUST
+        return True
+
+    def pause(self, now: float) -> float:
+        """Return the seconds between two looks of a worker that sleeps at ``now``."""
+        if self.hears and now >= self._quiet_from + QUIET and now >= self._trusts_from:
+            return max(self.poll, min(self.poll * STRETCH, STRETCHED))
+        return self.poll
+
+    def surprise(self, now: float) -> None:
+        """Note that a look of the sleeping worker found something that nobody had told it of.
+
+        A transaction that had begun to enqueue before it slept may have taken long; or rows come from elsewhere.
+        """
+        if self.pause(now) > self.poll:
+            self._trusts_from = now + DISTRUST
 
     def wake(self) -> None:
         """There may be something to claim."""
@@ -65,11 +106,13 @@ class Attention:
             if not self._called_soon:
                 self._short_sleeps = 0
             self._lain_down_at = None
+        self._quiet_from = now
         if not self.dozed:
             self.wake()
 
-    def found(self) -> None:
+    def found(self, now: float) -> None:
         """Note that a claim brought something."""
+        self._quiet_from = now
         self.contended = 0
         self.dozed = max(0, self.dozed - DOZED_OFF)
         if self._called_soon:  # not in vain
@@ -100,12 +143,13 @@ class Attention:
         """Nothing is ready: plan the next look."""
         if next_due is not None and next_due <= 0:
             # Due, and still not promoted: locked, or more than one promotion takes.
+            self.surprise(now)
             self.try_again(now)
             return
         self.claim = False
         self.contended = 0
         self.next_due = None if next_due is None else now + next_due
-        wait = self.second_looks.pop(0) if self.second_looks else self.poll
+        wait = self.second_looks.pop(0) if self.second_looks else self.pause(now)
         self.look_at = min([now + wait, *([self.next_due] if self.next_due is not None else [])])
 
     def try_again(self, now: float) -> None:

@@ -163,13 +163,15 @@ class Claims:
         return [(self.statements["claim_suspect"], [integer(worker_id), self._queues, *self._bands])]
 
     def _look(self, now: float, worker_id: int, *, asleep: bool) -> Sending:
-        if not self.attention.marked and not self.options.once:
+        attention = self.attention
+        if not attention.marked and not self.options.once:
             # A turn of its own, since a turn is a transaction: the mark is there for all before the look begins. Who
             # enqueues after the look sees it and notifies; who enqueued before is seen.
-            self.attention.marked = True
+            attention.marked = True
             return [(self.statements["sleeping"], [integer(worker_id), b"t"])]
-        self.attention.look(now, asleep=asleep)
-        return [(self.statements["look"], [self._queues, *self._bands, self.ticking.held_ids])]
+        attention.look(now, asleep=asleep)
+        hear: Sending = [(self.statements["hear"], [])] if attention.wants_to_hear(now) else []
+        return [*hear, (self.statements["look"], [self._queues, *self._bands, self.ticking.held_ids])]
 
     def take(self, kind: str, rows: list[Row], *, asked: int, now: float) -> list[Claimed]:
         """Take in the answer to the last statement of a turn, named ``kind``; return the tasks claimed."""
@@ -184,6 +186,8 @@ class Claims:
                 self.limited.seen(now)
             self.ticking.heard(next_tick, is_cron)
             self.suspects = suspects == b"t"
+            if ready == b"t" and not self.attention.heard:
+                self.attention.surprise(now)
             if self.attention.heard:
                 self.attention.wake()  # the notification has overtaken the answer
             elif ready == b"t" and self._in_vain:
@@ -202,7 +206,7 @@ class Claims:
         if tasks:
             self._found_at = now
             self.claimed_once = True
-            self.attention.found()
+            self.attention.found(now)
         if kind == "pq_claim_suspect":
             self.suspects = bool(tasks)
             self.alone = tasks[0].id if tasks else None

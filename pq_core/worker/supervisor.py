@@ -74,7 +74,7 @@ class Supervisor:
         self.attention = attention = Attention(poll=options.poll_interval)
         self.ticking = Ticking(
             statements=statements,
-            poll=options.poll_interval,
+            pause=attention.pause,
             on_made=attention.wake,
             declared=host.declared_schedules,
         )
@@ -82,7 +82,11 @@ class Supervisor:
             statements=statements, options=options, queues=self.queues, attention=attention, ticking=self.ticking
         )
         self.sessions = Sessions(
-            host, options, selector=self.selector, on_notify=self._notified, on_listening=attention.wake
+            host,
+            options,
+            selector=self.selector,
+            on_notify=self._notified,
+            on_listening=lambda: attention.listen(monotonic()),
         )
         self.children = Children(
             host.child_setup(program, 0),
@@ -372,6 +376,7 @@ class Supervisor:
         self.comparing.take(beat)
 
     def _notified(self, channel: str, payload: str) -> None:
+        self.attention.hears = True
         if payload.startswith("!cancel "):
             if payload[8:] == str(self.lease.worker_id):
                 self.lease.beat_soon()

@@ -44,12 +44,13 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 class Ticking:
     """The ticks that one worker makes. Times are of the monotonic clock.
 
-    ``declared``: what its application declares, stored at the start. ``on_made``: called when there are new tasks.
-    ``started``: the first look is done. ``held``: schedules that wait for a place, and until when they are left alone.
+    ``pause``: the seconds between two looks at a time. ``declared``: what its application declares, stored at the
+    start. ``on_made``: called when there are new tasks. ``started``: the first look is done. ``held``: schedules that
+    wait for a place, and until when they are left alone.
     """
 
     statements: Statements
-    poll: float
+    pause: Callable[[float], float]
     on_made: Callable[[], None]
     declared: Request[list[Synced]] | None = None
     started: bool = False
@@ -115,7 +116,7 @@ class Ticking:
         if self._pending:
             return 0.0
         # A worker without a free slot does not look for tasks, and yet has to hear of schedules.
-        stale = self._asked + 1.5 * self.poll
+        stale = self._asked + 1.5 * self.pause(self._asked)
         return stale if self._check_at is None else min(self._check_at, stale)
 
     def advance(self, now: float, link: Link) -> None:

@@ -376,9 +376,15 @@ def test_database_without_tables_is_one_line(empty_database: str, tmp_path: Path
 # --- what it costs
 
 
-def test_idle_worker_asks_once_per_poll_interval(database: str, tmp_path: Path, connection: psycopg.Connection) -> None:
-    with running(database, tmp_path, poll_interval=1.0, lease=30):
-        time.sleep(2)
+@pytest.mark.parametrize(
+    ("interval", "looks"),
+    [(1.0, 1.0), pytest.param(0.5, 0.4, id="quiet for ten seconds")],  # every 2.5 s instead of every half
+)
+def test_idle_worker_asks_once_per_poll_interval(
+    database: str, tmp_path: Path, connection: psycopg.Connection, interval: float, looks: float
+) -> None:
+    with running(database, tmp_path, poll_interval=interval, lease=30):
+        time.sleep(2 if looks == 1 else 12)
 
         def count() -> int:
             connection.execute("SELECT pg_stat_clear_snapshot()")
@@ -392,11 +398,14 @@ def test_idle_worker_asks_once_per_poll_interval(database: str, tmp_path: Path, 
             before, start = count(), time.monotonic()
             time.sleep(6)
             asked = count() - before - 2  # ours
-            # One a second, a heartbeat (two statements, one transaction) every ten, what the counters bring in late.
-            return asked - (time.monotonic() - start + 2 + 3)
+            # The looks, a heartbeat (two statements, one transaction) every ten, what the counters bring in late.
+            return asked - ((time.monotonic() - start) * looks + 2 + 3)
 
         # The counters are the database's: a visit of autovacuum, one a minute at most, counts for some forty.
         assert any(excess() <= 0 for _ in range(6))
+        # It can be woken all the same.
+        connection.execute("""SELECT pq_enqueue('{"name": "w.own_pid"}')""")
+        eventually(lambda: connection.execute("SELECT status FROM pq_tasks").fetchone() == ("completed",))
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc")

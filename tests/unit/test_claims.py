@@ -18,7 +18,7 @@ def claims() -> Claims:
     statements = Statements("public")
     options = WorkerOptions(queues=("q",), concurrency=2, poll_interval=1.0)
     attention = Attention(poll=options.poll_interval)
-    ticking = Ticking(statements=statements, poll=1.0, on_made=attention.wake)
+    ticking = Ticking(statements=statements, pause=attention.pause, on_made=attention.wake)
     return Claims(statements=statements, options=options, queues=("q",), attention=attention, ticking=ticking)
 
 
@@ -139,7 +139,7 @@ def test_worker_that_finds_what_it_is_woken_for_is_never_restless() -> None:
     for now in range(100):
         attention.look(now, asleep=False)
         attention.call(now + 0.001)
-        attention.found()
+        attention.found(now)
         assert not attention.doze(now + 0.002)
 
 
@@ -155,7 +155,7 @@ def test_worker_dozes_as_long_as_it_often_finds_something(every: int, forever: b
     while attention.doze(dozes) and dozes < 1000:
         dozes += 1
         if dozes % every == 0:
-            attention.found()
+            attention.found(dozes)
     assert (dozes == 1000) is forever
 
 
@@ -221,3 +221,53 @@ def test_worker_asleep_asks_again_when_a_limit_may_let_something_pass() -> None:
     worker.take("pq_claim_limited", [], asked=2, now=1.3)
     assert not worker.limited.open
     assert worker.next_event(1.3, room=2, busy=False) == 9.0
+
+
+def _wait_between_looks(attention: Attention, now: float) -> float:
+    attention.second_looks.clear()
+    attention.fall_asleep(now, None)
+    assert attention.look_at is not None
+    return attention.look_at - now
+
+
+def test_quiet_worker_that_hears_looks_less_often() -> None:
+    attention = Attention(poll=1.0)
+    attention.listen(100.0)
+    assert _wait_between_looks(attention, 130.0) == 1.0  # nobody knows whether it would be told
+    assert not attention.wants_to_hear(109.9)
+    assert [attention.wants_to_hear(now) for now in (110.0, 111.0, 700.0, 711.0)] == [True, False, False, True]
+    attention.hears = True
+    assert not attention.wants_to_hear(2000.0)
+    assert _wait_between_looks(attention, 109.0) == 1.0
+    assert _wait_between_looks(attention, 111.0) == 5.0
+
+    attention.call(200.0)
+    assert _wait_between_looks(attention, 201.0) == 1.0
+    attention.found(300.0)
+    assert _wait_between_looks(attention, 309.0) == 1.0
+    assert _wait_between_looks(attention, 310.0) == 5.0
+
+    # A new session may listen through something that swallows notifications.
+    attention.listen(400.0)
+    assert _wait_between_looks(attention, 450.0) == 1.0
+
+
+@pytest.mark.parametrize(("poll", "stretched"), [(0.1, 0.5), (2.0, 5.0), (60.0, 60.0)])
+def test_looks_of_a_quiet_worker_have_bounds(poll: float, stretched: float) -> None:
+    attention = Attention(poll=poll, hears=True)
+    assert _wait_between_looks(attention, 100.0) == pytest.approx(stretched)
+
+
+def test_worker_that_was_not_told_looks_as_often_as_asked_for_a_while() -> None:
+    worker = claims()
+    worker.attention.hears = True
+    now = 100.0
+    _in_vain(worker, now)
+    _lie_down(worker, now)
+    worker.attention.second_looks.clear()
+    assert names(worker.statements_to_send(now + 5, 7, room=2, busy=False, reporting=False)) == ["pq_look"]
+    worker.take("pq_look", [(b"t", None, b"f", None, None, b"f")], asked=2, now=now + 5)
+
+    assert worker.next_event(now + 5, room=2, busy=False) == now + 5.02
+    assert worker.attention.pause(now + 600) == 1.0
+    assert worker.attention.pause(now + 606) == 5.0

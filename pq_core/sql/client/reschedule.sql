@@ -16,7 +16,7 @@ WITH input AS (SELECT cast(cast({parameters} AS text) AS jsonb) AS p), wanted AS
     RETURNING t.id, t.queue, t.due
 ), woken AS MATERIALIZED (
     SELECT pg_notify({schema}.pq_channel('wake'), left(q.queue, 1000))
-    FROM (SELECT DISTINCT queue FROM moved WHERE due) q
+    FROM (SELECT DISTINCT queue FROM moved) q
     WHERE EXISTS (SELECT FROM {schema}.pq_workers w
         WHERE w.sleeping AND w.expires_at > clock_timestamp() AND q.queue = ANY (w.queues))
 )
