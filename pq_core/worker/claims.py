@@ -195,6 +195,7 @@ class Claims:
             elif ready == b"t":
                 self.attention.wake()
             else:
+                self._in_vain = False  # what is ready at the next look is something else
                 self.attention.fall_asleep(now, None if next_due is None else float(next_due))
             return []
         if not kind.startswith("pq_claim"):

@@ -268,6 +268,6 @@ def test_worker_that_was_not_told_looks_as_often_as_asked_for_a_while() -> None:
     assert names(worker.statements_to_send(now + 5, 7, room=2, busy=False, reporting=False)) == ["pq_look"]
     worker.take("pq_look", [(b"t", None, b"f", None, None, b"f")], asked=2, now=now + 5)
 
-    assert worker.next_event(now + 5, room=2, busy=False) == now + 5.02
+    assert worker.next_event(now + 5, room=2, busy=False) == now + 5
     assert worker.attention.pause(now + 600) == 1.0
     assert worker.attention.pause(now + 606) == 5.0
