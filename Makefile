@@ -2,6 +2,8 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
+# Tests start Python some thousand times: each would compile anew what it imports.
+unexport PYTHONDONTWRITEBYTECODE
 .PHONY: help venv demo test test-core test-lowest test-long chaos fuzz check fix bench docs screenshots clean
 
 # Processes that share the tests of one run: most tests wait for other processes. TESTS: what to run. ARGS: more for pytest.

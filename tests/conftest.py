@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
 import secrets
 import shutil
 import signal
@@ -23,6 +24,8 @@ from psycopg.conninfo import make_conninfo
 
 _DIRECTORY = "PQ_TEST_SERVER_DIRECTORY"
 _MIGRATIONS = Path(__file__).parent.parent / "pq_core" / "migrations"
+_PLENTY = 6 * 2**30
+"""Bytes of memory that must be free before the tests' server keeps its files there; it took 1.5 GiB at most."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -34,10 +37,24 @@ def pytest_configure(config: pytest.Config) -> None:
     for name in ("PQ_DATABASE_URL", "DATABASE_URL"):
         os.environ.pop(name, None)
     if not hasattr(config, "workerinput"):
-        directory = tempfile.mkdtemp(prefix="pq-tests-")
+        directory = tempfile.mkdtemp(prefix="pq-tests-", dir=_memory())
         # Postgres refuses to run as root: whoever it runs as then has to get at its data.
         Path(directory).chmod(0o755)
         os.environ[_DIRECTORY] = directory
+
+
+def _memory() -> str | None:
+    """Return a directory in memory, if there is plenty of that, None otherwise.
+
+    Each test has a database of its own, which is some 400 files: 0.3 s to copy on a slow disk, 0.02 s in memory.
+    """
+    try:
+        found = re.search(r"^MemAvailable: *(\d+) kB", Path("/proc/meminfo").read_text(), re.MULTILINE)
+        if found and int(found[1]) * 1024 > _PLENTY < shutil.disk_usage("/dev/shm").free:
+            return "/dev/shm"
+    except OSError:
+        pass  # not Linux, or not given to us
+    return None
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
