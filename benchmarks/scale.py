@@ -160,7 +160,7 @@ def _idle(report: Report, server: str, postmaster: int | None, given: argparse.N
             report.add(variant, "transactions", (_commits(connection) - commits) / (after.at - before.at), "/s")
             report.add(variant, "connections", _connections(connection) / given.idle, "/worker")
             _add_memory(report, variant, workers)
-    report.note("idle workers: goal for Postgres < 2 % of a core; each of them asks once a second, as by default")
+    report.note("idle workers: goal for Postgres < 2 % of a core; settings as by default")
 
 
 def _add_memory(report: Report, variant: str, workers: list[Worker]) -> None:
