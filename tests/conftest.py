@@ -25,7 +25,7 @@ from psycopg.conninfo import make_conninfo
 _DIRECTORY = "PQ_TEST_SERVER_DIRECTORY"
 _MIGRATIONS = Path(__file__).parent.parent / "pq_core" / "migrations"
 _PLENTY = 6 * 2**30
-"""Bytes of memory that must be free before the tests' server keeps its files there; it took 1.5 GiB at most."""
+"""Bytes of memory that must be free before the tests' server keeps its files there; it took 0.4 GiB at most."""
 
 
 def pytest_configure(config: pytest.Config) -> None:

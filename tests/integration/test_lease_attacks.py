@@ -361,6 +361,7 @@ def test_end_whose_acknowledgement_never_arrived_is_told_once(
         record = record_of(pq, task_id)
         assert (record.attempts, record.losses, record.fence) == (1, 0, 1)
         assert outcomes(pq, task_id) == ([Outcome.RAISED] if fails else [])
+        eventually(lambda: not pq.list_tasks(status="pending") and not pq.list_tasks(status="running"))
         told = [one.result for one in pq.list_completed() if one.result == f"once: {task_id}"]
         assert len(told) == fails
         assert "taken away" not in worker.text
