@@ -48,7 +48,8 @@ if TYPE_CHECKING:
     )
     from pq_core.retention import Retention
     from pq_core.roles import role
-    from pq_core.tasks import Call, Task, TaskGroup, call
+    from pq_core.task_groups import TaskGroup
+    from pq_core.tasks import Call, Task, call
     from pq_core.types import (
         AttemptOutcome,
         AttemptRecord,
@@ -83,7 +84,8 @@ _NAMES = {
     """,
     "retention": "Retention",
     "roles": "role",
-    "tasks": "Call Task TaskGroup call",
+    "task_groups": "TaskGroup",
+    "tasks": "Call Task call",
     "types": """
         AttemptOutcome AttemptRecord Backoff CallOptions ClaimedTask EndedAttempt Outcome Priority Rate Role
         ScheduleRecord TaskId TaskOptions TaskRecord TaskStatus WorkerInfo WorkerRecord

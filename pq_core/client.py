@@ -34,7 +34,8 @@ from pq_core.schema import check_schema_name
 from pq_core.sealing import Seals
 from pq_core.store import Request, Store
 from pq_core.table_methods import TableMethods
-from pq_core.tasks import Call, TaskGroup
+from pq_core.task_groups import TaskGroup
+from pq_core.tasks import Call
 from pq_core.types import DSN, EndedAttempt, Plugin, TaskId, TaskOptions
 from pq_core.waiting import Patience, await_end, wait_for_end
 

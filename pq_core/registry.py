@@ -19,7 +19,8 @@ from pq_core.errors import InvalidOption, TaskNotAllowed, UnknownTask
 from pq_core.functions import loaded_module, module_of
 from pq_core.options import LONGEST_NAME, names
 from pq_core.sealing import Seals
-from pq_core.tasks import Task, TaskGroup, as_task, duplicate
+from pq_core.task_groups import TaskGroup
+from pq_core.tasks import Task, as_task, duplicate
 from pq_core.types import TaskOptions
 
 if TYPE_CHECKING:

@@ -22,7 +22,7 @@ from pq_core.client import PQ
 from pq_core.errors import NotMigrated, UnsupportedConnection
 from pq_core.overriding import override_of
 from pq_core.store import Request
-from pq_core.tasks import TaskGroup
+from pq_core.task_groups import TaskGroup
 from pq_core.waiting import Patience
 
 T = TypeVar("T")

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from pq_core.tasks import Task, TaskGroup
+from pq_core.task_groups import TaskGroup
+from pq_core.tasks import Task
 
 declared = TaskGroup()
 """Filled when a task is declared, by its backend."""

@@ -10,7 +10,7 @@ from typing import Any
 
 from pq_adapters.webhook.options import Secret, WebhookOptions
 from pq_adapters.webhook.refusals import WebhookFailed, WebhookRefused, WebhookUnavailable
-from pq_core.tasks import TaskGroup
+from pq_core.task_groups import TaskGroup
 from pq_core.types import Backoff
 
 __all__ = ["Secret", "WebhookFailed", "WebhookOptions", "WebhookRefused", "WebhookUnavailable", "tasks", "webhooks"]

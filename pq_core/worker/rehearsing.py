@@ -14,7 +14,7 @@ from contextlib import nullcontext
 
 from pq_core import attempt as attempts
 from pq_core.registry import Registry
-from pq_core.tasks import TaskGroup
+from pq_core.task_groups import TaskGroup
 from pq_core.types import ClaimedTask, TaskOptions
 from pq_core.worker import inbox, wire
 from pq_core.worker.channel import Channel
