@@ -13,13 +13,13 @@ CONTENDED = 0.02
 SHORT_SLEEP = 0.01
 """Seconds: a worker that is woken so soon need not have lain down, least of all ..."""
 SHORT_SLEEPS = 6
-"""... when that was in vain: it counts two then, and takes one off where the worker found something. Three times in a
-row are enough, and in the long run more than once in three: others take the tasks that this one is woken for."""
+"""... when that was in vain: it counts two then, up to twice this; where the worker found something, or slept for
+longer, it takes one or two off. In the long run more than once in three is enough: others take what it is woken for."""
 DOZE = 0.02
 """Seconds at most between two claims of a worker that dozes, and so for what comes when all others are full at once."""
 DOZES = 50
 """Claims in vain that it makes so before it lies down to be woken again; ..."""
-DOZED_OFF = 5
+DOZED_OFF = 20
 """... one that is not in vain takes back so many: where they are rarer, nobody needs it to claim by the clock."""
 QUIET = 10.0
 """Seconds after the last task or notification from which a worker that can be woken looks less often, ..."""
@@ -41,11 +41,13 @@ class Attention:
     ``dozed``: how many claims in vain it has made by the clock, fewer for those that were not; not marked as asleep and
     deaf to notifications: where others take what it would be woken for, notifying for each task would make the commits
     of who enqueues queue up.
+    ``woken_soon``: its last sleep was short, and not in vain: it should go on asking for longer before it lies down.
     ``hears``: a notification has come since this session listens: there is no pooler between that swallows them.
     """
 
     poll: float
     hears: bool = False
+    woken_soon: bool = False
     claim: bool = True
     claim_due: bool = False
     marked: bool = False
@@ -104,7 +106,8 @@ class Attention:
         if self._lain_down_at is not None:
             self._called_soon = now < self._lain_down_at + SHORT_SLEEP
             if not self._called_soon:
-                self._short_sleeps = 0
+                self.woken_soon = False
+                self._short_sleeps = max(0, self._short_sleeps - 2)
             self._lain_down_at = None
         self._quiet_from = now
         if not self.dozed:
@@ -116,6 +119,7 @@ class Attention:
         self.contended = 0
         self.dozed = max(0, self.dozed - DOZED_OFF)
         if self._called_soon:  # not in vain
+            self.woken_soon = True
             self._called_soon = False
             self._short_sleeps = max(0, self._short_sleeps - 1)
         self.expect_stragglers()
@@ -124,7 +128,7 @@ class Attention:
         """Plan the next claim by the clock, if it is no use to lie down; called after a claim in vain."""
         if self._called_soon:
             self._called_soon = False
-            self._short_sleeps = min(self._short_sleeps + 2, SHORT_SLEEPS)
+            self._short_sleeps = min(self._short_sleeps + 2, 2 * SHORT_SLEEPS)
         if not self.restless or self.dozed >= DOZES:
             return False
         self.dozed += 1

@@ -23,6 +23,9 @@ PROMOTED_EVERY = 0.02
 """Seconds between two looks for tasks that became due, while claims follow one another."""
 LINGER = 0.02
 """Seconds for which a worker that has just found something goes on asking before it lies down to sleep."""
+LONG_LINGER = 0.06
+"""... or for which it does so when it was woken soon after it lay down the last time: each such sleep costs those who
+enqueue meanwhile a notification."""
 ASK_AGAIN = 0.004
 """Seconds between two such questions."""
 HOLD_BACK = 30.0
@@ -233,7 +236,7 @@ class Claims:
             self.claimed_once = True
             self.limited.woken(now)
             if not self.options.until_empty and not self.options.once:
-                if now < self._found_at + LINGER:
+                if now < self._found_at + (LONG_LINGER if self.attention.woken_soon else LINGER):
                     # More is likely to follow: to ask again is cheaper than to have everybody notify.
                     self.attention.look_at = self.attention.next_due = now + ASK_AGAIN
                     return

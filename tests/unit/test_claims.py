@@ -143,7 +143,24 @@ def test_worker_that_finds_what_it_is_woken_for_is_never_restless() -> None:
         assert not attention.doze(now + 0.002)
 
 
-@pytest.mark.parametrize(("every", "forever"), [(3, True), (20, False)])
+@pytest.mark.parametrize(("after", "asks_again"), [(0.001, True), (0.04, False)])
+def test_worker_that_is_woken_soon_asks_for_longer_before_it_lies_down_again(after: float, asks_again: bool) -> None:
+    attention = Attention(poll=1.0)
+    attention.look(1.0, asleep=False)
+    attention.call(1.0 + after)
+    attention.found(1.0 + after)
+    assert attention.woken_soon is asks_again
+
+    worker = claims()
+    worker.attention.woken_soon = asks_again
+    worker.attention.found(2.0)
+    worker._found_at = 2.0
+    _in_vain(worker, 2.03)
+    sent = worker.statements_to_send(2.031, 7, room=2, busy=False, reporting=False)
+    assert names(sent) == ([] if asks_again else ["pq_sleeping"])
+
+
+@pytest.mark.parametrize(("every", "forever"), [(10, True), (40, False)])
 def test_worker_dozes_as_long_as_it_often_finds_something(every: int, forever: bool) -> None:
     attention = Attention(poll=1.0)
     for now in range(6):
