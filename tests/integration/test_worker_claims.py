@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -534,3 +535,22 @@ def test_goodbye_of_a_worker_wakes_one_that_sleeps(pq: PQ, database: str, connec
         connection.execute("UPDATE pq_workers SET sleeping = false")
         connection.execute("UPDATE pq_tasks SET status = 'running', worker_id = 7, attempts = 1")
         assert connection.execute(goodbye).fetchone() == (3, 0)
+
+
+@pytest.mark.parametrize(("delay", "told"), [(0.0, 1), (2.0, 1), (60.0, 0)])
+def test_attempt_to_be_repeated_soon_wakes_one_that_sleeps(
+    pq: PQ, connection: psycopg.Connection, delay: float, told: int
+) -> None:
+    """It may look too late by itself, and the worker that reports may be full by then; what is far off it will see."""
+    task_id = pq.enqueue(tasks.add.call(1))
+    connection.execute(
+        "INSERT INTO pq_workers (id, name, expires_at, lease, pid, concurrency, host, pq_version, queues, sleeping)"
+        " SELECT n, 'w', now() + interval '1 h', '1 h', 1, 9, 'here', '1', '{default}', n = 8"
+        " FROM generate_series(7, 8) n"
+    )
+    connection.execute("UPDATE pq_tasks SET status = 'running', worker_id = 7, attempts = 1, fence = 1")
+    end = {"id": task_id, "fence": 1, "status": "pending", "outcome": "raised", "counted": True, "delay": delay}
+    report = Statements("public")["report"].text.replace("$1", "7").replace("$2", f"'{json.dumps([end])}'")
+    row = connection.execute(report.encode()).fetchone()
+    assert row is not None
+    assert (row[2], row[3], row[-1]) == ("pending", "recorded", told)

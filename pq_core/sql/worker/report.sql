@@ -69,10 +69,11 @@ WITH ending AS MATERIALIZED (
     SELECT count(pg_notify({schema}.pq_channel('done'), r.id::text)) FROM recorded r
     WHERE r.notify_finished AND r.status IN ('completed', 'failed', 'cancelled')
 ), woken AS MATERIALIZED (
-    -- What this worker gives up others may have now: as pq_enqueue, tell those who sleep.
+    -- What this worker gives up others may have now: as pq_enqueue, tell those who sleep. So too of what is due again
+    -- before a quiet worker looks (5 s): this one may be full by then, or gone.
     SELECT count(pg_notify({schema}.pq_channel('wake'), left(q.queue, 1000)))
     FROM (SELECT DISTINCT r.queue FROM recorded r
-        WHERE r.status = 'pending' AND r.due AND r.outcome IN ('interrupted', 'released')) q
+        WHERE r.status = 'pending' AND (r.retry_in < 5 OR r.due AND r.outcome IN ('interrupted', 'released'))) q
     WHERE EXISTS (SELECT FROM {schema}.pq_workers w
         WHERE w.sleeping AND w.id <> $1::bigint AND w.expires_at > clock_timestamp() AND q.queue = ANY (w.queues))
 )
