@@ -99,7 +99,7 @@ class TaskGroup:
     ) -> Any:
         """Declare a task function; with or without parentheses.
 
-        ``name``: what rows store (see the module's words on names); needed by lambdas and local functions, which
+        ``name``: what rows store (see ``pq_core.tasks`` on names); needed by lambdas and local functions, which
         a worker could not find again. ``aliases``: other whole names that lead to it. ``version``: of its
         arguments; see ``Task.upgrade``. The rest are the fields of ``TaskOptions``.
         """

@@ -38,7 +38,6 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 R = TypeVar("R")
-TaskT = TypeVar("TaskT", bound="Task[..., Any]")
 
 PAYLOAD_LIMIT = 2**20
 

@@ -92,6 +92,12 @@ class Attention:
         if self.pause(now) > self.poll:
             self._trusts_from = now + DISTRUST
 
+    def lie_down(self, now: float) -> None:
+        """Note that it is marked as asleep: who began to enqueue before may not have seen that."""
+        self._quiet_from = now
+        self.look_at = 0.0
+        self.expect_stragglers()
+
     def wake(self) -> None:
         """There may be something to claim."""
         self.claim = self.heard = True
@@ -147,7 +153,6 @@ class Attention:
         """Nothing is ready: plan the next look."""
         if next_due is not None and next_due <= 0:
             # Due, and still not promoted: locked, or more than one promotion takes.
-            self.surprise(now)
             self.try_again(now)
             return
         self.claim = False

@@ -56,6 +56,7 @@ class Claims:
     _queues: bytes = b""
     _bands: list[bytes] = field(default_factory=list)
     _in_vain: bool = False
+    _looked_asleep: bool = False
     _low_end: LowEnd = field(default_factory=LowEnd)
     _promote_again_at: float = 0.0
     _found_at: float = -1.0
@@ -173,6 +174,7 @@ class Claims:
             attention.marked = True
             return [(self.statements["sleeping"], [integer(worker_id), b"t"])]
         attention.look(now, asleep=asleep)
+        self._looked_asleep = asleep
         hear: Sending = [(self.statements["hear"], [])] if attention.wants_to_hear(now) else []
         return [*hear, (self.statements["look"], [self._queues, *self._bands, self.ticking.held_ids])]
 
@@ -180,8 +182,7 @@ class Claims:
         """Take in the answer to the last statement of a turn, named ``kind``; return the tasks claimed."""
         if kind == "pq_sleeping" and self.attention.marked:
             self._marked_at = now
-            self.attention.look_at = 0.0
-            self.attention.expect_stragglers()
+            self.attention.lie_down(now)
             return []
         if kind == "pq_look":
             ready, next_due, suspects, next_tick, is_cron, limited = rows[0]
@@ -189,7 +190,9 @@ class Claims:
                 self.limited.seen(now)
             self.ticking.heard(next_tick, is_cron)
             self.suspects = suspects == b"t"
-            if ready == b"t" and not self.attention.heard:
+            # Right after a claim it may be what another worker has just let go, or has not committed yet.
+            due = ready == b"t" or (next_due is not None and float(next_due) <= 0)
+            if due and self._looked_asleep and not self.attention.heard:
                 self.attention.surprise(now)
             if self.attention.heard:
                 self.attention.wake()  # the notification has overtaken the answer

@@ -275,16 +275,27 @@ def test_looks_of_a_quiet_worker_have_bounds(poll: float, stretched: float) -> N
     assert _wait_between_looks(attention, 100.0) == pytest.approx(stretched)
 
 
-def test_worker_that_was_not_told_looks_as_often_as_asked_for_a_while() -> None:
+@pytest.mark.parametrize("late", [True, False])
+def test_worker_that_was_not_told_looks_as_often_as_asked_for_a_while(late: bool) -> None:
     worker = claims()
     worker.attention.hears = True
     now = 100.0
     _in_vain(worker, now)
     _lie_down(worker, now)
+    assert worker.attention.pause(now + 9) == 1.0, "who began to enqueue before may commit yet"
     worker.attention.second_looks.clear()
-    assert names(worker.statements_to_send(now + 5, 7, room=2, busy=False, reporting=False)) == ["pq_look"]
-    worker.take("pq_look", [(b"t", None, b"f", None, None, b"f")], asked=2, now=now + 5)
+    now += 15
+    assert names(worker.statements_to_send(now, 7, room=2, busy=False, reporting=False)) == ["pq_look"]
+    ready = [(b"t", None, b"f", None, None, b"f")]
+    if late:
+        worker.take("pq_look", ready, asked=2, now=now)
+        assert worker.next_event(now, room=2, busy=False) == now
+    else:  # right after a claim: another worker had it for a moment
+        worker.attention.wake()
+        worker.take("pq_look", EMPTY_LOOK, asked=2, now=now)
+        _in_vain(worker, now)
+        assert names(worker.statements_to_send(now, 7, room=2, busy=False, reporting=False)) == ["pq_look"]
+        worker.take("pq_look", ready, asked=2, now=now)
 
-    assert worker.next_event(now + 5, room=2, busy=False) == now + 5
-    assert worker.attention.pause(now + 600) == 1.0
-    assert worker.attention.pause(now + 606) == 5.0
+    assert worker.attention.pause(now + 600 - 1) == (1.0 if late else 5.0)
+    assert worker.attention.pause(now + 601) == 5.0
