@@ -14,7 +14,7 @@ from pq_core.worker.feeding import Feeding
 from pq_core.worker.halting import Halting
 from pq_core.worker.listening import Listening
 from pq_core.worker.pace import HORIZON
-from pq_core.worker.processes import CrowdRunner, Processes
+from pq_core.worker.processes import CrowdRunner, Processes, Wanted
 from pq_core.worker.reaping import Reaping
 from pq_core.worker.runs import Child, Claimed, Run
 from pq_core.worker.spares import Spares
@@ -52,7 +52,7 @@ class Children:
         processes = Processes(setup=setup, selector=selector, tail=tail, inherited=inherited)
 
         def fork(claimed: Claimed, run: Run) -> Child:
-            return processes.fork(claimed.task, fed=True, crowd=run_crowd)
+            return processes.fork(Wanted(task=claimed.task, fed=True, crowd=run_crowd))
 
         crowd = Crowd(
             size=async_concurrency if run_crowd is not None else 1,

@@ -13,7 +13,7 @@ from pq_core.types import ClaimedTask
 from pq_core.worker import inbox
 from pq_core.worker.crowd import Crowd
 from pq_core.worker.pace import HORIZON, Pace
-from pq_core.worker.processes import Processes
+from pq_core.worker.processes import Processes, Wanted
 from pq_core.worker.runs import LAST_WORD_GRACE, Child, Claimed, Run, grace_of, needs_own_process
 
 DEAF = 1.0
@@ -82,38 +82,51 @@ class Feeding:
 
     # --- to the children ----------------------------------------------------------------------------------------
 
-    @property
-    def next_claimed(self) -> Claimed | None:
-        """The task to start next, None when none could be: no process is free, or there is no task."""
-        at = self._startable()
-        return None if at is None else self.stock[at]
+    def start(self) -> tuple[list[Claimed], OSError | None]:
+        """Run what can begin, in idle children or new ones; return what the system had no room for, and what it said.
 
-    def _startable(self) -> int | None:
-        """Return the place in the stock of the first task that can start: a coroutine needs no free process."""
+        All that need a process of their own get it together: what is written between two forks is copied.
+        """
+        forks: list[tuple[Claimed, Wanted]] = []
+        refused: list[Claimed] = []
+        error: OSError | None = None
+        while error is None and (at := self._startable(len(forks))) is not None:
+            claimed = self.stock[at]
+            del self.stock[at]
+            self.before(claimed.task)
+            try:
+                wanted = self._begin(claimed, at, len(forks))
+            except OSError as reason:
+                refused, error = [claimed], reason
+            else:
+                if wanted is not None:
+                    forks.append((claimed, wanted))
+        children, no_room = self.processes.fork_all([wanted for _, wanted in forks]) if forks else ([], None)
+        now = monotonic()
+        for child, (claimed, _) in zip(children, forks, strict=False):
+            child.push(self.new_run(claimed, now, begun=True), now)
+        return [claimed for claimed, _ in forks[len(children) :]] + refused, error or no_room
+
+    def _startable(self, forks: int) -> int | None:
+        """Return the place in the stock of the first task that can start: a coroutine needs no free process.
+
+        ``forks``: how many are about to get one.
+        """
         if not self.stock:
             return None
-        if self.processes.working < self.concurrency:
+        if self.processes.working + forks < self.concurrency:
             return 0
         if self.crowd.size > 1 and self.crowd.has_place:
             return next((at for at, one in enumerate(islice(self.stock, SEARCHED)) if self.crowd.takes(one)), None)
         return None
 
-    def start(self) -> None:
-        """Run ``next_claimed`` in an idle child, or fork one.
-
-        Raises OSError when the system has no process or socket left; the task is out of the stock then, too.
-        """
-        at = self._startable()
-        if at is None:
-            return
-        claimed = self.stock[at]
-        del self.stock[at]
-        self.before(claimed.task)
+    def _begin(self, claimed: Claimed, at: int, forks: int) -> Wanted | None:
+        """Run what was at ``at`` in a child that is there; return the one that is wanted where there is none."""
         if self.crowd.takes(claimed) and self.crowd.start(claimed):
-            return
-        if self.processes.working >= self.concurrency:
+            return None
+        if self.processes.working + forks >= self.concurrency:
             self.stock.insert(at, claimed)  # its inbox was full; has_place is false now
-            return
+            return None
         one_each = self.processes.setup.tasks_per_child == 1
         idle = [child for child in self.processes if child.idle]
         alone = not idle if one_each else needs_own_process(claimed.task)
@@ -123,12 +136,10 @@ class Feeding:
         if message is not None:
             for child in idle:
                 if self._hand_over(child, claimed, message):
-                    return
-        elif idle and not one_each and len(self.processes) >= self.concurrency:
+                    return None
+        elif idle and not one_each and len(self.processes) + forks >= self.concurrency:
             self.let_go(idle[0])  # so that no more processes live than agreed
-        child = self.processes.fork(claimed.task, fed=message is not None and not one_each)
-        now = monotonic()
-        child.push(self.new_run(claimed, now, begun=True), now)
+        return Wanted(task=claimed.task, fed=message is not None and not one_each)
 
     def top_up(self) -> None:
         """Let short tasks wait with the children, so that none of these waits for the worker."""

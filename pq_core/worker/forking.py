@@ -2,24 +2,36 @@
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 _HANDLED = frozenset(
     (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGCHLD, signal.SIGUSR1, signal.SIGUSR2)
 )
-"""What a worker or keeper may have handlers for. Not all signals: Python turns each of a mask into an enum member and
-back, which would cost 60 µs a fork."""
+"""What a worker or keeper may have handlers for. Masks are set by ``_signal``: ``signal`` turns each of a mask into an
+enum member and back, which took 10 µs a fork and wrote to pages that the child shares."""
 
 
 def fork(body: Callable[[], NoReturn]) -> int:
-    """Run ``body`` in a new process and return its pid.
+    """Run ``body`` in a new process and return its pid. Raises OSError when the system has no room for one.
 
     Signals are blocked across the fork: the child unblocks them once its own handlers stand, so that no handler
     of the parent ever runs in it. ``body`` must not return.
+    """
+    pids, error = fork_all((body,))
+    if error is not None:
+        raise error
+    return pids[0]
+
+
+def fork_all(bodies: Sequence[Callable[[], NoReturn]]) -> tuple[list[int], OSError | None]:
+    """Run each of ``bodies`` in a new process, as ``fork`` does; return the pids, and why there are fewer than bodies.
+
+    One fork right after another: of what the parent writes between two forks the kernel copies every page.
     """
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:
@@ -27,17 +39,22 @@ def fork(body: Callable[[], NoReturn]) -> int:
                 stream.flush()
             except (OSError, ValueError):
                 continue  # nobody reads it any more, or it is closed: what it holds is lost, the work is not
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _HANDLED)
+    pids: list[int] = []
+    before = _signal.pthread_sigmask(signal.SIG_BLOCK, _HANDLED)
     try:
-        pid = os.fork()
-        if pid == 0:
-            try:
-                body()
-            finally:
-                os._exit(70)
+        for body in bodies:
+            pid = os.fork()
+            if pid == 0:
+                try:
+                    body()
+                finally:
+                    os._exit(70)
+            pids.append(pid)
+    except OSError as error:
+        return pids, error
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-    return pid
+        _signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    return pids, None
 
 
 class Exit:

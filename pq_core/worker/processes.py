@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import selectors
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -14,7 +14,7 @@ from pq_core.worker import wire
 from pq_core.worker.channel import Channel
 from pq_core.worker.child import run_child
 from pq_core.worker.child_setup import ChildSetup
-from pq_core.worker.forking import fork
+from pq_core.worker.forking import fork_all
 from pq_core.worker.inbox import Inbox
 from pq_core.worker.runs import Child
 from pq_core.worker.shared import Place
@@ -27,6 +27,35 @@ PLENTY = 3
 would cost more than the run."""
 
 CrowdRunner = Callable[[ChildSetup, ClaimedTask, Channel, int], int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """A child that is to be forked, for ``task``; None: a spare one.
+
+    ``fed``: it gets tasks through an inbox. ``crowd``: runs coroutines in it, this one and those that follow.
+    """
+
+    task: ClaimedTask | None = None
+    fed: bool
+    crowd: CrowdRunner | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Prepared:
+    """What a child needs, made before the fork."""
+
+    wanted: Wanted
+    ours: socket.socket
+    theirs: socket.socket
+    place: Place
+    box: Inbox | None
+
+    @property
+    def fds(self) -> list[int]:
+        """Descriptors that no other child may keep."""
+        box = () if self.box is None else (self.box.ours, self.box.theirs)
+        return [self.ours.fileno(), self.theirs.fileno(), *box]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -70,65 +99,90 @@ class Processes:
         """Return how long a frame may be that tells of the task."""
         return self.setup.result_limit_of(task) + wire.OVERHEAD
 
-    def fork(self, task: ClaimedTask | None, *, fed: bool, crowd: CrowdRunner | None = None) -> Child:
-        """Fork a child for ``task``; None: a spare one. ``fed``: it gets tasks through an inbox.
+    def fork(self, wanted: Wanted) -> Child:
+        """Fork a child. Raises OSError when the system has no process or socket left."""
+        children, error = self.fork_all((wanted,))
+        if error is not None:
+            raise error
+        return children[0]
 
-        ``crowd``: runs coroutines in it, this one and those that follow.
-        Raises OSError when the system has no process or socket left.
+    def fork_all(self, wanted: Sequence[Wanted]) -> tuple[list[Child], OSError | None]:
+        """Fork a child for each of ``wanted``, in order; return them, and why there are fewer than that.
+
+        All that can be done before the first fork is, and all that can wait waits for the last: so the worker copies
+        the pages that it writes once for all of them.
         """
-        setup, null_fd = self.setup, self._null_fd
+        prepared: list[_Prepared] = []
+        refused: OSError | None = None
+        try:
+            for one in wanted:
+                prepared.append(self._prepared(one))
+        except OSError as reason:
+            refused = reason
+        fds = [fd for ready in prepared for fd in ready.fds]
+        pids, error = fork_all([self._body(ready, fds) for ready in prepared])
+        self.forks += len(pids)
+        for left in prepared[len(pids) :]:
+            self._discard(left)
+        return [self._noted(pid, ready) for pid, ready in zip(pids, prepared, strict=False)], error or refused
+
+    def _prepared(self, wanted: Wanted) -> _Prepared:
         ours, theirs = socket.socketpair()
-        place = box = None
+        place = None
         try:
             place = self._places.pop() if self._places else Place(tail=self.tail)
             place.reset()
-            box = Inbox() if fed else None
-            fd = theirs.fileno()
-            inbox_fd = None if box is None else box.theirs
-            drop = self._to_drop(ours.fileno(), box, keep=(fd, null_fd, place.stack_fd, inbox_fd))
-            shared: Place = place
-
-            def body() -> NoReturn:
-                run_child(setup, task, shared, fd, inbox_fd=inbox_fd, drop=drop, null_fd=null_fd, crowd=crowd)
-
-            pid = fork(body)
-            self.forks += 1
+            return _Prepared(wanted=wanted, ours=ours, theirs=theirs, place=place, box=Inbox() if wanted.fed else None)
         except OSError:
             ours.close()
-            if box is not None:
-                box.close()
+            theirs.close()
             if place is not None:
                 self._places.append(place)
             raise
-        finally:
-            theirs.close()
-        return self._noted(
-            Child(
-                pid=pid,
-                place=place,
-                socket=ours,
-                decoder=wire.Decoder(wire.OVERHEAD if task is None else self.frame_limit(task)),
-                inbox=box,
-                left=setup.tasks_per_child - (task is not None) if fed else 0,
-                crowd=crowd is not None,
-                single=crowd is None and (setup.tasks_per_child == 1 or not fed),
-            )
-        )
 
-    def _noted(self, child: Child) -> Child:
-        child.socket.setblocking(False)
-        self._alive[child.pid] = child
+    def _discard(self, prepared: _Prepared) -> None:
+        prepared.ours.close()
+        prepared.theirs.close()
+        if prepared.box is not None:
+            prepared.box.close()
+        self._places.append(prepared.place)
+
+    def _body(self, prepared: _Prepared, siblings: list[int]) -> Callable[[], NoReturn]:
+        """Return what the child does. ``siblings``: descriptors of all that are forked together with it."""
+        setup, null_fd, place, wanted = self.setup, self._null_fd, prepared.place, prepared.wanted
+        fd, inbox_fd = prepared.theirs.fileno(), None if prepared.box is None else prepared.box.theirs
+        drop = self._to_drop(siblings, keep=(fd, inbox_fd, null_fd, place.stack_fd))
+
+        def body() -> NoReturn:
+            run_child(setup, wanted.task, place, fd, inbox_fd=inbox_fd, drop=drop, null_fd=null_fd, crowd=wanted.crowd)
+
+        return body
+
+    def _noted(self, pid: int, prepared: _Prepared) -> Child:
+        setup, wanted = self.setup, prepared.wanted
+        task, crowd = wanted.task, wanted.crowd is not None
+        prepared.theirs.close()
+        prepared.ours.setblocking(False)
+        child = Child(
+            pid=pid,
+            place=prepared.place,
+            socket=prepared.ours,
+            decoder=wire.Decoder(wire.OVERHEAD if task is None else self.frame_limit(task)),
+            inbox=prepared.box,
+            left=setup.tasks_per_child - (task is not None) if wanted.fed else 0,
+            crowd=crowd,
+            single=not crowd and (setup.tasks_per_child == 1 or not wanted.fed),
+        )
+        self._alive[pid] = child
         self.selector.register(child.socket, selectors.EVENT_READ, child)
         return child
 
-    def _to_drop(self, ours: int, box: Inbox | None, *, keep: tuple[int | None, ...]) -> list[int]:
-        drop = [*self.inherited(), ours]
-        if box is not None:
-            drop.append(box.ours)
-        for sibling in self._alive.values():
-            drop.append(sibling.socket.fileno())
-            if sibling.inbox is not None:
-                drop += (sibling.inbox.ours, sibling.inbox.theirs)
+    def _to_drop(self, siblings: list[int], *, keep: tuple[int | None, ...]) -> list[int]:
+        drop = [*self.inherited(), *siblings]
+        for child in self._alive.values():
+            drop.append(child.socket.fileno())
+            if child.inbox is not None:
+                drop += (child.inbox.ours, child.inbox.theirs)
         # The application may have closed a socket that was noted, and its number may be one of these by now.
         return [one for one in drop if one not in keep and one >= 0]
 

@@ -10,7 +10,7 @@ import logging
 from dataclasses import dataclass
 
 from pq_core.worker.feeding import Feeding
-from pq_core.worker.processes import Processes
+from pq_core.worker.processes import Processes, Wanted
 
 logger = logging.getLogger("pq.worker")
 
@@ -52,10 +52,8 @@ class Spares:
         waiting = sum(1 for child in self.processes if child.idle)
         if waiting > (self.size // 4 if self.processes.working else self.size - 1):
             return  # while tasks run, several at once: what the worker writes between two forks is copied
-        try:
-            for _ in range(self.size - waiting):
-                self.processes.fork(None, fed=True)
-        except OSError as error:
+        _, error = self.processes.fork_all([Wanted(fed=True)] * (self.size - waiting))
+        if error is not None:
             self._pause(now, str(error))
 
     def next_event(self, now: float) -> float | None:

@@ -65,9 +65,9 @@ class Starting:
                 self.entering.put_back_unstarted("its worker stops or has lost its lease")
             return
         feeding.even_out()
-        while (claimed := feeding.next_claimed) is not None:
-            if not self._start(claimed, now):
-                break
+        refused, error = feeding.start()
+        if error is not None:
+            self._put_refused_back(refused, error, now)
         feeding.top_up()
         if feeding.stock and now >= self._look_at:
             self._look_at = now + STALE / 10
@@ -88,14 +88,9 @@ class Starting:
         events = [self._look_at if self.feeding.stock else None, self.feeding.next_event(now)]
         return min((at for at in events if at is not None), default=None)
 
-    def _start(self, claimed: Claimed, now: float) -> bool:
-        """Start the first task of the stock; False when the system has no room for it."""
-        try:
-            self.feeding.start()
-        except OSError as error:
-            # No process or descriptor left: not the task's fault, and others may have room.
+    def _put_refused_back(self, refused: list[Claimed], error: OSError, now: float) -> None:
+        """Put back what the system has no process or descriptor for: not the tasks' fault, and others may have room."""
+        for claimed in refused:
             logger.error("task %s can't be started: %s", claimed.task.id, error)
             self.entering.put_back(claimed.task, f"its worker could not fork: {error}")
-            self.refused_until = now + FORK_PAUSE
-            return False
-        return True
+        self.refused_until = now + FORK_PAUSE
