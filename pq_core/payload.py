@@ -101,8 +101,7 @@ def decode(
     plan = plan_of(signature)
     tags = True
     if isinstance(payload, str):
-        # Most payloads have no tags, and jsonb writes the key of a tag in one way only.
-        tags = f'"{TAG}"' in payload or "\\u" in payload
+        tags = _may_have_tags(payload)
         payload = loads(payload)
     if not isinstance(payload, dict):
         raise PayloadDecodeError(f'the payload must be an object with "args" and "kwargs", not a {_json_type(payload)}')
@@ -127,6 +126,16 @@ def decode(
     except RecursionError:
         raise PayloadDecodeError(f"{root[:100]} is nested too deep") from None
     return tuple(positional), keywords
+
+
+def needs_no_types(payload: str, *, signature: Signed | None) -> bool:
+    """Say whether ``decode`` makes plain JSON values of ``payload`` and calls nothing of the application."""
+    return plan_of(signature).trivial and not _may_have_tags(payload)
+
+
+def _may_have_tags(payload: str) -> bool:
+    # Most payloads have none, and jsonb writes the key of a tag in one way only.
+    return f'"{TAG}"' in payload or "\\u" in payload
 
 
 def encode_result(value: Any, *, limit: int = DEFAULT_LIMIT, what: str = "task") -> JSON:

@@ -22,7 +22,26 @@ def set_role(new: Role) -> None:
     """
     global _role
     _role = Role(new)
-    os.environ[VARIABLE] = (Role.CLIENT if _role is Role.CHILD else _role).value
+    _hand_on(Role.CLIENT if _role is Role.CHILD else _role)
+
+
+def ready_to_fork() -> None:
+    """Have programs that a worker starts be clients, as those of its children: these need not say so any more."""
+    _hand_on(Role.CLIENT)
+
+
+def become_child() -> None:
+    """Say that this process is a child that has just been forked. Does little: each page it writes to is copied."""
+    global _role
+    _role = Role.CHILD
+    if _handed_on is not Role.CLIENT:
+        _hand_on(Role.CLIENT)
+
+
+def _hand_on(role: Role) -> None:
+    global _handed_on
+    _handed_on = role
+    os.environ[VARIABLE] = role.value
 
 
 def _initial() -> Role:
@@ -34,3 +53,5 @@ def _initial() -> Role:
 
 
 _role = _initial()
+_handed_on: Role | None = None
+"""What ``PQ_ROLE`` says since this process has set it."""

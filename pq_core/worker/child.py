@@ -21,10 +21,9 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from pq_core import attempt as attempts
 from pq_core import roles
 from pq_core.errors import TaskCancelled, TaskTimeout
-from pq_core.types import Role
 from pq_core.worker import guards, inbox, wire
 from pq_core.worker.channel import Channel, tell
-from pq_core.worker.child_setup import ChildSetup, attempt_of
+from pq_core.worker.child_setup import ChildSetup, Loaded, attempt_of
 from pq_core.worker.concealing import ConcealedCall
 from pq_core.worker.last_words import failure, stopped_early, success, unloadable, user_traceback
 from pq_core.worker.rows import claimed_task
@@ -66,6 +65,7 @@ def run_child(
     place: Place,
     fd: int,
     *,
+    loaded: Loaded | None = None,
     inbox_fd: int | None,
     drop: Iterable[int],
     null_fd: int,
@@ -73,7 +73,8 @@ def run_child(
 ) -> NoReturn:
     """Run ``task`` in this new process, None: the first to come, and those that come through its inbox; then end it.
 
-    ``drop``: inherited descriptors to put out of use. ``crowd``: runs many coroutines at the same time.
+    ``loaded``: the task's function and arguments, where the worker has had them already. ``drop``: inherited
+    descriptors to put out of use. ``crowd``: runs many coroutines at the same time.
     Signals are blocked when it is called; it unblocks them once its own handlers stand.
     """
     status = CANNOT_REPORT
@@ -83,7 +84,7 @@ def run_child(
         if task is None:
             status = _run_spare(setup, channel, stopper, _Tasks(setup, inbox_fd))
         elif inbox_fd is None:
-            status = _run_one(setup, task, channel, stopper)
+            status = run_one(setup, task, channel, stopper, loaded)
         elif crowd is not None:
             Tee.place = None  # whose output it is can't be told
             status = crowd(setup, task, channel, inbox_fd)
@@ -96,9 +97,9 @@ def run_child(
         os._exit(status)
 
 
-def _run_one(setup: ChildSetup, task: ClaimedTask, channel: Channel, stopper: Stopper) -> int:
+def run_one(setup: ChildSetup, task: ClaimedTask, channel: Channel, stopper: Stopper, loaded: Loaded | None) -> int:
     """Run the only task of this process; the worker gets its cost from the system."""
-    end = run_guarded(setup, task, channel, stopper)
+    end = run_guarded(setup, task, channel, stopper, loaded)
     flush()
     if end["how"] == "succeeded":
         frame = wire.pack_done(task.id, task.fence, end["result"])
@@ -115,7 +116,7 @@ def _run_spare(setup: ChildSetup, channel: Channel, stopper: Stopper, tasks: _Ta
     stopper.place.begin(task.id, task.fence, time.monotonic())
     task = setup.prepared(task)
     _limit_memory(task)
-    return _run_one(setup, task, channel, stopper)
+    return run_one(setup, task, channel, stopper, None)
 
 
 def _run_many(setup: ChildSetup, first: ClaimedTask, channel: Channel, stopper: Stopper, tasks: _Tasks) -> int:
@@ -154,9 +155,11 @@ def _run_many(setup: ChildSetup, first: ClaimedTask, channel: Channel, stopper: 
     return 0
 
 
-def run_guarded(setup: ChildSetup, task: ClaimedTask, channel: Channel, stopper: Stopper) -> dict[str, Any]:
+def run_guarded(
+    setup: ChildSetup, task: ClaimedTask, channel: Channel, stopper: Stopper, loaded: Loaded | None = None
+) -> dict[str, Any]:
     try:
-        end = _run(setup, task, channel, stopper)
+        end = _run(setup, task, channel, stopper, loaded)
     except (TaskTimeout, TaskCancelled) as error:
         end = stopped_early(setup, task, error)  # it came before the function, or while its end was put into words
     stopper.armed = False
@@ -177,7 +180,7 @@ def _become_child(
     signal.set_wakeup_fd(-1)
     os.setpgid(0, 0)
     guards.die_with_parent(setup.worker_pid)
-    roles.set_role(Role.CHILD)
+    roles.become_child()
     for fd in drop:
         # Over the descriptor, never close() on the connection: that would end the worker's session.
         os.dup2(null_fd, fd)
@@ -202,7 +205,9 @@ def _limit_memory(task: ClaimedTask) -> None:
         guards.limit_memory(int(memory_limit))
 
 
-def _run(setup: ChildSetup, task: ClaimedTask, channel: Channel, stopper: Stopper) -> dict[str, Any]:
+def _run(
+    setup: ChildSetup, task: ClaimedTask, channel: Channel, stopper: Stopper, loaded: Loaded | None
+) -> dict[str, Any]:
     current = attempt_of(
         setup,
         task,
@@ -212,7 +217,7 @@ def _run(setup: ChildSetup, task: ClaimedTask, channel: Channel, stopper: Stoppe
     attempts.set_current_attempt(current)
     stopper.arm(task)
     try:
-        function, args, kwargs = setup.load(task)
+        function, args, kwargs = setup.load(task) if loaded is None else loaded
     except (TaskTimeout, TaskCancelled):
         raise
     except BaseException as error:

@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from pq_core.types import ClaimedTask
 
 
+Loaded = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]
+"""A task function with its arguments."""
+
+
 class Unroutable(Exception):
     """Raised by ``ChildSetup.load`` when this code can't run the stored task; the worker puts it back."""
 
@@ -23,7 +27,8 @@ class ChildSetup:
     """What the worker prepared once for all its children.
 
     ``as_declared``: takes what a row leaves unsaid from the code, ``prepared`` from the worker's options. ``load``:
-    decodes the payload and binds it to the function; raises Unroutable. ``in_child``: the plugins' context managers as
+    decodes the payload and binds it to the function; raises Unroutable. ``load_ahead``: does that in the worker for
+    what calls nothing of the application, None for the rest. ``in_child``: the plugins' context managers as
     one. ``retryable``: says whether an exception is tried again. ``sensitive``: says whether nothing of a task's values
     may get out. ``handled``: signals for which the worker has handlers.
     """
@@ -33,7 +38,7 @@ class ChildSetup:
     schema: str
     as_declared: Callable[[ClaimedTask], ClaimedTask]
     prepared: Callable[[ClaimedTask], ClaimedTask]
-    load: Callable[[ClaimedTask], tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]]
+    load: Callable[[ClaimedTask], Loaded]
     in_child: Callable[[ClaimedTask], AbstractContextManager[Any]]
     retryable: Callable[[ClaimedTask, BaseException], bool]
     sensitive: Callable[[ClaimedTask], bool]
@@ -41,6 +46,7 @@ class ChildSetup:
     find_executor: Callable[[Any], Any]
     result_limit: int
     default_timeout: float | None
+    load_ahead: Callable[[ClaimedTask], Loaded | None] = lambda task: None
     tasks_per_child: int = 1
     handled: tuple[int, ...] = ()
 

@@ -9,6 +9,7 @@ import signal
 import sys
 
 PR_SET_PDEATHSIG = 1
+_SIGKILL = int(signal.SIGKILL)  # a member of an enum takes ctypes, and a child, a way of its own
 PR_SET_CHILD_SUBREAPER = 36
 OOM_SCORE = b"500"
 """Added badness of a child, so that the kernel ends it before its worker (proc_pid_oom_score_adj(5))."""
@@ -23,7 +24,7 @@ def die_with_parent(parent: int) -> None:
     Call it after any change of uid: that would clear the setting (prctl(2)). Elsewhere than on Linux nothing
     happens, and a worker's death leaves its children to themselves.
     """
-    end_with_parent(parent, signal.SIGKILL)
+    end_with_parent(parent, _SIGKILL)
 
 
 def end_with_parent(parent: int, signal_number: int) -> None:

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from pq_core import roles
 from pq_core.database import start_connection
 from pq_core.dsn import find_dsn, rotated
 from pq_core.errors import NotMigrated, PQError, TaskCancelled, TaskTimeout, WorkerStartError
@@ -133,6 +134,7 @@ class Host:
     def freeze(self) -> None:
         """Make the image cheap to fork, and note what every child must put out of use."""
         rehearse()
+        roles.ready_to_fork()
         image.settle(immortal=self.options.immortal)
         self.huge.enabled = self.options.huge_pages
         # The spares that are forked anew after the image was mended are no reason to mend it again.
@@ -170,6 +172,7 @@ class Host:
             as_declared=program.as_declared,
             prepared=self.prepared,
             load=program.load,
+            load_ahead=program.load_ahead,
             in_child=lambda task: plugins.in_child(program.shown(task), passing=(TaskTimeout, TaskCancelled)),
             retryable=program.retryable,
             sensitive=program.sensitive,

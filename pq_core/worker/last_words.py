@@ -47,6 +47,8 @@ def failure(setup: ChildSetup, task: ClaimedTask, error: BaseException) -> dict[
 
 def success(setup: ChildSetup, task: ClaimedTask, value: Any) -> dict[str, Any]:
     """Return the last word on a task whose function returned ``value``, which may not be storable."""
+    if value is None:
+        return {"how": "succeeded", "result": None}  # of any kind, and within any limit
     try:
         return {"how": "succeeded", "result": setup.encode_result(task, value, setup.result_limit_of(task))}
     except Exception as error:

@@ -152,9 +152,11 @@ class Processes:
         setup, null_fd, place, wanted = self.setup, self._null_fd, prepared.place, prepared.wanted
         fd, inbox_fd = prepared.theirs.fileno(), None if prepared.box is None else prepared.box.theirs
         drop = self._to_drop(siblings, keep=(fd, inbox_fd, null_fd, place.stack_fd))
+        task, crowd = wanted.task, wanted.crowd
+        loaded = None if task is None or wanted.fed else setup.load_ahead(task)
 
         def body() -> NoReturn:
-            run_child(setup, wanted.task, place, fd, inbox_fd=inbox_fd, drop=drop, null_fd=null_fd, crowd=wanted.crowd)
+            run_child(setup, task, place, fd, loaded=loaded, inbox_fd=inbox_fd, drop=drop, null_fd=null_fd, crowd=crowd)
 
         return body
 

@@ -18,7 +18,7 @@ from pq_core.task_groups import TaskGroup
 from pq_core.types import ClaimedTask, TaskOptions
 from pq_core.worker import inbox, wire
 from pq_core.worker.channel import Channel
-from pq_core.worker.child import run_guarded
+from pq_core.worker.child import run_one
 from pq_core.worker.child_setup import ChildSetup
 from pq_core.worker.program import Program
 from pq_core.worker.rows import claimed_task
@@ -46,7 +46,7 @@ def rehearse() -> None:
     try:
         with ours, theirs:
             for _ in range(TIMES):
-                contextvars.copy_context().run(_run, _setup(program), place, theirs.fileno())
+                contextvars.copy_context().run(_run, program, place, ours, theirs.fileno())
     finally:
         place.close()
 
@@ -59,6 +59,7 @@ def _setup(program: Program) -> ChildSetup:
         as_declared=program.as_declared,
         prepared=lambda task: task,
         load=program.load,
+        load_ahead=program.load_ahead,
         in_child=lambda task: nullcontext(),
         retryable=program.retryable,
         sensitive=program.sensitive,
@@ -69,14 +70,15 @@ def _setup(program: Program) -> ChildSetup:
     )
 
 
-def _run(setup: ChildSetup, place: Place, descriptor: int) -> None:
+def _run(program: Program, place: Place, told: socket.socket, descriptor: int) -> None:
+    setup = _setup(program)
     task = setup.as_declared(_received())
     channel = Channel(descriptor)
     stopper = Stopper(place, task)
-    end = run_guarded(setup, task, channel, stopper)
-    if end["how"] != "succeeded":
-        raise RuntimeError(f"the rehearsal of a task failed: {end}")
-    channel.send(wire.pack_done(task.id, task.fence, end["result"]))
+    run_one(setup, task, channel, stopper, program.load_ahead(task))
+    frames = wire.Decoder(wire.OVERHEAD).feed(told.recv(wire.OVERHEAD))
+    if [kind for kind, _ in frames] != [wire.Kind.DONE]:
+        raise RuntimeError(f"the rehearsal of a task failed: {frames}")
     attempts.set_current_attempt(None)
 
 

@@ -17,6 +17,8 @@ import tempfile
 from typing import Any, TextIO
 
 _STOP = struct.Struct("=qqq")
+_REASON_AT = 16
+_NO_REASON = bytes(8)
 _WRITTEN = struct.Struct("=Q")
 _WRITTEN_AT = _STOP.size
 _RUN = struct.Struct("=qqd")
@@ -66,6 +68,10 @@ class Place:
         self._map[_WORDS_AT : _WORDS_AT + _WORDS.size + len(told)] = _WORDS.pack(len(told)) + told
         # Last: a child that reads the reason finds the words complete.
         self._map[: _STOP.size] = _STOP.pack(task_id, fence, reason)
+
+    def has_stop(self) -> bool:
+        """Say whether there is a note at all. Cheaper than to read it."""
+        return self._map[_REASON_AT : _STOP.size] != _NO_REASON
 
     def stop_words(self) -> str | None:
         """Return what was said of the stop, None if nothing was."""

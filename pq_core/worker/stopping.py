@@ -34,7 +34,8 @@ class Stopper:
         """Begin to act on signals, for ``task``; act now on one that came before."""
         self.task = task
         self.armed = True
-        self(signal.SIGTERM, None)
+        if self.place.has_stop():
+            self(signal.SIGTERM, None)
 
     def install(self) -> None:
         """Take SIGTERM, with the stacks of all threads saved first; again where the task before took it away."""

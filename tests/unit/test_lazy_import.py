@@ -73,6 +73,17 @@ def test_a_role_is_handed_on_but_a_child_starts_clients() -> None:
     )
 
 
+def test_children_of_a_worker_that_is_ready_to_fork_start_clients() -> None:
+    loaded_after(
+        "import os; from pq_core.roles import become_child, ready_to_fork, role, set_role; from pq_core import Role\n"
+        "become_child(); assert (role(), os.environ['PQ_ROLE']) == ('child', 'client')\n"
+        "set_role(Role.WORKER); ready_to_fork(); assert (role(), os.environ['PQ_ROLE']) == ('worker', 'client')\n"
+        "become_child(); assert (role(), os.environ['PQ_ROLE']) == ('child', 'client')\n"
+        "set_role(Role.WORKER); become_child(); assert (role(), os.environ['PQ_ROLE']) == ('child', 'client')\n"
+        "set_role(Role.CLIENT); assert (role(), os.environ['PQ_ROLE']) == ('client', 'client')"
+    )
+
+
 def test_every_public_name_is_there_and_where_it_is_said_to_be() -> None:
     assert sorted(pq_core.__all__) == sorted(pq_core._HOMES)
     for name, module in pq_core._HOMES.items():
