@@ -26,6 +26,7 @@ from pq_core.worker import guards, image
 from pq_core.worker.channel import Channel
 from pq_core.worker.child_setup import ChildSetup
 from pq_core.worker.forking import fork, reap
+from pq_core.worker.libraries import forget_pages
 from pq_core.worker.rehearsing import rehearse
 from pq_core.worker.rows import LAST
 
@@ -140,6 +141,7 @@ class Host:
         # The spares that are forked anew after the image was mended are no reason to mend it again.
         self.huge.mend_after = image.MEND_AFTER + 2 * self.options.spare_processes
         self.huge.collapse()
+        forget_pages()
         self.image_rss = _rss_after_fork()
         self._foreign = {fd: guards.identity(fd) for fd in foreign_sockets()}
 
