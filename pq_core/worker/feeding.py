@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import islice
+from math import inf
 from time import monotonic
 
 from pq_core.types import ClaimedTask
@@ -39,6 +40,7 @@ class Feeding:
     before: Callable[[ClaimedTask], None]
     stock: deque[Claimed] = field(default_factory=deque)
     pace: Pace = field(default_factory=Pace)
+    _looked_at: float = 0.0
 
     # --- what may be taken on -----------------------------------------------------------------------------------
 
@@ -182,21 +184,27 @@ class Feeding:
 
     # --- and back from them -------------------------------------------------------------------------------------
 
-    def even_out(self) -> None:
+    def even_out(self, now: float) -> None:
         """Take back what waits behind a run that takes long; the stock's first then goes to whoever is free."""
-        now = monotonic()
+        self._looked_at = now
         for child in self.processes:
             if not child.runs:
                 continue
             if now >= _deaf_at(child) and not child.leaving and child.began(child.runs[0]) is None:
                 self.let_go(child)  # it is stopped, or something that an earlier run left behind keeps it from going on
-            elif len(child.runs) > 1 and now - child.since > HORIZON:
+            elif now >= _long_at(child):
                 self.take_back(child)
 
-    def next_event(self, now: float) -> float | None:
-        """Return when to look whether a child has received what it was handed, if nothing else happens."""
-        handed = (child for child in self.processes if child.runs and child.inbox is not None)
-        return min((at for child in handed if (at := _deaf_at(child)) > now), default=None)
+    def next_event(self) -> float | None:
+        """Return when ``even_out`` has something to do, if nothing else happens: what was not due when it last looked.
+
+        That may be over by now: then it is due at once.
+        """
+        fed = [child for child in self.processes if child.runs and child.inbox is not None]
+        return min(
+            (at for child in fed for at in (_deaf_at(child), _long_at(child)) if self._looked_at < at < inf),
+            default=None,
+        )
 
     def take_back(self, child: Child) -> None:
         """Put what the child has not received yet back into the stock, before what is there."""
@@ -234,8 +242,13 @@ class Feeding:
 
 
 def _deaf_at(child: Child) -> float:
-    """Return when the child is given up if it has not begun its first run; taking that back is no new start."""
-    return child.since + DEAF - child.unheard
+    """Return when the child is given up if it has not begun its first run; what was taken back from it counts, too."""
+    return child.since + max(DEAF - child.unheard, HORIZON)
+
+
+def _long_at(child: Child) -> float:
+    """Return when its first run takes too long for what waits behind it."""
+    return child.since + HORIZON if len(child.runs) > 1 else inf
 
 
 def _urgency(claimed: Claimed) -> tuple[int, datetime, int]:

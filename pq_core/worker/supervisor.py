@@ -309,7 +309,6 @@ class Supervisor:
         work = self.sessions.work
         events = [
             self.children.next_event(now),
-            self.starting.next_event(now),
             work.next_event(),
             self.sessions.watch.next_event(),
             self.lease.next_event(),
@@ -320,9 +319,10 @@ class Supervisor:
             self.scrapes.next_event() if self.scrapes is not None else None,
             self.registration.next_event(now),
         ]
-        if work.idle and self.phases.claiming:
-            events.append(self.ticking.next_event())
-            events.append(self.pruner.next_event())
+        if self.phases.claiming:
+            events.append(self.starting.next_event())
+            if work.idle:
+                events += [self.ticking.next_event(), self.pruner.next_event()]
         if work.idle and self.lease.worker_id is not None:
             events.append(self.statistics.next_event())
             events.append(self.turns.next_event(now, running=self.phases.running))
