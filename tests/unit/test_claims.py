@@ -299,3 +299,58 @@ def test_worker_that_was_not_told_looks_as_often_as_asked_for_a_while(late: bool
 
     assert worker.attention.pause(now + 600 - 1) == (1.0 if late else 5.0)
     assert worker.attention.pause(now + 601) == 5.0
+
+
+NOON = b"2026-03-01 12:00:00+00"
+ROW: list[bytes | None] = [
+    *[b"1", b"name", b"q", b"50", b"1", b"1", b"1", b"{}", None, b"1", NOON, NOON, NOON],
+    *[None, None, None, b"0", b"0", None, None, b"retry", None],
+]
+NO_ROW: list[bytes | None] = [None] * 22
+
+
+@pytest.mark.parametrize(
+    ("answer", "surprised"),
+    [([[*ROW, None]], True), ([[*NO_ROW, b"0.25"]], True), ([[*NO_ROW, b"600"]], True), ([], False)],
+    ids=["one may begin", "one waits", "one waits for long", "for other workers"],
+)
+@pytest.mark.parametrize("how", ["untold", "known", "told", "told later", "awake"])
+def test_worker_that_was_not_told_of_a_task_with_limits(
+    answer: list[list[bytes | None]], surprised: bool, how: str
+) -> None:
+    """It was not told if it slept, knew of none before, and is not notified before it has claimed."""
+    worker, now = claims(), 100.0
+    worker.attention.hears = True
+    _in_vain(worker, now)
+    _lie_down(worker, now)
+    if how != "awake":
+        worker.attention.second_looks.clear()
+        now += 15
+        assert names(worker.statements_to_send(now, 7, room=2, busy=False, reporting=False)) == ["pq_look"]
+    if how == "known":
+        worker.limited.at = now + 1
+    elif how == "told":
+        worker.attention.wake()
+    worker.take("pq_look", [(b"f", None, b"f", None, None, b"t")], asked=2, now=now)
+    if how == "told later":
+        worker.attention.wake()
+    now += 1
+    assert names(worker.statements_to_send(now, 7, room=2, busy=False, reporting=False)) == ["pq_claim_limited"]
+    worker.take("pq_claim_limited", answer, asked=2, now=now)
+
+    assert worker.attention.pause(now + 599) == (1.0 if surprised and how == "untold" else 5.0)
+
+
+@pytest.mark.parametrize(("known", "pause"), [(False, 1.0), (True, 5.0)])
+def test_worker_that_was_not_told_of_a_suspect_looks_as_often_as_asked_for_a_while(known: bool, pause: float) -> None:
+    worker = claims()
+    worker.attention.hears = True
+    _in_vain(worker, 100.0)
+    _lie_down(worker, 100.0)
+    worker.attention.second_looks.clear()
+    assert names(worker.statements_to_send(115.0, 7, room=2, busy=False, reporting=False)) == ["pq_look"]
+    worker.suspects = known
+    worker.take("pq_look", [(b"f", None, b"t", None, None, b"f")], asked=2, now=115.0)
+
+    assert names(worker.statements_to_send(115.0, 7, room=2, busy=False, reporting=False)) == ["pq_claim_suspect"]
+    assert worker.attention.pause(115.0 + 599) == pause
