@@ -87,6 +87,7 @@ class Supervisor:
             selector=self.selector,
             on_notify=self._notified,
             on_listening=lambda: attention.listen(monotonic()),
+            on_deaf=lambda: attention.deafen(monotonic()),
         )
         self.children = Children(
             host.child_setup(program, 0),
@@ -375,8 +376,9 @@ class Supervisor:
             self.phases.drain()
         self.comparing.take(beat)
 
-    def _notified(self, channel: str, payload: str) -> None:
-        self.attention.hears = True
+    def _notified(self, channel: str, payload: str, by_itself: bool) -> None:
+        if by_itself:
+            self.attention.hears = True
         if payload.startswith("!cancel "):
             if payload[8:] == str(self.lease.worker_id):
                 self.lease.beat_soon()

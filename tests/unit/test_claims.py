@@ -269,6 +269,16 @@ def test_quiet_worker_that_hears_looks_less_often() -> None:
     assert _wait_between_looks(attention, 450.0) == 1.0
 
 
+def test_quiet_worker_whose_session_is_lost_looks_as_often_as_asked_at_once() -> None:
+    attention = Attention(poll=1.0, hears=True)
+    assert _wait_between_looks(attention, 100.0) == 5.0
+    attention.deafen(101.0)
+    assert attention.look_at == 102.0
+    assert _wait_between_looks(attention, 102.0) == 1.0
+    attention.deafen(102.5)
+    assert attention.look_at == 103.0, "not put off"
+
+
 @pytest.mark.parametrize(("poll", "stretched"), [(0.1, 0.5), (2.0, 5.0), (60.0, 60.0)])
 def test_looks_of_a_quiet_worker_have_bounds(poll: float, stretched: float) -> None:
     attention = Attention(poll=poll, hears=True)
@@ -297,8 +307,12 @@ def test_worker_that_was_not_told_looks_as_often_as_asked_for_a_while(late: bool
         assert names(worker.statements_to_send(now, 7, room=2, busy=False, reporting=False)) == ["pq_look"]
         worker.take("pq_look", ready, asked=2, now=now)
 
-    assert worker.attention.pause(now + 600 - 1) == (1.0 if late else 5.0)
-    assert worker.attention.pause(now + 601) == 5.0
+    attention = worker.attention
+    assert attention.pause(now + 600 - 1) == (1.0 if late else 5.0)
+    assert attention.hears is not late
+    assert [attention.wants_to_hear(now + after) for after in (599, 601)] == [False, late]
+    attention.hears = True
+    assert attention.pause(now + 601) == 5.0
 
 
 NOON = b"2026-03-01 12:00:00+00"
