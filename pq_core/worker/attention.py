@@ -91,6 +91,10 @@ class Attention:
             return max(self.poll, min(self.poll * STRETCH, STRETCHED))
         return self.poll
 
+    def pause_of_schedules(self, now: float) -> float:
+        """Return the seconds between two looks at the schedules; one that has no place left does not sleep."""
+        return self.pause(now) if self.marked else self.poll
+
     def surprise(self, now: float) -> None:
         """Note that a look of the sleeping worker found something that nobody had told it of.
 

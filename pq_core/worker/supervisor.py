@@ -74,7 +74,7 @@ class Supervisor:
         self.attention = attention = Attention(poll=options.poll_interval)
         self.ticking = Ticking(
             statements=statements,
-            pause=attention.pause,
+            pause=attention.pause_of_schedules,
             on_made=attention.wake,
             declared=host.declared_schedules,
         )

@@ -18,7 +18,7 @@ def claims() -> Claims:
     statements = Statements("public")
     options = WorkerOptions(queues=("q",), concurrency=2, poll_interval=1.0)
     attention = Attention(poll=options.poll_interval)
-    ticking = Ticking(statements=statements, pause=attention.pause, on_made=attention.wake)
+    ticking = Ticking(statements=statements, pause=attention.pause_of_schedules, on_made=attention.wake)
     return Claims(statements=statements, options=options, queues=("q",), attention=attention, ticking=ticking)
 
 
@@ -283,6 +283,21 @@ def test_quiet_worker_whose_session_is_lost_looks_as_often_as_asked_at_once() ->
 def test_looks_of_a_quiet_worker_have_bounds(poll: float, stretched: float) -> None:
     attention = Attention(poll=poll, hears=True)
     assert _wait_between_looks(attention, 100.0) == pytest.approx(stretched)
+
+
+def test_quiet_worker_looks_at_schedules_less_often_only_while_it_sleeps() -> None:
+    """Its look for tasks tells of schedules, too; without a place left for a task there is no such look."""
+    worker = claims()
+    worker.attention.hears = True
+    _in_vain(worker, 100.0)
+    _lie_down(worker, 100.0)
+    worker.ticking.heard(None, None)
+    looked = worker.ticking._asked
+    worker.attention._quiet_from = looked - 10
+    assert worker.ticking.next_event() == looked + 7.5, "after the look that comes in five seconds, should it fail"
+
+    assert names(worker.statements_to_send(looked, 7, room=0, busy=True, reporting=False)) == ["pq_sleeping"]
+    assert worker.ticking.next_event() == looked + 1.5
 
 
 @pytest.mark.parametrize("late", [True, False])
