@@ -42,7 +42,8 @@ class Attention:
     deaf to notifications: where others take what it would be woken for, notifying for each task would make the commits
     of who enqueues queue up.
     ``woken_soon``: its last sleep was short, and not in vain: it should go on asking for longer before it lies down.
-    ``hears``: a notification has come since this session listens: there is no pooler between that swallows them.
+    ``hears``: a notification has come by itself since this session listens, and since a look last found what nobody had
+    told: there is no pooler between that swallows them.
     """
 
     poll: float
@@ -71,6 +72,12 @@ class Attention:
         self._quiet_from = now
         self.wake()
 
+    def deafen(self, now: float) -> None:
+        """Note that no session hears notifications any more."""
+        self.hears = False
+        if self.look_at is not None:
+            self.look_at = min(self.look_at, now + self.poll)
+
     def wants_to_hear(self, now: float) -> bool:
         """Say whether to send a notification to see if it arrives; asked with each look."""
         if self.hears or now < max(self._quiet_from + QUIET, self._hear_again_at):
@@ -84,13 +91,18 @@ class Attention:
             return max(self.poll, min(self.poll * STRETCH, STRETCHED))
         return self.poll
 
+    def pause_of_schedules(self, now: float) -> float:
+        """Return the seconds between two looks at the schedules; one that has no place left does not sleep."""
+        return self.pause(now) if self.marked else self.poll
+
     def surprise(self, now: float) -> None:
         """Note that a look of the sleeping worker found something that nobody had told it of.
 
         A transaction that had begun to enqueue before it slept may have taken long; or rows come from elsewhere.
         """
         if self.pause(now) > self.poll:
-            self._trusts_from = now + DISTRUST
+            self._trusts_from = self._hear_again_at = now + DISTRUST
+            self.hears = False
 
     def lie_down(self, now: float) -> None:
         """Note that it is marked as asleep: who began to enqueue before may not have seen that."""

@@ -40,6 +40,7 @@ class Claims:
 
     ``suspects``: tasks that were lost twice wait for a worker that runs nothing else. ``alone``: the one that runs so.
     ``claimed_once``: with the option ``once``, that the one claim was made.
+    ``_untold``: the last look has seen tasks with limits of which nobody had told the sleeping worker; until it claims.
     """
 
     statements: Statements
@@ -57,6 +58,7 @@ class Claims:
     _bands: list[bytes] = field(default_factory=list)
     _in_vain: bool = False
     _looked_asleep: bool = False
+    _untold: bool = False
     _low_end: LowEnd = field(default_factory=LowEnd)
     _promote_again_at: float = 0.0
     _found_at: float = -1.0
@@ -185,29 +187,15 @@ class Claims:
             self.attention.lie_down(now)
             return []
         if kind == "pq_look":
-            ready, next_due, suspects, next_tick, is_cron, limited = rows[0]
-            if limited == b"t":
-                self.limited.seen(now)
-            self.ticking.heard(next_tick, is_cron)
-            self.suspects = suspects == b"t"
-            # Right after a claim it may be what another worker has just let go, or has not committed yet.
-            due = ready == b"t" or (next_due is not None and float(next_due) <= 0)
-            if due and self._looked_asleep and not self.attention.heard:
-                self.attention.surprise(now)
-            if self.attention.heard:
-                self.attention.wake()  # the notification has overtaken the answer
-            elif ready == b"t" and self._in_vain:
-                self.attention.try_again(now)
-            elif ready == b"t":
-                self.attention.wake()
-            else:
-                self._in_vain = False  # what is ready at the next look is something else
-                self.attention.fall_asleep(now, None if next_due is None else float(next_due))
+            self._looked(rows[0], now)
             return []
         if not kind.startswith("pq_claim"):
             return []
         if kind == "pq_claim_limited":
             rows = self.limited.answered(rows, now)
+            if self._untold and (rows or self.limited.at is not None) and not self.attention.heard:
+                self.attention.surprise(now)
+            self._untold = False
         claimed = [Claimed(claimed_task(row), row, now) for row in rows]
         tasks = [one.task for one in claimed]
         if tasks:
@@ -223,6 +211,29 @@ class Claims:
         else:
             self._after_claim(tasks, asked=asked, now=now)
         return claimed
+
+    def _looked(self, row: Row, now: float) -> None:
+        ready, next_due, suspects, next_tick, is_cron, limited = row
+        # Right after a claim it may be what another worker has just let go, or has not committed yet.
+        unheard = self._looked_asleep and not self.attention.heard
+        # Tasks with limits may be for workers of other priorities: only the claim that follows can tell.
+        self._untold = unheard and limited == b"t" and self.limited.at is None
+        due = ready == b"t" or (next_due is not None and float(next_due) <= 0)
+        if unheard and (due or (suspects == b"t" and not self.suspects)):
+            self.attention.surprise(now)
+        if limited == b"t":
+            self.limited.seen(now)
+        self.ticking.heard(next_tick, is_cron)
+        self.suspects = suspects == b"t"
+        if self.attention.heard:
+            self.attention.wake()  # the notification has overtaken the answer
+        elif ready == b"t" and self._in_vain:
+            self.attention.try_again(now)
+        elif ready == b"t":
+            self.attention.wake()
+        else:
+            self._in_vain = False  # what is ready at the next look is something else
+            self.attention.fall_asleep(now, None if next_due is None else float(next_due))
 
     def _after_claim(self, tasks: list[ClaimedTask], *, asked: int, now: float) -> None:
         self._in_vain = not tasks

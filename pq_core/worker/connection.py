@@ -51,6 +51,7 @@ class StatementError:
 
 Results = list[list[Row]]
 Callback = Callable[[Results | None, StatementError | None], None]
+OnNotify = Callable[[str, str, bool], None]
 
 
 class State(enum.Enum):
@@ -67,7 +68,8 @@ class Connection:
 
     ``connect`` starts it (``pq_core.database.start_connection``). ``setup`` is sent first, as simple queries.
     ``on_ready`` is called once it can be used, ``on_broken`` once when it is lost, ``on_notify`` per notification
-    with channel and payload.
+    with channel, payload, and whether it came while nothing was under way. A pooler in transaction mode passes none on
+    then; within a transaction it does if the server's session that this one got happens to listen.
     """
 
     def __init__(
@@ -77,7 +79,7 @@ class Connection:
         setup: str,
         on_ready: Callable[[], None],
         on_broken: Callable[[str], None],
-        on_notify: Callable[[str, str], None] | None = None,
+        on_notify: OnNotify | None = None,
     ) -> None:
         self._setup = setup
         self._on_ready = on_ready
@@ -92,7 +94,7 @@ class Connection:
         self._statements: Sequence[tuple[Query, Parameters]] = ()
         self._wants_write = False
         self._became_ready = False
-        self._notes: deque[tuple[str, str]] = deque()
+        self._notes: deque[tuple[str, str, bool]] = deque()
         self._done: tuple[Callback, Results | None, StatementError | None] | None = None
         self._pgconn = connect()
         self.state = State.CONNECTING
@@ -163,9 +165,9 @@ class Connection:
             self._became_ready = False
             self._on_ready()
         while self._notes:
-            channel, payload = self._notes.popleft()
+            note = self._notes.popleft()
             if self._on_notify is not None:
-                self._on_notify(channel, payload)
+                self._on_notify(*note)
         if (done := self._done) is not None:
             self._done = None
             callback, results, error = done
@@ -195,11 +197,13 @@ class Connection:
             if self._callback is None:
                 self._read_setup(result)
             elif self._take(result):
+                self._notifications()  # what came within the transaction, as long as it is under way
                 self._finish()
         self._notifications()
 
     def _read_setup(self, result: PGresult | None) -> None:
         if result is None:
+            self._notifications()
             self._pgconn.enter_pipeline_mode()
             self.state = State.IDLE
             self._became_ready = True
@@ -244,8 +248,10 @@ class Connection:
             self._done = (callback, None if error else self._results, error)
 
     def _notifications(self) -> None:
+        """Collect what has come, with the state of this moment."""
         while (note := self._pgconn.notifies()) is not None:
-            self._notes.append((note.relname.decode("utf-8", "replace"), note.extra.decode("utf-8", "replace")))
+            channel, payload = (text.decode("utf-8", "replace") for text in (note.relname, note.extra))
+            self._notes.append((channel, payload, self.state is State.IDLE))
 
     def _flush(self) -> None:
         self._wants_write = bool(self._pgconn.flush())

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import islice
+from math import inf
 from time import monotonic
 
 from pq_core.types import ClaimedTask
@@ -17,7 +18,7 @@ from pq_core.worker.processes import Processes, Wanted
 from pq_core.worker.runs import LAST_WORD_GRACE, Child, Claimed, Run, grace_of, needs_own_process
 
 DEAF = 1.0
-"""Seconds in which a reused child begins what it was handed; one that has not is ended."""
+"""Seconds in which a reused child begins something of what it was handed; one that has not is ended."""
 SEARCHED = 100
 """Tasks of the stock among which a coroutine is looked for while no process is free."""
 IN_FLIGHT = 800
@@ -39,6 +40,7 @@ class Feeding:
     before: Callable[[ClaimedTask], None]
     stock: deque[Claimed] = field(default_factory=deque)
     pace: Pace = field(default_factory=Pace)
+    _looked_at: float = 0.0
 
     # --- what may be taken on -----------------------------------------------------------------------------------
 
@@ -50,7 +52,7 @@ class Feeding:
         for child in self.processes:
             if child.runs:
                 free -= 1
-                if now - child.since <= HORIZON and not child.leaving:
+                if now - child.since <= HORIZON and not child.leaving and not child.unheard:
                     quick += 1
                 ahead += len(child.runs) - 1
         free = max(0, free)
@@ -128,7 +130,7 @@ class Feeding:
             self.stock.insert(at, claimed)  # its inbox was full; has_place is false now
             return None
         one_each = self.processes.setup.tasks_per_child == 1
-        idle = [child for child in self.processes if child.idle]
+        idle = sorted((child for child in self.processes if child.idle), key=lambda one: one.unheard)
         alone = not idle if one_each else needs_own_process(claimed.task)
         message = None if alone else inbox.pack(claimed.row)
         if message is not None and len(message) > inbox.TASK_LIMIT:
@@ -142,13 +144,18 @@ class Feeding:
         return Wanted(task=claimed.task, fed=message is not None and not one_each)
 
     def top_up(self) -> None:
-        """Let short tasks wait with the children, so that none of these waits for the worker."""
+        """Let short tasks wait with the children, so that none of these waits for the worker.
+
+        A child that did not begin what it had before gets nothing more until it begins what it has.
+        """
         most = self._most
         if not self.stock or not most or self.processes.setup.tasks_per_child == 1:
             return
         now = monotonic()
         for child in sorted(self.processes, key=lambda one: one.load):
             if child.leaving or child.left <= 0 or not child.runs or now - child.since > HORIZON:
+                continue
+            if child.unheard and child.began(child.runs[0]) is None:
                 continue
             while self.stock and len(child.runs) <= most:
                 claimed = self.stock[0]
@@ -188,19 +195,27 @@ class Feeding:
 
     # --- and back from them -------------------------------------------------------------------------------------
 
-    def even_out(self) -> None:
+    def even_out(self, now: float) -> None:
         """Take back what waits behind a run that takes long; the stock's first then goes to whoever is free."""
-        now = monotonic()
+        self._looked_at = now
         for child in self.processes:
-            if len(child.runs) > 1 and now - child.since > HORIZON:
+            if not child.runs:
+                continue
+            if now >= _deaf_at(child) and not child.leaving and child.began(child.runs[0]) is None:
+                self.let_go(child)  # it is stopped, or something that an earlier run left behind keeps it from going on
+            elif now >= _long_at(child):
                 self.take_back(child)
-            elif child.runs and now >= child.since + DEAF and not child.leaving and child.began(child.runs[0]) is None:
-                self.let_go(child)  # something that an earlier run left behind keeps it from going on
 
-    def next_event(self, now: float) -> float | None:
-        """Return when to look whether a child has received what it was handed, if nothing else happens."""
-        handed = (child for child in self.processes if child.runs and child.inbox is not None)
-        return min((at for child in handed if (at := child.since + DEAF) > now), default=None)
+    def next_event(self) -> float | None:
+        """Return when ``even_out`` has something to do, if nothing else happens: what was not due when it last looked.
+
+        That may be over by now: then it is due at once.
+        """
+        fed = [child for child in self.processes if child.runs and child.inbox is not None]
+        return min(
+            (at for child in fed for at in (_deaf_at(child), _long_at(child)) if self._looked_at < at < inf),
+            default=None,
+        )
 
     def take_back(self, child: Child) -> None:
         """Put what the child has not received yet back into the stock, before what is there."""
@@ -208,7 +223,7 @@ class Feeding:
             return  # coroutines begin as they come: there is nothing to take back
         keys = set(child.inbox.take_back())
         if keys:
-            runs = child.without(keys)
+            runs = child.without(keys, monotonic())
             self.stock.extendleft(run.claimed for run in reversed(runs))
             child.left += len(runs)
             self.processes.listen(child)
@@ -235,6 +250,16 @@ class Feeding:
                 self.let_go(child)
         if not self.crowd:
             self.crowd.let_go()
+
+
+def _deaf_at(child: Child) -> float:
+    """Return when the child is given up if it has not begun its first run; what was taken back from it counts, too."""
+    return child.since + max(DEAF - child.unheard, HORIZON)
+
+
+def _long_at(child: Child) -> float:
+    """Return when its first run takes too long for what waits behind it."""
+    return child.since + HORIZON if len(child.runs) > 1 else inf
 
 
 def _urgency(claimed: Claimed) -> tuple[int, datetime, int]:

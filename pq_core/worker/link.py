@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from pq_core.worker.connection import Callback, Connection, Parameters, Query, State
+from pq_core.worker.connection import Callback, Connection, OnNotify, Parameters, Query, State
 
 if TYPE_CHECKING:
     from psycopg.pq.abc import PGconn
@@ -38,7 +38,8 @@ class Link:
         patience: float,
         hopeless: Callable[[str], object],
         on_ready: Callable[[], None] | None = None,
-        on_notify: Callable[[str, str], None] | None = None,
+        on_lost: Callable[[], None] | None = None,
+        on_notify: OnNotify | None = None,
     ) -> None:
         self._connect = connect
         self._selector = selector
@@ -47,6 +48,7 @@ class Link:
         self._patience = patience
         self._hopeless = hopeless
         self._on_ready = on_ready
+        self._on_lost = on_lost
         self._on_notify = on_notify
         self._connection: Connection | None = None
         self._registered: tuple[int, int] | None = None
@@ -147,6 +149,8 @@ class Link:
             )
         self._retry_at = monotonic() + self._pause
         self._pause = min(self._pause * 2, LONGEST_PAUSE)
+        if self._on_lost is not None:
+            self._on_lost()
 
     def close(self) -> None:
         """End the session."""

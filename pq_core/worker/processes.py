@@ -124,7 +124,9 @@ class Processes:
         self.forks += len(pids)
         for left in prepared[len(pids) :]:
             self._discard(left)
-        return [self._noted(pid, ready) for pid, ready in zip(pids, prepared, strict=False)], error or refused
+        return [
+            self._noted(self._child(pid, ready)) for pid, ready in zip(pids, prepared, strict=False)
+        ], error or refused
 
     def _prepared(self, wanted: Wanted) -> _Prepared:
         ours, theirs = socket.socketpair()
@@ -160,12 +162,11 @@ class Processes:
 
         return body
 
-    def _noted(self, pid: int, prepared: _Prepared) -> Child:
+    def _child(self, pid: int, prepared: _Prepared) -> Child:
         setup, wanted = self.setup, prepared.wanted
         task, crowd = wanted.task, wanted.crowd is not None
         prepared.theirs.close()
-        prepared.ours.setblocking(False)
-        child = Child(
+        return Child(
             pid=pid,
             place=prepared.place,
             socket=prepared.ours,
@@ -175,7 +176,10 @@ class Processes:
             crowd=crowd,
             single=not crowd and (setup.tasks_per_child == 1 or not wanted.fed),
         )
-        self._alive[pid] = child
+
+    def _noted(self, child: Child) -> Child:
+        child.socket.setblocking(False)
+        self._alive[child.pid] = child
         self.selector.register(child.socket, selectors.EVENT_READ, child)
         return child
 

@@ -71,7 +71,8 @@ class Child:
 
     ``left``: tasks that it may still be handed. ``leaving``: it gets no more. ``look_at``: when the worker has to look
     whether the first run is over its time. ``silent``: the selector does not report it; it is read at every turn.
-    ``since``: since when the first run is the first. ``crowd``: it runs many coroutines, and ``runs`` is
+    ``since``: since when the first run is the first. ``unheard``: seconds for which it has held first runs that were
+    taken back before it received them, since it last ended one. ``crowd``: it runs many coroutines, and ``runs`` is
     empty. ``single``: it is for one task, so how it exits belongs to the outcome. ``stopping``: why it was last asked
     to stop.
     ``cpu_user``, ``cpu_system``: seconds that the runs which it has ended used.
@@ -86,6 +87,7 @@ class Child:
     runs: deque[Run] = field(default_factory=deque)
     load: float = 0.0
     since: float = 0.0
+    unheard: float = 0.0
     look_at: float = inf
     kill_at: float | None = None
     stopping: StopReason = StopReason.NONE
@@ -131,12 +133,15 @@ class Child:
     def pop(self, now: float) -> Run:
         """Note that its first run is over."""
         run = self.runs.popleft()
+        self.unheard = 0.0
         self.load = self.load - run.expected if self.runs else 0.0
         self._advanced(now)
         return run
 
-    def without(self, keys: set[tuple[int, int]]) -> list[Run]:
-        """Take out the runs named; return them, in order."""
+    def without(self, keys: set[tuple[int, int]], now: float) -> list[Run]:
+        """Take out the runs named, which it has not received; return them, in order."""
+        if self.runs and self.runs[0].key in keys:
+            self.unheard += now - self.since
         out = [run for run in self.runs if run.key in keys]
         self.runs = deque(run for run in self.runs if run.key not in keys)
         self.load = sum(run.expected for run in self.runs)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from pq_core.worker.link import Link
 
 if TYPE_CHECKING:
+    from pq_core.worker.connection import OnNotify
     from pq_core.worker.host import Host
     from pq_core.worker.options import WorkerOptions
 
@@ -23,7 +24,8 @@ class Sessions:
     """Opens the connections of one worker.
 
     ``work``: claims and reports. ``watch``: heartbeats and notifications, which go to ``on_notify`` with channel and
-    payload; ``on_listening``: it has begun to hear them.
+    payload, and whether they came while it was idle; ``on_listening``: it has begun to hear them; ``on_deaf``: it hears
+    none until then.
     """
 
     def __init__(
@@ -32,8 +34,9 @@ class Sessions:
         options: WorkerOptions,
         *,
         selector: selectors.BaseSelector,
-        on_notify: Callable[[str, str], None],
+        on_notify: OnNotify,
         on_listening: Callable[[], None],
+        on_deaf: Callable[[], None],
     ) -> None:
         self._host = host
         self._selector = selector
@@ -54,6 +57,7 @@ class Sessions:
             hopeless=host.never_heard,
             on_notify=on_notify,
             on_ready=on_listening,
+            on_lost=on_deaf,
         )
 
     def side(self) -> Link:

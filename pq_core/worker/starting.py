@@ -64,7 +64,7 @@ class Starting:
             if feeding.stock:
                 self.entering.put_back_unstarted("its worker stops or has lost its lease")
             return
-        feeding.even_out()
+        feeding.even_out(now)
         refused, error = feeding.start()
         if error is not None:
             self._put_refused_back(refused, error, now)
@@ -83,9 +83,9 @@ class Starting:
             # The same turn must not take them again: nobody else would ever see them.
             self.refused_until = max(self.refused_until, now + ASIDE)
 
-    def next_event(self, now: float) -> float | None:
-        """Return when ``advance`` has something to do, if nothing else happens."""
-        events = [self._look_at if self.feeding.stock else None, self.feeding.next_event(now)]
+    def next_event(self) -> float | None:
+        """Return when ``advance`` has something to do, if nothing else happens; asked while it is allowed to."""
+        events = [self._look_at if self.feeding.stock else None, self.feeding.next_event()]
         return min((at for at in events if at is not None), default=None)
 
     def _put_refused_back(self, refused: list[Claimed], error: OSError, now: float) -> None:

@@ -74,7 +74,7 @@ class Supervisor:
         self.attention = attention = Attention(poll=options.poll_interval)
         self.ticking = Ticking(
             statements=statements,
-            pause=attention.pause,
+            pause=attention.pause_of_schedules,
             on_made=attention.wake,
             declared=host.declared_schedules,
         )
@@ -87,6 +87,7 @@ class Supervisor:
             selector=self.selector,
             on_notify=self._notified,
             on_listening=lambda: attention.listen(monotonic()),
+            on_deaf=lambda: attention.deafen(monotonic()),
         )
         self.children = Children(
             host.child_setup(program, 0),
@@ -309,7 +310,6 @@ class Supervisor:
         work = self.sessions.work
         events = [
             self.children.next_event(now),
-            self.starting.next_event(now),
             work.next_event(),
             self.sessions.watch.next_event(),
             self.lease.next_event(),
@@ -320,9 +320,10 @@ class Supervisor:
             self.scrapes.next_event() if self.scrapes is not None else None,
             self.registration.next_event(now),
         ]
-        if work.idle and self.phases.claiming:
-            events.append(self.ticking.next_event())
-            events.append(self.pruner.next_event())
+        if self.phases.claiming:
+            events.append(self.starting.next_event())
+            if work.idle:
+                events += [self.ticking.next_event(), self.pruner.next_event()]
         if work.idle and self.lease.worker_id is not None:
             events.append(self.statistics.next_event())
             events.append(self.turns.next_event(now, running=self.phases.running))
@@ -375,8 +376,9 @@ class Supervisor:
             self.phases.drain()
         self.comparing.take(beat)
 
-    def _notified(self, channel: str, payload: str) -> None:
-        self.attention.hears = True
+    def _notified(self, channel: str, payload: str, by_itself: bool) -> None:
+        if by_itself:
+            self.attention.hears = True
         if payload.startswith("!cancel "):
             if payload[8:] == str(self.lease.worker_id):
                 self.lease.beat_soon()

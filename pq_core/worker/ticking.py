@@ -44,7 +44,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 class Ticking:
     """The ticks that one worker makes. Times are of the monotonic clock.
 
-    ``pause``: the seconds between two looks at a time. ``declared``: what its application declares, stored at the
+    ``pause``: the seconds between two looks, told the time. ``declared``: what its application declares, stored at the
     start. ``on_made``: called when there are new tasks. ``started``: the first look is done. ``held``: schedules that
     wait for a place, and until when they are left alone.
     """

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import psycopg
 import pytest
+from psycopg import sql
 
 from pq_core import PQ, Outcome, TaskFailed, TaskRecord, TaskStatus
+from pq_core.executor import find_executor
+from pq_core.store import Store
 from tests.integration import worker_tasks as tasks
 from tests.integration.worker_process import PATIENCE, WorkerProcess, eventually, running
 
@@ -161,3 +165,36 @@ def test_cancel_after_the_completion_comes_too_late(
 
     assert not pq.cancel(record.id)
     assert ended(pq, record.id).status is COMPLETED
+
+
+@pytest.mark.parametrize(
+    ("queue", "wait", "told"),
+    [("default", 0, ["default"]), ("other", 0, []), ("default", 2, ["default"]), ("default", 60, [])],
+)
+def test_parked_version_that_takes_the_place_of_a_completed_one_wakes_workers_that_sleep(
+    pq: PQ, database: str, connection: psycopg.Connection, queue: str, wait: int, told: list[str]
+) -> None:
+    """Beside the worker that ran the task, which hears of it when the process of the attempt has ended."""
+    task_id = pq.enqueue(tasks.add.call(1), client_id="parked")
+    connection.execute("UPDATE pq_tasks SET status = 'running', worker_id = 7, attempts = 1, fence = 1")
+    again = tasks.add.options(queue=queue, run_at=datetime.now(UTC) + timedelta(seconds=wait))
+    pq.upsert(again.call(2), client_id="parked")
+    connection.execute(
+        "INSERT INTO pq_workers (id, name, expires_at, lease, pid, concurrency, host, pq_version, queues, sleeping)"
+        " VALUES (8, 'w', now() + interval '1 h', '1 h', 1, 9, 'here', '1', '{default}', true)"
+    )
+    request = Store("public").complete(task_id, fence=1, worker_id=7, result=None)
+    with psycopg.connect(database, autocommit=True) as listening:
+        channel = listening.execute("SELECT pq_channel('wake')").fetchone()
+        assert channel is not None
+        listening.execute(sql.SQL("LISTEN {}").format(sql.Identifier(channel[0])))
+
+        with psycopg.connect(database) as own:
+            rows = find_executor(own).execute(request.statement, request.parameters)
+            assert request.parse(rows)  # type: ignore[arg-type]
+        connection.execute("SELECT pg_notify(%s, 'the last')", (channel[0],))
+        assert [note.payload for note in listening.notifies(timeout=10, stop_after=len(told) + 1)] == [
+            *told,
+            "the last",
+        ]
+    assert pq.get_task(task_id).status is TaskStatus.PENDING  # type: ignore[union-attr]

@@ -4,20 +4,29 @@ from __future__ import annotations
 
 import selectors
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+
+import psycopg
 
 from pq_core.database import start_connection
 from pq_core.worker.connection import Connection, Query, Results, State, StatementError
 
+NOTIFY = Query("pq_notify", "SELECT pg_notify('here', $1::text)")
 ANSWER = Query("pq_answer", "SELECT $1::integer + 1")
 FAILS = Query("pq_fails", "SELECT 1 / $1::integer")
 
 
 @contextmanager
-def connected(dsn: str, *, setup: str = "SELECT 1") -> Iterator[Connection]:
+def connected(
+    dsn: str, *, setup: str = "SELECT 1", on_notify: Callable[[str, str, bool], None] | None = None
+) -> Iterator[Connection]:
     connection = Connection(
-        lambda: start_connection(dsn), setup=setup, on_ready=lambda: None, on_broken=lambda reason: None
+        lambda: start_connection(dsn),
+        setup=setup,
+        on_ready=lambda: None,
+        on_broken=lambda reason: None,
+        on_notify=on_notify,
     )
     try:
         pump(connection)
@@ -63,6 +72,29 @@ def test_other_schemas_and_versions_prepare_under_other_names() -> None:
     assert one.prepared != other.prepared
     assert one.prepared == Query("pq_report", "UPDATE a.pq_tasks").prepared
     assert len(one.prepared) < 64
+
+
+def test_what_a_session_hears_within_its_own_transactions_is_told_from_what_comes_by_itself(database: str) -> None:
+    """A pooler in transaction mode passes on the former, where the server's session happens to be one that listens."""
+    heard: list[tuple[str, str, bool]] = []
+    setup = "LISTEN here; SELECT pg_notify('here', 'at the start')"
+    with connected(database, setup=setup, on_notify=lambda *note: heard.append(note)) as connection:
+        ask(connection, NOTIFY, b"alone")
+        connection.send([(ANSWER, [b"1"]), (NOTIFY, [b"among others"]), (ANSWER, [b"2"])], lambda results, error: None)
+        pump(connection)
+        with psycopg.connect(database, autocommit=True) as other:
+            other.execute("NOTIFY here, 'from another'")
+        with selectors.DefaultSelector() as selector:
+            selector.register(connection.fileno, connection.events)
+            assert selector.select(30)
+        connection.pump()
+
+    assert heard == [
+        ("here", "at the start", False),
+        ("here", "alone", False),
+        ("here", "among others", False),
+        ("here", "from another", True),
+    ]
 
 
 def test_other_errors_are_told_once(database: str) -> None:

@@ -14,7 +14,7 @@ import pytest
 from pq_core import PQ
 from pq_core.types import Outcome, TaskStatus
 from tests.integration import worker_tasks as tasks
-from tests.integration.worker_process import alive, children_of, eventually, running
+from tests.integration.worker_process import PATIENCE, alive, children_of, eventually, running
 
 QUICK = 200
 
@@ -93,6 +93,21 @@ def test_child_that_dies_with_a_full_inbox_while_another_process_holds_its_socke
         assert pid in worker.workers, worker.text
         os.kill(int(path.read_text()), signal.SIGKILL)
     assert [pq.get_task(one).attempts for one in behind] == [1] * 61  # type: ignore[union-attr]
+
+
+def test_child_that_takes_nothing_from_its_inbox_is_replaced(pq: PQ, database: str, tmp_path: Path) -> None:
+    """With so much to do that whatever is taken back from it could be given to it again."""
+    with running(database, tmp_path, concurrency=1, tasks_per_child=1000) as worker:
+        (pid,) = worker.workers
+        for one in pq.enqueue_many(tasks.add.call(i) for i in range(50)):
+            pq.wait(one, timeout=30)
+        (deaf,) = children_of(pid)
+        os.kill(deaf, signal.SIGSTOP)
+        ids = pq.enqueue_many(tasks.add.call(i) for i in range(QUICK))
+
+        assert [pq.wait(one, timeout=PATIENCE) for one in ids] == list(range(QUICK))
+        eventually(lambda: not alive(deaf))
+    assert all(pq.get_task(one).attempts == 1 for one in ids)  # type: ignore[union-attr]
 
 
 def test_cancelled_while_it_waits_in_an_inbox(pq: PQ, database: str, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ def claims() -> Claims:
     statements = Statements("public")
     options = WorkerOptions(queues=("q",), concurrency=2, poll_interval=1.0)
     attention = Attention(poll=options.poll_interval)
-    ticking = Ticking(statements=statements, pause=attention.pause, on_made=attention.wake)
+    ticking = Ticking(statements=statements, pause=attention.pause_of_schedules, on_made=attention.wake)
     return Claims(statements=statements, options=options, queues=("q",), attention=attention, ticking=ticking)
 
 
@@ -269,10 +269,35 @@ def test_quiet_worker_that_hears_looks_less_often() -> None:
     assert _wait_between_looks(attention, 450.0) == 1.0
 
 
+def test_quiet_worker_whose_session_is_lost_looks_as_often_as_asked_at_once() -> None:
+    attention = Attention(poll=1.0, hears=True)
+    assert _wait_between_looks(attention, 100.0) == 5.0
+    attention.deafen(101.0)
+    assert attention.look_at == 102.0
+    assert _wait_between_looks(attention, 102.0) == 1.0
+    attention.deafen(102.5)
+    assert attention.look_at == 103.0, "not put off"
+
+
 @pytest.mark.parametrize(("poll", "stretched"), [(0.1, 0.5), (2.0, 5.0), (60.0, 60.0)])
 def test_looks_of_a_quiet_worker_have_bounds(poll: float, stretched: float) -> None:
     attention = Attention(poll=poll, hears=True)
     assert _wait_between_looks(attention, 100.0) == pytest.approx(stretched)
+
+
+def test_quiet_worker_looks_at_schedules_less_often_only_while_it_sleeps() -> None:
+    """Its look for tasks tells of schedules, too; without a place left for a task there is no such look."""
+    worker = claims()
+    worker.attention.hears = True
+    _in_vain(worker, 100.0)
+    _lie_down(worker, 100.0)
+    worker.ticking.heard(None, None)
+    looked = worker.ticking._asked
+    worker.attention._quiet_from = looked - 10
+    assert worker.ticking.next_event() == looked + 7.5, "after the look that comes in five seconds, should it fail"
+
+    assert names(worker.statements_to_send(looked, 7, room=0, busy=True, reporting=False)) == ["pq_sleeping"]
+    assert worker.ticking.next_event() == looked + 1.5
 
 
 @pytest.mark.parametrize("late", [True, False])
@@ -297,5 +322,64 @@ def test_worker_that_was_not_told_looks_as_often_as_asked_for_a_while(late: bool
         assert names(worker.statements_to_send(now, 7, room=2, busy=False, reporting=False)) == ["pq_look"]
         worker.take("pq_look", ready, asked=2, now=now)
 
-    assert worker.attention.pause(now + 600 - 1) == (1.0 if late else 5.0)
-    assert worker.attention.pause(now + 601) == 5.0
+    attention = worker.attention
+    assert attention.pause(now + 600 - 1) == (1.0 if late else 5.0)
+    assert attention.hears is not late
+    assert [attention.wants_to_hear(now + after) for after in (599, 601)] == [False, late]
+    attention.hears = True
+    assert attention.pause(now + 601) == 5.0
+
+
+NOON = b"2026-03-01 12:00:00+00"
+ROW: list[bytes | None] = [
+    *[b"1", b"name", b"q", b"50", b"1", b"1", b"1", b"{}", None, b"1", NOON, NOON, NOON],
+    *[None, None, None, b"0", b"0", None, None, b"retry", None],
+]
+NO_ROW: list[bytes | None] = [None] * 22
+
+
+@pytest.mark.parametrize(
+    ("answer", "surprised"),
+    [([[*ROW, None]], True), ([[*NO_ROW, b"0.25"]], True), ([[*NO_ROW, b"600"]], True), ([], False)],
+    ids=["one may begin", "one waits", "one waits for long", "for other workers"],
+)
+@pytest.mark.parametrize("how", ["untold", "known", "told", "told later", "awake"])
+def test_worker_that_was_not_told_of_a_task_with_limits(
+    answer: list[list[bytes | None]], surprised: bool, how: str
+) -> None:
+    """It was not told if it slept, knew of none before, and is not notified before it has claimed."""
+    worker, now = claims(), 100.0
+    worker.attention.hears = True
+    _in_vain(worker, now)
+    _lie_down(worker, now)
+    if how != "awake":
+        worker.attention.second_looks.clear()
+        now += 15
+        assert names(worker.statements_to_send(now, 7, room=2, busy=False, reporting=False)) == ["pq_look"]
+    if how == "known":
+        worker.limited.at = now + 1
+    elif how == "told":
+        worker.attention.wake()
+    worker.take("pq_look", [(b"f", None, b"f", None, None, b"t")], asked=2, now=now)
+    if how == "told later":
+        worker.attention.wake()
+    now += 1
+    assert names(worker.statements_to_send(now, 7, room=2, busy=False, reporting=False)) == ["pq_claim_limited"]
+    worker.take("pq_claim_limited", answer, asked=2, now=now)
+
+    assert worker.attention.pause(now + 599) == (1.0 if surprised and how == "untold" else 5.0)
+
+
+@pytest.mark.parametrize(("known", "pause"), [(False, 1.0), (True, 5.0)])
+def test_worker_that_was_not_told_of_a_suspect_looks_as_often_as_asked_for_a_while(known: bool, pause: float) -> None:
+    worker = claims()
+    worker.attention.hears = True
+    _in_vain(worker, 100.0)
+    _lie_down(worker, 100.0)
+    worker.attention.second_looks.clear()
+    assert names(worker.statements_to_send(115.0, 7, room=2, busy=False, reporting=False)) == ["pq_look"]
+    worker.suspects = known
+    worker.take("pq_look", [(b"f", None, b"t", None, None, b"f")], asked=2, now=115.0)
+
+    assert names(worker.statements_to_send(115.0, 7, room=2, busy=False, reporting=False)) == ["pq_claim_suspect"]
+    assert worker.attention.pause(115.0 + 599) == pause
