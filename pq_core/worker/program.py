@@ -148,19 +148,20 @@ class Program:
 
         For plain JSON it costs the worker a tenth of what it costs a child, to which its code and data are new.
         """
-        found = self.find(task)
-        if (
-            task.version != found.version
-            or len(task.payload) > LOADED_AHEAD
-            or (found.options_over(self.defaults).payload or "json") != "json"
-            or self.sensitive(task)
-            or not needs_no_types(task.payload, signature=found.signature_of(task.version))
-        ):
-            return None
         try:
-            return self.load(task)
-        except (Unroutable, PayloadDecodeError):
+            return self.load(task) if self._needs_no_application(task) else None
+        except Exception:
             return None  # the child finds it, too, and says it where it belongs
+
+    def _needs_no_application(self, task: ClaimedTask) -> bool:
+        found = self.find(task)
+        return (
+            task.version == found.version
+            and len(task.payload) <= LOADED_AHEAD
+            and (found.options_over(self.defaults).payload or "json") == "json"
+            and not self.sensitive(task)
+            and needs_no_types(task.payload, signature=found.signature_of(task.version))
+        )
 
     def retryable(self, task: ClaimedTask, error: BaseException) -> bool:
         """Say whether the task function's options let ``error`` be tried again; called in the child."""
