@@ -26,7 +26,8 @@ QUIET = 10.0
 STRETCH = 5
 """... this many poll intervals apart, ..."""
 STRETCHED = 5.0
-"""... and seconds at most, unless the interval itself is longer."""
+"""... and seconds at most, unless the interval itself is longer. report.sql and complete.sql have the same number: they
+notify of what is due again before that."""
 DISTRUST = 600.0
 """Seconds for which it does not, once a look found what nobody had notified it of."""
 

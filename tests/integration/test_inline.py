@@ -244,6 +244,7 @@ def test_a_task_completes_itself_in_the_transaction(pq: PQ, own: psycopg.Connect
     found = pq.using(own).get_task(task_id)
     assert found is not None
     assert (found.status, found.result) == (TaskStatus.COMPLETED, "stored")
+    assert own.execute("SELECT worker_id FROM pq_tasks").fetchone() == (None,), "no worker ran it"
 
 
 def test_a_completion_under_another_fence_is_lost(pq: PQ, own: psycopg.Connection) -> None:

@@ -17,7 +17,7 @@ from psycopg import sql
 from pq_core import PQ, Outcome, TaskStatus
 from pq_core.worker.claiming import Statements
 from tests.integration import worker_tasks as tasks
-from tests.integration.worker_process import eventually, running, until_empty
+from tests.integration.worker_process import PATIENCE, eventually, running, until_empty
 
 PENDING, COMPLETED, FAILED = TaskStatus.PENDING, TaskStatus.COMPLETED, TaskStatus.FAILED
 
@@ -554,3 +554,15 @@ def test_attempt_to_be_repeated_soon_wakes_one_that_sleeps(
     row = connection.execute(report.encode()).fetchone()
     assert row is not None
     assert (row[2], row[3], row[-1]) == ("pending", "recorded", told)
+
+
+def test_task_that_is_moved_to_the_near_future_wakes_one_that_sleeps(
+    pq: PQ, database: str, connection: psycopg.Connection, tmp_path: Path
+) -> None:
+    """It would look by itself when the task was due before."""
+    task_id = pq.enqueue(tasks.add.options(run_in=timedelta(hours=1)).call(1, 1))
+    with running(database, tmp_path, poll_interval=3600.0, lease=600):
+        eventually(lambda: connection.execute("SELECT sleeping FROM pq_workers").fetchone() == (True,))
+        time.sleep(0.5)  # its second looks are over
+        assert pq.reschedule(task_id, run_in=timedelta(seconds=1))
+        assert pq.wait(task_id, timeout=PATIENCE) == 2

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
+from importlib.resources import files
+
 import pytest
 
-from pq_core.worker.attention import DOZE, DOZES, Attention
+from pq_core.worker.attention import DOZE, DOZES, STRETCHED, Attention
 from pq_core.worker.claiming import Statements
 from pq_core.worker.claims import Claims, Sending
 from pq_core.worker.options import WorkerOptions
@@ -277,6 +280,17 @@ def test_quiet_worker_whose_session_is_lost_looks_as_often_as_asked_at_once() ->
     assert _wait_between_looks(attention, 102.0) == 1.0
     attention.deafen(102.5)
     assert attention.look_at == 103.0, "not put off"
+
+
+@pytest.mark.parametrize(
+    ("statement", "condition"),
+    [
+        ("worker/report.sql", r"r\.retry_in < (\d+) "),
+        ("client/complete.sql", r"c\.run_at < clock_timestamp\(\) \+ interval '(\d+) seconds'"),
+    ],
+)
+def test_quiet_worker_is_told_of_what_is_due_again_before_its_look(statement: str, condition: str) -> None:
+    assert re.findall(condition, files("pq_core").joinpath("sql", statement).read_text()) == [f"{STRETCHED:g}"]
 
 
 @pytest.mark.parametrize(("poll", "stretched"), [(0.1, 0.5), (2.0, 5.0), (60.0, 60.0)])

@@ -21,8 +21,9 @@ WITH input AS (SELECT cast(cast({parameters} AS text) AS jsonb) AS p), own AS MA
     SELECT pg_notify({schema}.pq_channel('done'), cast(o.id AS text)) FROM own o
     WHERE o.notify_finished AND NOT o.parked
 ), woken AS MATERIALIZED (
-    -- A parked version that has taken its place is due, or will be before a quiet worker looks (5 s). Its own worker may
-    -- be among those who sleep, with other places free: it hears of this end when the run in its child is over.
+    -- A parked version that has taken its place is due, or will be before a quiet worker looks (5 s, STRETCHED in
+    -- attention.py). Its own worker may be among those who sleep, with other places free: it hears of this end when the
+    -- run in its child is over.
     SELECT pg_notify({schema}.pq_channel('wake'), left(q.queue, 1000))
     FROM (SELECT DISTINCT c.queue FROM completed c
         WHERE c.status = 'pending' AND c.run_at < clock_timestamp() + interval '5 seconds') q

@@ -70,7 +70,7 @@ WITH ending AS MATERIALIZED (
     WHERE r.notify_finished AND r.status IN ('completed', 'failed', 'cancelled')
 ), woken AS MATERIALIZED (
     -- What this worker gives up others may have now: as pq_enqueue, tell those who sleep. So too of what is due again
-    -- before a quiet worker looks (5 s): this one may be full by then, or gone.
+    -- before a quiet worker looks (5 s, STRETCHED in attention.py): this one may be full by then, or gone.
     SELECT count(pg_notify({schema}.pq_channel('wake'), left(q.queue, 1000)))
     FROM (SELECT DISTINCT r.queue FROM recorded r
         WHERE r.status = 'pending' AND (r.retry_in < 5 OR r.due AND r.outcome IN ('interrupted', 'released'))) q
