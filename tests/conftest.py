@@ -5,14 +5,10 @@ The server is the one of PQ_TEST_DSN (a superuser's DSN), else an embedded one t
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
-import re
 import secrets
-import shutil
 import signal
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,10 +18,12 @@ import pytest
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
+from tests import server_place
+from tests.server_place import Place
+
 _DIRECTORY = "PQ_TEST_SERVER_DIRECTORY"
 _MIGRATIONS = Path(__file__).parent.parent / "pq_core" / "migrations"
-_PLENTY = 6 * 2**30
-"""Bytes of memory that must be free before the tests' server keeps its files there; it took 0.4 GiB at most."""
+_place = pytest.StashKey[Place]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -37,37 +35,18 @@ def pytest_configure(config: pytest.Config) -> None:
     for name in ("PQ_DATABASE_URL", "DATABASE_URL"):
         os.environ.pop(name, None)
     if not hasattr(config, "workerinput"):
-        directory = tempfile.mkdtemp(prefix="pq-tests-", dir=_memory())
-        # Postgres refuses to run as root: whoever it runs as then has to get at its data.
-        Path(directory).chmod(0o755)
-        os.environ[_DIRECTORY] = directory
-
-
-def _memory() -> str | None:
-    """Return a directory in memory, if there is plenty of that, None otherwise.
-
-    Each test has a database of its own, which is some 400 files: 0.3 s to copy on a slow disk, 0.02 s in memory.
-    """
-    try:
-        found = re.search(r"^MemAvailable: *(\d+) kB", Path("/proc/meminfo").read_text(), re.MULTILINE)
-        if found and int(found[1]) * 1024 > _PLENTY < shutil.disk_usage("/dev/shm").free:
-            return "/dev/shm"
-    except OSError:
-        pass  # not Linux, or not given to us
-    return None
+        parent = server_place.choose()
+        server_place.remove_left_behind(parent)
+        config.stash[_place] = place = Place(parent)
+        os.environ[_DIRECTORY] = str(place.path)
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
     """End the embedded server and remove it; with xdist, after every worker has ended."""
     if hasattr(config, "workerinput"):
         return
-    directory = Path(os.environ.pop(_DIRECTORY))
-    if (directory / "server").exists():
-        from pq_core import embedded
-
-        with contextlib.suppress(Exception):
-            embedded.stop(directory / "server")
-    shutil.rmtree(directory, ignore_errors=True)
+    del os.environ[_DIRECTORY]
+    config.stash[_place].remove()
 
 
 @pytest.fixture(scope="session")
