@@ -14,6 +14,8 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from math import inf
+from time import monotonic
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from pq_core import roles
@@ -49,6 +51,8 @@ _PASSING = ("starting up", "shutting down", "recovery", "too many", "connection 
 RESET = (signal.SIGINT, signal.SIGHUP, signal.SIGCHLD, signal.SIGUSR1, signal.SIGUSR2, signal.SIGQUIT)
 """Signals that get their ordinary meaning back in a child; SIGTERM is taken by what stops its task."""
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGCHLD)
+STARTED = 3.0
+"""Seconds after which a worker has connected, registered and forked ahead: what only that used is let go of, too."""
 SETTLE_AGAIN = 30
 """Forks after which the image is settled once more: what is imported or made at the first use is there by then."""
 
@@ -73,6 +77,7 @@ class Host:
     image_rss: int = 0
     huge: image.HugePages = field(default_factory=image.HugePages)
     _settled_again: bool = False
+    _forget_at: float = inf
     _turns: dict[str, int] = field(default_factory=dict)
     _foreign: dict[int, tuple[int, int] | None] = field(default_factory=dict)
 
@@ -142,11 +147,15 @@ class Host:
         self.huge.mend_after = image.MEND_AFTER + 2 * self.options.spare_processes
         self.huge.collapse()
         forget_pages()
+        self._forget_at = monotonic() + STARTED
         self.image_rss = _rss_after_fork()
         self._foreign = {fd: guards.identity(fd) for fd in foreign_sockets()}
 
     def tend(self, *, forks: int, idle: bool) -> bool:
         """Look after the image, of which there have been ``forks``; True when there is more to do."""
+        if monotonic() >= self._forget_at:
+            self._forget_at = inf
+            forget_pages()
         if not self._settled_again and forks >= SETTLE_AGAIN:
             self._settled_again = True
             image.settle(immortal=self.options.immortal)
