@@ -28,9 +28,13 @@ if TYPE_CHECKING:
 
     StartWorker = Callable[["Page", tuple[int, ...]], int]
 
-_HEAD = struct.Struct("=qddq")
+    _State = tuple[int, float, float, list[int]]
+
+_HEAD = struct.Struct("=qddqq")
 _PID = struct.Struct("=i")
 
+TRIES = 100
+"""Readings of a page before what was read last counts: a write takes less than one."""
 OVERDUE = 0.5
 """Seconds after the end of a lease at which the keeper ends a worker that did not do so itself."""
 USAGE_ERROR = 2
@@ -49,30 +53,46 @@ class Page:
     """Memory that a worker writes and its keeper reads, also when the worker can't answer any more.
 
     Holds the lease's id, when it ends (monotonic clock, the same in all processes of a machine), when it was written
-    and the pids of the children, each of which leads its own process group.
+    and the pids of the children, each of which leads its own process group. With them stands a hash of them all: a
+    reader may come in the middle of a write, and a lease without its end would look as if it were over.
     """
 
     def __init__(self, *, children: int, ordinal: int = 0) -> None:
         self.ordinal = ordinal
         self._most = children = 2 * children + 8  # one may be leaving while another runs; spares
         self._map = mmap.mmap(-1, _HEAD.size + _PID.size * (children + 1))
+        self._known: _State = (0, 0.0, 0.0, [])
+        self._store(*self._known)
 
     def write(self, worker_id: int, expires: float, pids: list[int]) -> None:
         """Store the present state."""
-        pids = pids[: self._most]
-        _HEAD.pack_into(self._map, 0, worker_id, expires, monotonic(), len(pids))
-        struct.pack_into(f"={len(pids)}i", self._map, _HEAD.size, *pids)
+        self._store(worker_id, expires, monotonic(), pids[: self._most])
+
+    def _store(self, worker_id: int, expires: float, written: float, pids: list[int]) -> None:
+        check = hash((worker_id, expires, written, *pids))
+        state = _HEAD.pack(worker_id, expires, written, len(pids), check) + struct.pack(f"={len(pids)}i", *pids)
+        self._map[: len(state)] = state
+
+    def _load(self) -> _State:
+        """Return what was stored last; of a write that is under way, or was never finished, what stood there before."""
+        for _ in range(TRIES):
+            state = self._map[:]
+            worker_id, expires, written, count, check = _HEAD.unpack_from(state)
+            pids = struct.unpack_from(f"={min(max(count, 0), self._most)}i", state, _HEAD.size)
+            if hash((worker_id, expires, written, *pids)) == check:
+                self._known = (worker_id, expires, written, list(pids))
+                break
+        return self._known
 
     def read(self) -> tuple[int, float, list[int]]:
         """Return worker id (0: none), end of the lease, pids."""
-        worker_id, expires, _, count = _HEAD.unpack_from(self._map)
-        count = min(max(count, 0), self._most)
-        return worker_id, expires, list(struct.unpack_from(f"={count}i", self._map, _HEAD.size))
+        worker_id, expires, _, pids = self._load()
+        return worker_id, expires, list(pids)
 
     @property
     def written(self) -> float:
         """When the worker last wrote here: its loop turned at that time."""
-        return float(_HEAD.unpack_from(self._map)[2])
+        return self._load()[2]
 
 
 class _Place:

@@ -148,7 +148,7 @@ def test_hangup_starts_new_code_while_the_old_drains(pq: PQ, database: str, tmp_
         with psycopg.connect(database, autocommit=True) as connection:
             arguments = "jsonb_build_array(%s::text, %s::float8)"
             call = f"SELECT id FROM pq_enqueue(jsonb_build_object('name', 'which', 'args', {arguments}))"
-            (slow,) = connection.execute(call, (str(tmp_path / "slow"), 3.0)).fetchone() or (0,)
+            (slow,) = connection.execute(call, (str(tmp_path / "slow"), 8.0)).fetchone() or (0,)
             wait_running(pq, worker, slow)
             source.write_text(text.format("entirely new"))
             worker.signal(signal.SIGHUP)

@@ -1,7 +1,12 @@
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
+import time
+
+from pq_core.worker.keeper import Page
 
 PROGRAM = """
 import signal
@@ -17,3 +22,36 @@ def test_keeper_leaves_no_descriptor_open() -> None:
     done = subprocess.run([sys.executable, "-W", "error", "-c", PROGRAM], capture_output=True, text=True, timeout=60)
 
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_what_is_read_of_a_page_is_what_was_written_at_one_time() -> None:
+    states = [(7, 1e9, [11, 12, 13]), (0, 0.0, []), (8, 2e9, [21])]
+    page = Page(children=4)
+    page.write(*states[0])
+    writer = os.fork()
+    if writer == 0:
+        while True:
+            for state in states:
+                page.write(*state)
+    try:
+        until = time.monotonic() + 0.5
+        found = []
+        while time.monotonic() < until:
+            found.append(page.read())
+    finally:
+        os.kill(writer, signal.SIGKILL)
+        os.waitpid(writer, 0)
+    assert [one for one in found if one not in states] == []
+    assert len({one[0] for one in found}) == 3, "it was written to all the time"
+
+
+def test_write_that_was_never_finished_leaves_what_stood_there_before() -> None:
+    page = Page(children=4)
+    page.write(7, 1e9, [11, 12])
+    written = page.written
+    assert page.read() == (7, 1e9, [11, 12])
+    page._map[8:16] = bytes(8)  # the end of the lease
+    assert (page.read(), page.written) == ((7, 1e9, [11, 12]), written)
+    page.write(0, 0.0, [])
+    assert page.read() == (0, 0.0, [])
+    assert Page(children=1).read() == (0, 0.0, [])
