@@ -8,14 +8,17 @@ from typing import TYPE_CHECKING, Any
 from pq_core.types import AttemptOutcome, ClaimedTask, Outcome
 from pq_core.worker.book import Entry
 from pq_core.worker.claiming import storable
+from pq_core.worker.thawing import thawed
 from pq_core.worker.verdict import Evidence, Verdict
 
 if TYPE_CHECKING:
     from pq_core.policy import Transition
     from pq_core.worker.runs import Ended
 
+_ThawedOutcome = thawed(AttemptOutcome)
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+
+@dataclass(slots=True, kw_only=True)
 class AttemptCost:
     """What an attempt used: seconds, bytes, and how its process ended."""
 
@@ -42,6 +45,7 @@ class AttemptCost:
 
 
 NO_COST = AttemptCost()
+_SUCCEEDED = Verdict(outcome=Outcome.SUCCEEDED)
 
 
 def cost_of(done: Ended, image_rss: int) -> AttemptCost:
@@ -81,7 +85,8 @@ def plain_success(done: Ended) -> Verdict | None:
     child, run = done.child, done.run
     if run.end is None or run.end.get("how") != "succeeded" or not run.begun or run.neighbour or child.broken:
         return None
-    return Verdict(outcome=Outcome.SUCCEEDED, result=run.end.get("result"))
+    result = run.end.get("result")
+    return _SUCCEEDED if result is None else Verdict(outcome=Outcome.SUCCEEDED, result=result)
 
 
 def key_of(task: ClaimedTask) -> str | None:
@@ -127,22 +132,22 @@ def entry_of(
         item["pause"] = {"subject": subject, "seconds": transition.delay}
     if progress:
         item |= {"progress": progress.get("share"), "progress_message": storable(progress.get("message"))}
-    outcome = AttemptOutcome(
-        outcome=transition.outcome,
-        status=transition.status,
-        final=transition.status.finished,
-        retry_in=transition.delay,
-        error=error,
-        exception_type=verdict.exception_type,
-        signal=cost.signal,
-        exit_code=cost.exit_code,
-        wall=cost.wall,
-        cpu_user=cost.cpu_user,
-        cpu_system=cost.cpu_system,
-        peak_memory=cost.peak_memory,
-        result=verdict.result,
-        output=output,
-    )
+    outcome = _ThawedOutcome()
+    outcome.outcome = transition.outcome
+    outcome.status = transition.status
+    outcome.final = transition.status.finished
+    outcome.retry_in = transition.delay
+    outcome.error = error
+    outcome.exception_type = verdict.exception_type
+    outcome.signal = cost.signal
+    outcome.exit_code = cost.exit_code
+    outcome.wall = cost.wall
+    outcome.cpu_user = cost.cpu_user
+    outcome.cpu_system = cost.cpu_system
+    outcome.peak_memory = cost.peak_memory
+    outcome.result = verdict.result
+    outcome.output = output
+    outcome.__class__ = AttemptOutcome
     return Entry(
         worker_id=worker_id,
         task=task,

@@ -50,8 +50,8 @@ class Entering:
         # What nearly every run comes to, without the evidence that the others are judged by.
         verdict = plain_success(done) or judge(run.task, evidence_of(done, cost))
         output = None if self.program.sensitive(run.task) else done.output
-        self.claims.child_ended(run.task)
         if verdict.outcome is Outcome.LOST:
+            self.claims.child_ended(run.task)
             logger.warning("task %s is not recorded: another worker may have it", run.task.id)
             return
         self.enter(

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 
 from pq_core.types import ClaimedTask
+from pq_core.worker.thawing import thawed
 
 Row = Sequence[bytes | None]
 """What the database sent for one row, each column in its text form."""
@@ -16,6 +18,8 @@ LAST = datetime.max.replace(tzinfo=UTC)
 _EMPTY = (b"{}", None)
 _FIRST = datetime.min.replace(tzinfo=UTC)
 
+_Thawed = thawed(ClaimedTask)
+
 
 def claimed_task(row: Row) -> ClaimedTask:
     """Return the task of one row of a claim; columns in the order of RETURNING in claim_one_queue.sql."""
@@ -23,32 +27,34 @@ def claimed_task(row: Row) -> ClaimedTask:
         id_, name, queue, priority, fence, attempt, max_attempts, payload, headers, version, run_at, created_at,
         started_at, client_id, timeout, options, losses, snoozes, schedule_id, tick_at, on_lost, unroutable,
     ) = row  # fmt: skip
-    return ClaimedTask(
-        id=_integer(id_),
-        name=_text(name),
-        queue=_text(queue),
-        priority=_integer(priority),
-        fence=_integer(fence),
-        number=_integer(attempt),
-        max_attempts=_integer(max_attempts),
-        payload=_text(payload),
-        headers={} if headers in _EMPTY else _headers(headers),
-        version=_integer(version),
-        run_at=moment(run_at) or LAST,
-        created_at=moment(created_at) or LAST,
-        started_at=moment(started_at) or LAST,
-        client_id=None if client_id is None else _text(client_id),
-        timeout=None if timeout is None else _timeout(float(timeout)),
-        options={} if options in _EMPTY else _options(options),
-        losses=_integer(losses),
-        snoozes=_integer(snoozes),
-        schedule_id=None if schedule_id is None else int(schedule_id),
-        tick_at=moment(tick_at),
-        on_lost="fail" if on_lost == b"fail" else "retry",
-        unroutable=None if unroutable is None else float(unroutable),
-    )
+    task = _Thawed()
+    task.id = int(id_ or 0)
+    task.name = _text(name)
+    task.queue = _text(queue)
+    task.priority = int(priority or 0)
+    task.fence = int(fence or 0)
+    task.number = int(attempt or 0)
+    task.max_attempts = int(max_attempts or 0)
+    task.payload = _text(payload)
+    task.headers = {} if headers in _EMPTY else _headers(headers)
+    task.version = int(version or 0)
+    task.run_at = moment(run_at) or LAST
+    task.created_at = moment(created_at) or LAST
+    task.started_at = moment(started_at) or LAST
+    task.client_id = None if client_id is None else _text(client_id)
+    task.timeout = None if timeout is None else _timeout(float(timeout))
+    task.options = {} if options in _EMPTY else _options(options)
+    task.losses = int(losses or 0)
+    task.snoozes = int(snoozes or 0)
+    task.schedule_id = None if schedule_id is None else int(schedule_id)
+    task.tick_at = moment(tick_at)
+    task.on_lost = "fail" if on_lost == b"fail" else "retry"
+    task.unroutable = None if unroutable is None else float(unroutable)
+    task.__class__ = ClaimedTask
+    return task  # type: ignore[no-any-return]
 
 
+@lru_cache(maxsize=256)  # tasks that were enqueued or claimed together have theirs in common
 def moment(value: bytes | None) -> datetime | None:
     """Return an aware datetime from Postgres' ISO text form, None for NULL; infinity becomes the outermost date."""
     if value is None:
@@ -62,10 +68,6 @@ def moment(value: bytes | None) -> datetime | None:
         return datetime.fromisoformat(text).astimezone(UTC)
     except (ValueError, OverflowError):  # the first or last day of Python's time, in another timezone
         return _FIRST if text.startswith("0001") else LAST
-
-
-def _integer(value: bytes | None) -> int:
-    return int(value or 0)
 
 
 def _text(value: bytes | None) -> str:

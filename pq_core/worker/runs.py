@@ -20,7 +20,7 @@ LAST_WORD_GRACE = 5.0
 """Seconds a child has to exit after its last frame."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Claimed:
     """A task claimed ``at`` (of the monotonic clock), and the row that it came from: what a reused child gets."""
 
@@ -156,7 +156,7 @@ class Child:
         self.look_at = inf if head is None or head.timeout is None else head.handed + head.timeout
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Ended:
     """A run that is over, in a child that was reaped (``exit``) or goes on. ``output``: the tail of what it printed.
     ``stacks``: what faulthandler wrote, where that matters.

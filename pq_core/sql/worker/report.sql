@@ -8,7 +8,7 @@
 --            on_failure out, it was found broken)
 -- Returns per end: id, fence, the task's status now (NULL: there is no such row), what became of the report
 -- ('recorded', 'later', 'self' for one that had completed itself or was recorded before, 'lost' for one that is
--- another's now), the outcome on record before this report, seconds until it runs again.
+-- another's now), of what was not recorded the outcome that is on record, seconds until it runs again.
 WITH ending AS MATERIALIZED (
     SELECT * FROM jsonb_to_recordset($2::jsonb) AS e(
         id bigint, fence bigint, status text, outcome text, counted boolean, delay double precision, error text,
@@ -87,5 +87,9 @@ SELECT e.id, e.fence, coalesce(r.status, t.status) AS status,
     END AS report,
     coalesce(a.outcome, t.outcome) AS outcome, r.retry_in, (SELECT enqueued FROM consequences) AS consequences,
     (SELECT count FROM told) + (SELECT count FROM woken) AS told
-FROM ending e LEFT JOIN recorded r USING (id) LEFT JOIN {schema}.pq_tasks t ON t.id = e.id
-    LEFT JOIN {schema}.pq_attempts a ON a.task_id = e.id AND a.fence = e.fence;
+FROM ending e LEFT JOIN recorded r USING (id)
+    -- Looked up for what was not recorded only: OFFSET keeps the condition on r before the search of the index.
+    LEFT JOIN LATERAL (SELECT x.status, x.worker_id, x.fence, x.outcome FROM {schema}.pq_tasks x
+        WHERE r.id IS NULL AND x.id = e.id OFFSET 0) t ON true
+    LEFT JOIN LATERAL (SELECT x.worker_id, x.outcome FROM {schema}.pq_attempts x
+        WHERE r.id IS NULL AND x.task_id = e.id AND x.fence = e.fence OFFSET 0) a ON true;
