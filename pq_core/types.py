@@ -49,7 +49,10 @@ class TaskStatus(enum.StrEnum):
     @property
     def finished(self) -> bool:
         """True for the states that a task does not leave by itself."""
-        return self in (TaskStatus.COMPLETED, TaskStatus.FAILED, TaskStatus.CANCELLED)
+        return self in _FINISHED
+
+
+_FINISHED = frozenset({TaskStatus.COMPLETED, TaskStatus.FAILED, TaskStatus.CANCELLED})
 
 
 class Outcome(enum.StrEnum):

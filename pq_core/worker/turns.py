@@ -143,8 +143,10 @@ class Turns:
         if asked.reporting:
             if self.book.take(results[0]):
                 self._report_at = now + LATER
-            if any(row[2] == b"pending" or row[6] not in (None, b"0") for row in results[0]):
-                self.attention.wake()  # a parked version took its place, or on_failure enqueued something
+            rows = results[0]
+            enqueued = bool(rows) and rows[0][6] not in (None, b"0")  # by on_failure; every row says it
+            if enqueued or any(row[2] == b"pending" for row in rows):  # ... or a parked version took its place
+                self.attention.wake()
         if asked.claim:
             self.starting.add(self.claims.take(asked.claim, results[-1], asked=asked.tasks, now=now))
             if asked.worker_id != self.lease.worker_id:
