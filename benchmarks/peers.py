@@ -25,10 +25,12 @@ PACKAGES = ("python-pq", "procrastinate", "pgqueuer[asyncpg,psycopg]", "psycopg[
 PEERS = {
     "pq, a process per task": ("pq_toolkit", {"PQ_BENCH_PER_CHILD": "1"}),
     "pq, reused children": ("pq_toolkit", {"PQ_BENCH_PER_CHILD": "1000"}),
+    "pq, reused children, two processes": ("pq_toolkit", {"PQ_BENCH_PER_CHILD": "1000", "PQ_BENCH_WORKERS": "2"}),
     "python-pq, one worker": ("python_pq", {"PQ_BENCH_WORKERS": "1"}),
     "python-pq, two workers": ("python_pq", {"PQ_BENCH_WORKERS": "2"}),
     "Procrastinate": ("procrastinate", {}),
     "PgQueuer": ("pgqueuer", {}),
+    "PgQueuer, two processes": ("pgqueuer", {"PQ_BENCH_WORKERS": "2"}),
 }
 """Variant -> the library that ``benchmarks/peer_programs/drive_….py`` drives, and what it is told."""
 
@@ -51,9 +53,11 @@ def run(given: argparse.Namespace) -> Report:
             for variant, (program, told) in PEERS.items():
                 with a_database(server, tables=False) as dsn:
                     _measure(report, given, python, variant, program, told, dsn)
-    for peer in list(PEERS)[2:]:
-        report.ratio("drain", "pq, a process per task", peer, goal=">= 8" if "two workers" in peer else "")
-        report.ratio("drain", "pq, reused children", peer, goal="> 1")
+    ours = [variant for variant, (program, _) in PEERS.items() if program == "pq_toolkit"]
+    for peer in (variant for variant in PEERS if variant not in ours):
+        report.ratio("drain", ours[0], peer, goal=">= 8" if "two workers" in peer else "")
+        for variant in ours[1:]:
+            report.ratio("drain", variant, peer, goal="> 1")
     report.note("no-op tasks, one machine for all and for Postgres; drain is from the first completion to the last")
     report.note("Procrastinate and PgQueuer run handlers inside the worker's event loop, without a process between")
     return report

@@ -1,4 +1,4 @@
-"""PgQueuer: ``PgQueuer.run()`` in a process of its own, in batches of 100."""
+"""PgQueuer: ``PgQueuer.run()`` in a process of its own or two, in batches of 100."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from pgqueuer.types import QueueExecutionMode  # type: ignore[import-not-found]
 from timing import COUNT, DSN, SAMPLES, URL, finish, note_time, rate, sample
 
 BATCH = int(os.environ.get("PQ_BENCH_BATCH", "100"))
+WORKERS = int(os.environ.get("PQ_BENCH_WORKERS", "1"))
 
 
 async def run(mode: QueueExecutionMode) -> None:
@@ -58,9 +59,11 @@ def main() -> None:
         }
         connection.execute("TRUNCATE pgqueuer, pgqueuer_log")
         queries.enqueue(["noop"] * COUNT, [None] * COUNT, [0] * COUNT)
-        worker = context.Process(target=work, args=("drain",))
-        worker.start()
-        worker.join()
+        workers = [context.Process(target=work, args=("drain",)) for _ in range(WORKERS)]
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join()
         row = connection.execute(
             "SELECT count(*) FILTER (WHERE created > began), extract(epoch FROM max(created) - min(began))::float8"
             " FROM (SELECT created, min(created) OVER () AS began FROM pgqueuer_log WHERE status = 'successful') l"

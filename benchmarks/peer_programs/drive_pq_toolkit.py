@@ -24,7 +24,7 @@ def main() -> None:
     }
     pq.clear_all()
     pq.enqueue_many(noop.call() for _ in range(COUNT))
-    drained(DSN, *PER_CHILD)
+    drained(DSN, *PER_CHILD, "--processes", os.environ.get("PQ_BENCH_WORKERS", "1"))
     figures["drain"] = rate_of(DSN, skip=0.05)
     with running(DSN, *PER_CHILD):
         samples = [sample(lambda place: pq.enqueue(clock_to.call(place))) for _ in range(SAMPLES + 3)][3:]
