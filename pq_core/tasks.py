@@ -137,6 +137,18 @@ class Task(Generic[P, R]):
         self.signature_of(self.version)
         self._upgrades.prepare()
 
+    def takes(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+        """Say whether the arguments fit. Unlike the words of ``check_arguments``, which show the defaults, this calls
+        nothing of the application's.
+        """
+        if self._arity.fits(args, kwargs):
+            return True
+        try:
+            self.signature.bind(*args, **kwargs)
+        except TypeError:
+            return False
+        return True
+
     def check_arguments(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
         """Raise ``InvalidTask`` naming the task and what is missing or too much."""
         if self._arity.fits(args, kwargs):

@@ -64,8 +64,9 @@ class Book:
         """Note an end."""
         if self.waiting_since is None:
             self.waiting_since = monotonic()
-        note = self.progress.pop(entry.task.id, None)
-        if note is not None:
+        note = self.progress.get(entry.task.id)
+        if note is not None and note.get("fence") == entry.task.fence:
+            del self.progress[entry.task.id]
             entry.item.setdefault("progress", note.get("share"))
             entry.item.setdefault("progress_message", note.get("message"))
         self.entries.append(entry)

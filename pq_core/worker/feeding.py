@@ -104,9 +104,8 @@ class Feeding:
                 if wanted is not None:
                     forks.append((claimed, wanted))
         children, no_room = self.processes.fork_all([wanted for _, wanted in forks]) if forks else ([], None)
-        now = monotonic()
         for child, (claimed, _) in zip(children, forks, strict=False):
-            child.push(self.new_run(claimed, now, begun=True), now)
+            child.push(self.new_run(claimed, child.forked, begun=True), child.forked)
         return [claimed for claimed, _ in forks[len(children) :]] + refused, error or no_room
 
     def _startable(self, forks: int) -> int | None:
@@ -140,7 +139,7 @@ class Feeding:
                 if self._hand_over(child, claimed, message):
                     return None
         elif idle and not one_each and len(self.processes) + forks >= self.concurrency:
-            self.let_go(idle[0])  # so that no more processes live than agreed
+            self.let_go(idle[-1])  # so that no more processes live than agreed
         return Wanted(task=claimed.task, fed=message is not None and not one_each)
 
     def top_up(self) -> None:
@@ -203,6 +202,8 @@ class Feeding:
                 continue
             if now >= _deaf_at(child) and not child.leaving and child.began(child.runs[0]) is None:
                 self.let_go(child)  # it is stopped, or something that an earlier run left behind keeps it from going on
+                if child.runs and child.kill_at is None:
+                    child.kill_at = now + LAST_WORD_GRACE  # it has received this one, and not come to note it
             elif now >= _long_at(child):
                 self.take_back(child)
 

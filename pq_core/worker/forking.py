@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from time import monotonic
 from typing import NoReturn
 
 _HANDLED = frozenset(
@@ -22,14 +23,16 @@ def fork(body: Callable[[], NoReturn]) -> int:
     Signals are blocked across the fork: the child unblocks them once its own handlers stand, so that no handler
     of the parent ever runs in it. ``body`` must not return.
     """
-    pids, error = fork_all((body,))
+    forked, error = fork_all((body,))
     if error is not None:
         raise error
-    return pids[0]
+    return forked[0][0]
 
 
-def fork_all(bodies: Sequence[Callable[[], NoReturn]]) -> tuple[list[int], OSError | None]:
-    """Run each of ``bodies`` in a new process, as ``fork`` does; return the pids, and why there are fewer than bodies.
+def fork_all(bodies: Sequence[Callable[[], NoReturn]]) -> tuple[list[tuple[int, float]], OSError | None]:
+    """Run each of ``bodies`` in a new process, as ``fork`` does; return pids, and why there are fewer than bodies.
+
+    With each pid when it was forked, of the monotonic clock: a row takes its time.
 
     One fork right after another: of what the parent writes between two forks the kernel copies every page.
     """
@@ -39,7 +42,7 @@ def fork_all(bodies: Sequence[Callable[[], NoReturn]]) -> tuple[list[int], OSErr
                 stream.flush()
             except (OSError, ValueError):
                 continue  # nobody reads it any more, or it is closed: what it holds is lost, the work is not
-    pids: list[int] = []
+    forked: list[tuple[int, float]] = []
     before = _signal.pthread_sigmask(signal.SIG_BLOCK, _HANDLED)
     try:
         for body in bodies:
@@ -49,12 +52,12 @@ def fork_all(bodies: Sequence[Callable[[], NoReturn]]) -> tuple[list[int], OSErr
                     body()
                 finally:
                     os._exit(70)
-            pids.append(pid)
+            forked.append((pid, monotonic()))
     except OSError as error:
-        return pids, error
+        return forked, error
     finally:
         _signal.pthread_sigmask(signal.SIG_SETMASK, before)
-    return pids, None
+    return forked, None
 
 
 class Exit:

@@ -61,14 +61,15 @@ class Page:
         self.ordinal = ordinal
         self._most = children = 2 * children + 8  # one may be leaving while another runs; spares
         self._map = mmap.mmap(-1, _HEAD.size + _PID.size * (children + 1))
-        self._known: _State = (0, 0.0, 0.0, [])
-        self._store(*self._known)
+        self._known: _State
+        self._store(0, 0.0, 0.0, [])
 
     def write(self, worker_id: int, expires: float, pids: list[int]) -> None:
         """Store the present state."""
         self._store(worker_id, expires, monotonic(), pids[: self._most])
 
     def _store(self, worker_id: int, expires: float, written: float, pids: list[int]) -> None:
+        self._known = (worker_id, expires, written, list(pids))
         check = hash((worker_id, expires, written, *pids))
         state = _HEAD.pack(worker_id, expires, written, len(pids), check) + struct.pack(f"={len(pids)}i", *pids)
         self._map[: len(state)] = state

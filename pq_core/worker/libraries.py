@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import ctypes
+import logging
 import sys
 from collections.abc import Iterable, Iterator
+
+logger = logging.getLogger("pq.worker")
 
 MADV_DONTNEED = 4
 
@@ -20,9 +23,11 @@ def forget_pages() -> int:
     libc = ctypes.CDLL(None)
     done = 0
     try:
-        with open("/proc/self/smaps", encoding="utf-8") as smaps:  # noqa: PTH123 - read line by line
+        # A name may hold any byte but a newline.
+        with open("/proc/self/smaps", errors="surrogateescape", newline="\n", encoding="utf-8") as smaps:  # noqa: PTH123
             spans = list(unwritten(smaps))
-    except OSError:
+    except (OSError, ValueError, IndexError) as error:
+        logger.info("the pages of libraries stay in memory: /proc/self/smaps: %s", error)
         return 0
     for low, high in spans:
         if libc.madvise(ctypes.c_void_p(low), ctypes.c_size_t(high - low), MADV_DONTNEED) == 0:
@@ -50,8 +55,8 @@ def unwritten(smaps: Iterable[str]) -> Iterator[tuple[int, int]]:
         yield span
 
 
-_WRITTEN = {"Anonymous:", "Swap:", "Locked:"}
-"""What must be nothing, and be said to be nothing."""
+_WRITTEN = {"Anonymous:", "Swap:", "Locked:", "Private_Hugetlb:", "Shared_Hugetlb:"}
+"""What must be nothing, and be said to be nothing: what was written, and huge pages, which count as no other memory."""
 
 
 def _library(span: str, values: list[str]) -> tuple[int, int] | None:

@@ -120,13 +120,12 @@ class Processes:
         except OSError as reason:
             refused = reason
         fds = [fd for ready in prepared for fd in ready.fds]
-        pids, error = fork_all([self._body(ready, fds) for ready in prepared])
-        self.forks += len(pids)
-        for left in prepared[len(pids) :]:
+        forked, error = fork_all([self._body(ready, fds) for ready in prepared])
+        self.forks += len(forked)
+        for left in prepared[len(forked) :]:
             self._discard(left)
-        return [
-            self._noted(self._child(pid, ready)) for pid, ready in zip(pids, prepared, strict=False)
-        ], error or refused
+        children = [self._child(pid, at, ready) for (pid, at), ready in zip(forked, prepared, strict=False)]
+        return [self._noted(child) for child in children], error or refused
 
     def _prepared(self, wanted: Wanted) -> _Prepared:
         ours, theirs = socket.socketpair()
@@ -162,12 +161,13 @@ class Processes:
 
         return body
 
-    def _child(self, pid: int, prepared: _Prepared) -> Child:
+    def _child(self, pid: int, forked: float, prepared: _Prepared) -> Child:
         setup, wanted = self.setup, prepared.wanted
         task, crowd = wanted.task, wanted.crowd is not None
         prepared.theirs.close()
         return Child(
             pid=pid,
+            forked=forked,
             place=prepared.place,
             socket=prepared.ours,
             decoder=wire.Decoder(wire.OVERHEAD if task is None else self.frame_limit(task)),

@@ -123,13 +123,7 @@ class Program:
         """
         found = self.find(task)
         try:
-            args, kwargs = self.registry.seals.open_arguments(
-                found.options_over(self.defaults).payload or "json",
-                task.payload,
-                name=task.name,
-                version=task.version,
-                signature=found.signature_of(task.version),
-            )
+            args, kwargs = self._opened(found, task)
         except (KeysNotConfigured, ImportError) as error:
             raise Unroutable(str(error)) from error
         if task.version < found.version:
@@ -149,9 +143,23 @@ class Program:
         For plain JSON it costs the worker a tenth of what it costs a child, to which its code and data are new.
         """
         try:
-            return self.load(task) if self._needs_no_application(task) else None
+            if not self._needs_no_application(task):
+                return None
+            found = self.find(task)
+            args, kwargs = self._opened(found, task)
         except Exception:
             return None  # the child finds it, too, and says it where it belongs
+        # Of what does not fit, the child says why: that shows the defaults of the application.
+        return (found.function, args, kwargs) if found.takes(args, kwargs) else None
+
+    def _opened(self, found: Task[..., Any], task: ClaimedTask) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        return self.registry.seals.open_arguments(
+            found.options_over(self.defaults).payload or "json",
+            task.payload,
+            name=task.name,
+            version=task.version,
+            signature=found.signature_of(task.version),
+        )
 
     def _needs_no_application(self, task: ClaimedTask) -> bool:
         found = self.find(task)

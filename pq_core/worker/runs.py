@@ -69,8 +69,9 @@ class Run:
 class Child:
     """One process and the runs that it was handed, in order: it is in the first, or about to take it.
 
-    ``left``: tasks that it may still be handed. ``leaving``: it gets no more. ``look_at``: when the worker has to look
-    whether the first run is over its time. ``silent``: the selector does not report it; it is read at every turn.
+    ``forked``: when, of the monotonic clock. ``left``: tasks that it may still be handed. ``leaving``: it gets no more.
+    ``look_at``: when the worker has to look whether the first run is over its time. ``silent``: the selector does not
+    report it; it is read at every turn.
     ``since``: since when the first run is the first. ``unheard``: seconds for which it has held first runs that were
     taken back before it received them, since it last ended one. ``crowd``: it runs many coroutines, and ``runs`` is
     empty. ``single``: it is for one task, so how it exits belongs to the outcome. ``stopping``: why it was last asked
@@ -82,6 +83,7 @@ class Child:
     place: Place
     socket: socket.socket
     decoder: wire.Decoder
+    forked: float = 0.0
     inbox: Inbox | None = None
     left: int = 0
     runs: deque[Run] = field(default_factory=deque)

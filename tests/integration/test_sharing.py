@@ -110,6 +110,21 @@ def test_child_that_takes_nothing_from_its_inbox_is_replaced(pq: PQ, database: s
     assert all(pq.get_task(one).attempts == 1 for one in ids)  # type: ignore[union-attr]
 
 
+def test_child_that_received_a_task_and_never_gets_to_begin_it_is_replaced(
+    pq: PQ, database: str, tmp_path: Path
+) -> None:
+    """A thread that an earlier task left behind doesn't let go of the interpreter."""
+    with running(database, tmp_path, concurrency=1, tasks_per_child=1000) as worker:
+        (pid,) = worker.workers
+        pq.wait(pq.enqueue(tasks.leaves_a_thread_that_holds_the_interpreter.call(0.3)), timeout=30)
+        (stuck,) = children_of(pid)
+        time.sleep(0.6)
+        id_ = pq.enqueue(tasks.add.call(1))
+        assert pq.wait(id_, timeout=PATIENCE) == 1
+        assert not alive(stuck)
+    assert pq.get_task(id_).attempts == 1  # type: ignore[union-attr]
+
+
 def test_cancelled_while_it_waits_in_an_inbox(pq: PQ, database: str, tmp_path: Path) -> None:
     path = tmp_path / "order"
     with running(database, tmp_path, concurrency=1, tasks_per_child=1000, lease=3):

@@ -46,6 +46,17 @@ def add(a: int, b: int = 0) -> int:
 
 
 @jobs.task
+def leaves_a_thread_that_holds_the_interpreter(seconds: float) -> None:
+    """From so many seconds after it returned on: a call of C code that does not let go."""
+
+    def hold() -> None:
+        time.sleep(seconds)
+        ctypes.PyDLL(None).sleep(600)
+
+    threading.Thread(target=hold, daemon=True).start()
+
+
+@jobs.task
 def own_pid() -> int:
     return os.getpid()
 

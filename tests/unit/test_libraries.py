@@ -11,6 +11,7 @@ import pytest
 from pq_core.worker.libraries import unwritten
 
 PLAIN = {"Size": 8, "Rss": 8, "Anonymous": 0, "LazyFree": 0, "Swap": 0, "SwapPss": 0, "Locked": 0}
+PLAIN |= {"Private_Hugetlb": 0, "Shared_Hugetlb": 0}
 
 
 def mapping(access: str, name: str, **changed: int | None) -> list[str]:
@@ -42,6 +43,7 @@ def test_code_and_constants_are_as_in_their_files(lines: list[str]) -> None:
         pytest.param(mapping("r--p", "/usr/lib/libc.so.6", Anonymous=4), id="was written to"),
         pytest.param(mapping("r--p", "/usr/lib/libc.so.6", Swap=4), id="was written to and swapped out"),
         pytest.param(mapping("r-xp", "/usr/lib/libc.so.6", Locked=8), id="locked"),
+        pytest.param(mapping("r-xp", "/anon_hugepage (deleted)", Private_Hugetlb=2048), id="huge pages of code"),
         pytest.param(mapping("r-xp", "/usr/lib/libc.so.6", Swap=None), id="not said to be unwritten"),
         pytest.param(mapping("r--p", "/var/lib/model.bin"), id="the application's file"),
         pytest.param(mapping("r-xp", ""), id="no file"),

@@ -13,6 +13,7 @@ import pytest
 from pq_core.registry import Registry
 from pq_core.task_groups import TaskGroup
 from pq_core.types import ClaimedTask, TaskOptions
+from pq_core.worker.child_setup import Unroutable
 from pq_core.worker.inbox import pack, unpack
 from pq_core.worker.program import LOADED_AHEAD, Program
 from pq_core.worker.rows import claimed_task
@@ -42,6 +43,19 @@ def order(order: Order) -> None: ...
 
 @jobs.task(name="one")
 def one(number: Any) -> None: ...
+
+
+shown: list[str] = []
+
+
+class Default:
+    def __repr__(self) -> str:
+        shown.append("shown")
+        return "a default"
+
+
+@jobs.task(name="with_default")
+def with_default(number: Any, things: Any = Default()) -> None: ...  # noqa: B008
 
 
 @jobs.task(name="secret", sensitive=True)
@@ -106,6 +120,14 @@ def test_plain_json_is_what_the_child_would_load(
 )
 def test_the_rest_is_left_to_the_child(program: Program, make: Callable[[], ClaimedTask]) -> None:
     assert program.load_ahead(make()) is None
+
+
+def test_what_does_not_fit_shows_no_default_in_the_worker(program: Program) -> None:
+    assert program.load_ahead(stored("with_default", 1, 2, 3)) is None
+    assert shown == []
+    with pytest.raises(Unroutable):
+        program.load(stored("with_default", 1, 2, 3))
+    assert shown == ["shown"]
 
 
 @pytest.mark.parametrize("payload", ["[]", '{"args": 1}', "{", "[" * 2000])

@@ -1,5 +1,5 @@
 -- Record how attempts ended. Invariant: only the attempt that owns a task changes it: id, running, worker and fence
--- must all match. Rows that somebody has locked (the backend of a killed child may still be ending) are passed over
+-- must all match; one report may hold the ends of two attempts at one task. Rows that somebody has locked (the backend of a killed child may still be ending) are passed over
 -- and come back as 'later', to be reported again; waiting for one would hold up all.
 --
 -- $1 bigint  worker
@@ -15,7 +15,7 @@ WITH ending AS MATERIALIZED (
         fingerprint text, result jsonb, ledger jsonb, output text, progress real, progress_message text,
         unroutable boolean, plain boolean)
 ), owned AS MATERIALIZED (
-    SELECT t.id, t.attempts, t.started_at, t.parked IS NOT NULL AS parked, t.cancel_requested_at
+    SELECT t.id, e.fence, t.attempts, t.started_at, t.parked IS NOT NULL AS parked, t.cancel_requested_at
     FROM {schema}.pq_tasks t JOIN ending e ON t.id = e.id
     -- By the ids alone: the index of running rows fills with dead entries while somebody holds a snapshot (a report of
     -- 100 went from 10 to 26 ms), so the state is asked in a form that this index can't answer.
@@ -45,7 +45,7 @@ WITH ending AS MATERIALIZED (
         SELECT e.*, clock_timestamp() AS moment, clock_timestamp() + coalesce(e.delay, 0) * interval '1 second' AS at,
             -- Asked to be cancelled while it ran: it does not come back.
             CASE WHEN e.status = 'pending' AND o.cancel_requested_at IS NOT NULL THEN 'cancelled' ELSE e.status END AS end_status
-        FROM ending e JOIN owned o USING (id)
+        FROM ending e JOIN owned o USING (id, fence)
     ) e
     WHERE t.id = e.id
     RETURNING t.id, e.fence, t.status, t.queue, t.due, t.outcome, t.notify_finished, e.plain, t.on_failure, e.end_status,
@@ -53,12 +53,12 @@ WITH ending AS MATERIALIZED (
 ), history AS (
     INSERT INTO {schema}.pq_attempts (task_id, fence, number, worker_id, outcome, started_at, error, fingerprint, ledger, output)
     SELECT e.id, e.fence, o.attempts, $1::bigint, e.outcome, o.started_at, e.error, e.fingerprint, e.ledger, e.output
-    FROM ending e JOIN owned o USING (id)
+    FROM ending e JOIN owned o USING (id, fence)
     WHERE e.outcome <> 'succeeded' OR e.fence > 1 OR o.parked
     ON CONFLICT (task_id, fence) DO NOTHING
 ), forgotten AS (
     -- A task that snoozes for ever keeps its last fifty attempts.
-    DELETE FROM {schema}.pq_attempts a USING ending e JOIN owned o USING (id)
+    DELETE FROM {schema}.pq_attempts a USING ending e JOIN owned o USING (id, fence)
     WHERE e.fence > 50 AND a.task_id = e.id AND a.fence <= e.fence - 50
 ), consequences AS MATERIALIZED (
     SELECT count(q.id) AS enqueued
@@ -87,7 +87,7 @@ SELECT e.id, e.fence, coalesce(r.status, t.status) AS status,
     END AS report,
     coalesce(a.outcome, t.outcome) AS outcome, r.retry_in, (SELECT enqueued FROM consequences) AS consequences,
     (SELECT count FROM told) + (SELECT count FROM woken) AS told
-FROM ending e LEFT JOIN recorded r USING (id)
+FROM ending e LEFT JOIN recorded r USING (id, fence)
     -- Looked up for what was not recorded only: OFFSET keeps the condition on r before the search of the index.
     LEFT JOIN LATERAL (SELECT x.status, x.worker_id, x.fence, x.outcome FROM {schema}.pq_tasks x
         WHERE r.id IS NULL AND x.id = e.id OFFSET 0) t ON true
