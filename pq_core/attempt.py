@@ -93,7 +93,8 @@ class Attempt:
         """Mark the task completed as a statement in the transaction of ``connection``; never commits.
 
         With the caller's own writes in the same transaction, both happen or neither does. After the commit
-        nothing undoes it: a later exception, timeout or crash of this run is logged and changes nothing.
+        nothing undoes it: a later exception, timeout or crash of this run is logged and changes nothing. A version that
+        an upsert parked meanwhile may begin from the commit on, while this run is on its way out: let it be the last.
 
         Raises AttemptLost if this attempt no longer owns the task: let it fail the transaction.
         Raises UseAsync for an async session.
