@@ -45,6 +45,7 @@ LEAVES = {
     "pq_core.worker.inbox",
     "pq_core.worker.last_words",
     "pq_core.worker.rows",
+    "pq_core.worker.thawing",
     "pq_core.worker.shared",
     "pq_core.worker.stopping",
     "pq_core.worker.wire",
