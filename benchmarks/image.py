@@ -13,7 +13,7 @@ from benchmarks.database import a_database, a_server, vacuum
 from benchmarks.machine import describe_server, memory_of
 from benchmarks.report import Report
 from benchmarks.tasks import nap, read
-from benchmarks.worker import ROOT, Worker, children_of, drained, rate_of, running
+from benchmarks.worker import ROOT, Worker, drained, processes_of, rate_of, running
 from pq_core import PQ
 
 NO_HUGE_PAGES = "--no-huge-pages"
@@ -102,9 +102,9 @@ def _child_of(keeper: Worker) -> int:
     until = time.monotonic() + 60
     while time.monotonic() < until:
         for worker in keeper.workers:
-            if children := children_of(worker):
+            if children := processes_of(worker):
                 time.sleep(0.3)
-                if children[0] in children_of(worker):
+                if children[0] in processes_of(worker):
                     return children[0]
         time.sleep(0.05)
     raise RuntimeError("no child was seen within a minute")

@@ -124,3 +124,8 @@ def children_of(pid: int) -> list[int]:
         return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
     except OSError:
         return []
+
+
+def processes_of(worker: int) -> list[int]:
+    """Return the processes that a worker of pq has for its tasks: its fork server is their parent."""
+    return [found for server in children_of(worker) for found in children_of(server)]

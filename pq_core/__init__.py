@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         DatabaseUnavailable,
         DuplicateClientId,
         EmbeddedServerError,
+        ForkServerLost,
         InvalidDSN,
         InvalidOption,
         InvalidTask,
@@ -77,7 +78,7 @@ _NAMES = {
     "current": "set_default",
     "errors": """
         AppNotFound AttemptLost Cancel DatabaseNotConfigured DatabaseUnavailable DuplicateClientId EmbeddedServerError
-        InvalidDSN InvalidOption InvalidTask KeysNotConfigured NoCurrentAttempt NotMigrated PQError
+        ForkServerLost InvalidDSN InvalidOption InvalidTask KeysNotConfigured NoCurrentAttempt NotMigrated PQError
         PayloadDecodeError PayloadError PayloadTooLarge PluginError RateLimited Retry ScheduleNotFound
         SchemaIncompatible Snooze TaskCancelled TaskFailed TaskNotAllowed TaskNotFound TaskTimeout TransactionRequired
         UnknownTask UnsupportedConnection UseAsync UseSync WaitTimeout WorkerStartError
@@ -113,6 +114,7 @@ __all__ = [
     "DuplicateClientId",
     "EmbeddedServerError",
     "EndedAttempt",
+    "ForkServerLost",
     "InvalidDSN",
     "InvalidOption",
     "InvalidTask",

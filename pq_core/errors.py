@@ -142,6 +142,13 @@ class WorkerStartError(PQError):
     """Raised when a worker can't start: threads before the fork under ``--strict``, bad queues, no tasks."""
 
 
+class ForkServerLost(PQError):
+    """Raised when the process that forks a worker's children has ended or hangs; they have ended with it.
+
+    The worker can't go on. Under a keeper another one starts, and takes its tasks back.
+    """
+
+
 class Retry(Exception):
     """Raise in a task to try it again; counts as an attempt.
 

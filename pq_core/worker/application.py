@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from pq_core import roles
 from pq_core.app import load_app, load_object
 from pq_core.dsn import find_dsn
-from pq_core.errors import PQError
+from pq_core.errors import ForkServerLost, PQError
 from pq_core.types import Role
 from pq_core.worker import guards
 from pq_core.worker.forking import fork, reap
@@ -54,6 +54,9 @@ def run_application(spec: dict[str, Any], *, page: Page | None, known_dead: tupl
             if not callable(dsn):
                 find_dsn(dsn)
         supervise(pq, options, page=page, known_dead=known_dead)
+    except ForkServerLost as error:
+        sys.stderr.write(f"pq worker: {error}\n")
+        return 1  # which is restarted
     except PQError as error:
         sys.stderr.write(f"pq worker: {error}\n")
         return USAGE_ERROR

@@ -11,10 +11,11 @@ from pq_core.types import ClaimedTask
 from pq_core.worker.child_setup import ChildSetup
 from pq_core.worker.crowd import Crowd
 from pq_core.worker.feeding import Feeding
+from pq_core.worker.forker import Forker
 from pq_core.worker.halting import Halting
 from pq_core.worker.listening import Listening
 from pq_core.worker.pace import HORIZON
-from pq_core.worker.processes import CrowdRunner, Processes, Wanted
+from pq_core.worker.processes import Processes, Wanted
 from pq_core.worker.reaping import Reaping
 from pq_core.worker.runs import Child, Claimed, Run
 from pq_core.worker.spares import Spares
@@ -28,34 +29,32 @@ CROWD_TASKS = 1000
 class Children:
     """All children of one worker, and what is done with them.
 
-    ``inherited``: descriptors that a child must put out of use, beside its siblings' sockets. ``before``: gets each
-    task before it is handed to a process. ``tail``: bytes of output kept per attempt. ``run_crowd``: runs coroutines
-    together in a child, up to ``async_concurrency`` of what ``is_async`` says are such. ``spares``: processes forked
-    ahead.
+    ``forker``: whom they are forked by. ``before``: gets each task before it is handed to a process. ``tail``: bytes of
+    output kept per attempt. ``async_concurrency``: how many of what ``is_async`` says are coroutines run together in a
+    child. ``spares``: processes forked ahead.
     """
 
     def __init__(
         self,
         setup: ChildSetup,
         *,
+        forker: Forker,
         selector: selectors.BaseSelector,
         concurrency: int,
         grace: float,
         tail: int,
-        inherited: Callable[[], list[int]],
         before: Callable[[ClaimedTask], None],
         async_concurrency: int = 1,
         is_async: Callable[[ClaimedTask], bool] = lambda task: False,
-        run_crowd: CrowdRunner | None = None,
         spares: int = 0,
     ) -> None:
-        processes = Processes(setup=setup, selector=selector, tail=tail, inherited=inherited)
+        processes = Processes(setup=setup, forker=forker, selector=selector, tail=tail)
 
         def fork(claimed: Claimed, run: Run) -> Child:
-            return processes.fork(Wanted(task=claimed.task, fed=True, crowd=run_crowd))
+            return processes.fork(Wanted(claimed=claimed, fed=True, crowd=True))
 
         crowd = Crowd(
-            size=async_concurrency if run_crowd is not None else 1,
+            size=async_concurrency,
             lifetime=setup.tasks_per_child if setup.tasks_per_child > 1 else CROWD_TASKS,
             wanted=lambda claimed: is_async(claimed.task),
             fork=fork,
@@ -91,7 +90,7 @@ class Children:
 
     def next_event(self, now: float) -> float | None:
         """Return when there is something to do, if nothing else happens."""
-        if self.listening.finished or self.crowd.has_finished or self.processes.look_for_ended:
+        if self.listening.finished or self.crowd.has_finished or self.processes.forker.exits:
             return now
         events = [at for child in self.processes if (at := child.next_event) < inf]
         silent = [child.load for child in self.processes if child.silent]

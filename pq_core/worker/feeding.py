@@ -140,7 +140,7 @@ class Feeding:
                     return None
         elif idle and not one_each and len(self.processes) + forks >= self.concurrency:
             self.let_go(idle[-1])  # so that no more processes live than agreed
-        return Wanted(task=claimed.task, fed=message is not None and not one_each)
+        return Wanted(claimed=claimed, fed=message is not None and not one_each)
 
     def top_up(self) -> None:
         """Let short tasks wait with the children, so that none of these waits for the worker.

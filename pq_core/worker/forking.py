@@ -6,7 +6,7 @@ import _signal  # type: ignore[import-not-found]
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from time import monotonic
 from typing import NoReturn
 
@@ -83,14 +83,37 @@ class Exit:
         return os.WEXITSTATUS(self.status) if os.WIFEXITED(self.status) else None
 
 
+def reap_all(pids: Iterable[int], last: Callable[[int], None]) -> list[Exit]:
+    """Collect the children that have ended; ``pids``: all that this process has.
+
+    ``last``: gets each pid before it is given back, while nobody else can have it.
+    """
+    if not hasattr(os, "waitid"):  # macOS before Python 3.13
+        found = [exit_ for pid in list(pids) if (exit_ := reap(pid)) is not None]
+        for exit_ in found:
+            last(exit_.pid)
+        return found
+    found = []
+    for pid in _ended():
+        last(pid)
+        if (exit_ := reap(pid)) is not None:
+            found.append(exit_)
+    return found
+
+
+def _ended() -> Iterator[int]:
+    """Yield the children that have ended and wait to be reaped; each is to be reaped before the next is asked for."""
+    while True:
+        try:
+            found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        except ChildProcessError:
+            return
+        if found is None:
+            return
+        yield found.si_pid
+
+
 RSS_UNIT = 1 if sys.platform == "darwin" else 1024
-
-
-def ended(pid: int) -> bool:
-    """Say whether the child has ended, leaving it to be reaped: its pid can't be given to another yet."""
-    if not hasattr(os, "waitid"):
-        return True
-    return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
 
 def reap(pid: int, *, block: bool = False) -> Exit | None:

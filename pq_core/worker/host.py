@@ -27,6 +27,8 @@ from pq_core.types import AttemptOutcome, ClaimedTask
 from pq_core.worker import guards, image
 from pq_core.worker.channel import Channel
 from pq_core.worker.child_setup import ChildSetup
+from pq_core.worker.fork_server import ForkServer
+from pq_core.worker.forker import Forker
 from pq_core.worker.forking import fork, reap
 from pq_core.worker.libraries import forget_pages
 from pq_core.worker.rehearsing import rehearse
@@ -75,7 +77,6 @@ class Host:
     declared_schedules: Request[list[Synced]] | None = None
     vitals: Vitals | None = None
     image_rss: int = 0
-    huge: image.HugePages = field(default_factory=image.HugePages)
     _settled_again: bool = False
     _forget_at: float = inf
     _turns: dict[str, int] = field(default_factory=dict)
@@ -142,30 +143,45 @@ class Host:
         rehearse()
         roles.ready_to_fork()
         image.settle(immortal=self.options.immortal)
-        self.huge.enabled = self.options.huge_pages
-        # The spares that are forked anew after the image was mended are no reason to mend it again.
-        self.huge.mend_after = image.MEND_AFTER + 2 * self.options.spare_processes
-        self.huge.collapse()
+        if self.options.huge_pages:
+            image.collapse()
         forget_pages()
         self._forget_at = monotonic() + STARTED
         self.image_rss = _rss_after_fork()
         self._foreign = {fd: guards.identity(fd) for fd in foreign_sockets()}
 
-    def tend(self, *, forks: int, idle: bool) -> bool:
-        """Look after the image, of which there have been ``forks``; True when there is more to do."""
-        if monotonic() >= self._forget_at:
+    def tend(self, now: float) -> None:
+        """Let go of what only the start needed, once that is over."""
+        if now >= self._forget_at:
             self._forget_at = inf
             forget_pages()
-        if not self._settled_again and forks >= SETTLE_AGAIN:
+
+    def fork_server(self, program: Program) -> Forker:
+        """Fork off the process that forks the children. Raises OSError."""
+        worker_pid, run_crowd = os.getpid(), self._crowd_runner()
+
+        def serve(sock: socket.socket) -> NoReturn:
+            ForkServer(
+                sock=sock,
+                setup_of=lambda worker_id: self.child_setup(program, worker_id),
+                run_crowd=run_crowd,
+                tail=self.options.output_tail,
+                foreign=self.foreign_sockets,
+                forked=self._settle_again,
+            ).serve(worker_pid)
+
+        return Forker.start(serve)
+
+    def _settle_again(self, forks: int) -> None:
+        if forks >= SETTLE_AGAIN and not self._settled_again:
             self._settled_again = True
             image.settle(immortal=self.options.immortal)
-        return self.huge.tend(forks=forks, idle=idle)
 
     def foreign_sockets(self) -> list[int]:
         """Return the application's sockets that a child must put out of use, those that are still what they were."""
         return [fd for fd, known in self._foreign.items() if guards.identity(fd) == known]
 
-    def crowd_runner(self) -> Callable[[ChildSetup, ClaimedTask, Channel, int], int] | None:
+    def _crowd_runner(self) -> Callable[[ChildSetup, ClaimedTask, Channel, int], int] | None:
         """Return what runs coroutines together in one child, where the worker is to have such a child."""
         if self.options.async_concurrency == 1:
             return None
@@ -174,7 +190,7 @@ class Host:
         return run_crowd
 
     def child_setup(self, program: Program, worker_id: int) -> ChildSetup:
-        """Return what every child of one life starts from."""
+        """Return what every child of one life starts from; in the process that forks them."""
         plugins = self.plugins
         return ChildSetup(
             worker_pid=os.getpid(),

@@ -7,8 +7,6 @@ import ctypes
 import errno
 import gc
 import sys
-from dataclasses import dataclass, field
-from time import monotonic
 
 from pq_core.worker.immortal import immortalize
 
@@ -18,10 +16,6 @@ HUGE_PAGE = 2 * 2**20
 """Bytes of a huge page on the machines that have this advice (x86-64, and arm64 with pages of 4 KiB)."""
 MOSTLY = 0.5
 """Part of a huge page's range that must be in use already: the rest of it is memory that was not needed before."""
-MEND_AFTER = 20
-"""Forks after which an idle worker looks after its image again."""
-STEP = 0.003
-"""Seconds that an idle worker spends on its image in one turn."""
 
 
 def settle(*, immortal: bool = False) -> None:
@@ -38,79 +32,39 @@ def settle(*, immortal: bool = False) -> None:
     gc.freeze()
 
 
-@dataclass(slots=True)
-class HugePages:
-    """The heap in huge pages, as far as the kernel gives them: a fork copies one entry for 2 MiB instead of 512.
+def collapse() -> int:
+    """Put the heap into huge pages, as far as the kernel gives them; return how many there are now.
 
-    Forking an image of 250 MB took 3 ms instead of 17. Linux ≥ 6.1 does it on request (madvise(2), MADV_COLLAPSE);
-    elsewhere nothing happens. What this process writes after a fork breaks a page up again, so it is to be repeated
-    when there is time and no child shares the memory.
+    A fork copies one entry for 2 MiB then instead of 512: of an image of 250 MB it took 3 ms instead of 17. Linux ≥ 6.1
+    does it on request (madvise(2), MADV_COLLAPSE); elsewhere nothing happens. What a process writes after a fork breaks
+    a page up again, so the one that forks had better not write much.
     """
+    if not sys.platform.startswith("linux"):
+        return 0
+    libc = ctypes.CDLL(None, use_errno=True)
+    done = 0
+    try:
+        ranges = _heap()
+    except OSError:
+        return 0
+    for low, high in ranges:
+        for start in range(low, high, HUGE_PAGE):
+            if not _used(libc, start):
+                continue
+            address, length = ctypes.c_void_p(start), ctypes.c_size_t(HUGE_PAGE)
+            libc.madvise(address, length, MADV_HUGEPAGE)
+            if libc.madvise(address, length, MADV_COLLAPSE) == 0:
+                done += 1
+            elif ctypes.get_errno() == errno.EINVAL:  # an older kernel, or one without huge pages
+                return done
+    return done
 
-    enabled: bool = True
-    mend_after: int = MEND_AFTER
-    _libc: ctypes.CDLL | None = field(default=None, repr=False)
-    _pending: list[int] = field(default_factory=list)
-    _mended_at: int = 0
 
-    def collapse(self) -> int:
-        """Collapse what can be; return how many huge pages there are now."""
-        self.plan()
-        done = 0
-        while self._pending:
-            done += self._collapse(self._pending.pop())
-        return done
-
-    def unsettled(self, forks: int) -> bool:
-        """Say whether there is something to mend after ``forks``, once no child shares the memory."""
-        return self.enabled and (bool(self._pending) or forks - self._mended_at >= self.mend_after)
-
-    def tend(self, *, forks: int, idle: bool) -> bool:
-        """Mend a little of what ``forks`` broke up, only while ``idle``; True when there is more to do."""
-        if not self.enabled or not idle:
-            return False
-        if forks - self._mended_at >= self.mend_after and not self._pending:
-            self._mended_at = forks
-            self.plan()
-        return bool(self._pending) and self.step(monotonic() + STEP)
-
-    def plan(self) -> None:
-        """Note all ranges that are worth being one page."""
-        if not sys.platform.startswith("linux"):
-            self.enabled = False
-        if not self.enabled:
-            return
-        if self._libc is None:
-            self._libc = ctypes.CDLL(None, use_errno=True)
-        try:
-            self._pending = [start for low, high in _heap() for start in range(low, high, HUGE_PAGE)]
-        except OSError:
-            self._pending = []
-
-    def step(self, until: float) -> bool:
-        """Work on the plan up to ``until`` (of the monotonic clock); True when there is more to do."""
-        while self._pending and monotonic() < until:
-            self._collapse(self._pending.pop())
-        return bool(self._pending)
-
-    def _collapse(self, start: int) -> bool:
-        if self._libc is None or not self._used(start):
-            return False
-        address, length = ctypes.c_void_p(start), ctypes.c_size_t(HUGE_PAGE)
-        self._libc.madvise(address, length, MADV_HUGEPAGE)
-        if self._libc.madvise(address, length, MADV_COLLAPSE) == 0:
-            return True
-        if ctypes.get_errno() == errno.EINVAL:  # an older kernel, or one without huge pages
-            self.enabled = False
-            self._pending.clear()
+def _used(libc: ctypes.CDLL, start: int) -> bool:
+    resident = (ctypes.c_ubyte * (HUGE_PAGE // 4096))()
+    if libc.mincore(ctypes.c_void_p(start), ctypes.c_size_t(HUGE_PAGE), resident) != 0:
         return False
-
-    def _used(self, start: int) -> bool:
-        assert self._libc is not None
-        resident = (ctypes.c_ubyte * (HUGE_PAGE // 4096))()
-        if self._libc.mincore(ctypes.c_void_p(start), ctypes.c_size_t(HUGE_PAGE), resident) != 0:
-            return False
-        return bytes(resident).count(0) <= len(resident) * (1 - MOSTLY)
+    return bytes(resident).count(0) <= len(resident) * (1 - MOSTLY)
 
 
 def _heap() -> list[tuple[int, int]]:

@@ -126,6 +126,24 @@ class _Place:
         return (bool(worker_id) and now <= expires + OVERDUE) or now - self.page.written < SILENCE
 
 
+def _gone(pid: int) -> bool:
+    """Say whether there is no such process any more, and reap it if it has been adopted."""
+    try:
+        return os.waitpid(pid, os.WNOHANG)[0] == pid
+    except ChildProcessError:
+        return not _exists(pid)  # reaped; or still its own parent's, which is about to end and leave it to this process
+
+
+def _exists(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
 class Keeper:
     """Keeps ``processes`` workers alive. ``run`` returns the exit status of the whole.
 
@@ -368,15 +386,11 @@ class Keeper:
             guards.kill_group(pid, signal.SIGKILL)
         until = monotonic() + 2.0
         left = set(pids)
-        while left and monotonic() < until:
-            for pid in list(left):
-                try:
-                    os.waitpid(pid, os.WNOHANG)
-                except ChildProcessError:
-                    left.discard(pid)  # reaped, or never adopted: then it has no parent that could miss it
-            if left:
-                select.select([], [], [], 0.005)
-        return not left
+        while True:
+            left = {pid for pid in left if not _gone(pid)}
+            if not left or monotonic() >= until:
+                return not left
+            select.select([], [], [], 0.005)
 
     def _watch(self) -> None:
         """End a worker whose lease ran out under it: it hangs, or was stopped."""

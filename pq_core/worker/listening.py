@@ -66,7 +66,6 @@ class Listening:
                 self.processes.hang_up(child)
                 child.eof = True
                 child.silent = False
-                self.processes.look_for_ended = True
                 return
             if child.broken:
                 continue  # already being ended: read on, so that it does not block in a write

@@ -8,14 +8,11 @@ from dataclasses import dataclass, field
 from pq_core.worker import guards
 from pq_core.worker.crowd import Crowd
 from pq_core.worker.feeding import Feeding
-from pq_core.worker.forking import Exit, ended, reap
+from pq_core.worker.forking import Exit
 from pq_core.worker.listening import Listening
 from pq_core.worker.processes import Processes
 from pq_core.worker.runs import Child, Ended
 from pq_core.worker.shared import StopReason
-
-SWEEP = 1.0
-"""Seconds after which the worker looks for ended children even if no signal came."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -26,26 +23,17 @@ class Reaping:
     crowd: Crowd
     feeding: Feeding
     listening: Listening
-    _sweep_at: float = 0.0
     _oom_kills: int | None = field(default_factory=guards.oom_kills)
 
     def reap(self, now: float) -> list[Ended]:
         """Collect every run that has ended, and every child with what is left of its process group."""
         done = [*self.listening.take_finished(), *self.crowd.take_finished()]
-        if self.processes.look_for_ended or now >= self._sweep_at:
-            self.processes.look_for_ended = False
-            self._sweep_at = now + SWEEP
-            for child in [one for one in self.processes if ended(one.pid)]:
-                self._reap(child, now, done)
+        exits = self.processes.forker.exits
+        for child in [one for one in self.processes if one.pid in exits] if exits else ():
+            self._reap(child, exits.pop(child.pid), now, done)
         return done
 
-    def _reap(self, child: Child, now: float, done: list[Ended]) -> None:
-        # Before the pid is given back: nobody else can have it, so the group is its own.
-        guards.kill_group(child.pid, signal.SIGKILL)
-        exit_ = reap(child.pid)
-        if exit_ is None:
-            self.processes.look_for_ended = True
-            return
+    def _reap(self, child: Child, exit_: Exit, now: float, done: list[Ended]) -> None:
         if exit_.signal == signal.SIGKILL and not child.killed:
             child.oom_killed = self._oom_kills_rose()
         self.listening.read(child)

@@ -21,7 +21,6 @@ from pq_core.worker.host import Host, other_threads
 from pq_core.worker.options import WorkerOptions, automatic_memory_limit
 from pq_core.worker.program import Program
 from pq_core.worker.shared import install_tees, remove_tees
-from pq_core.worker.supervisor import Supervisor
 from pq_core.worker.vitals import Notifier, Vitals
 
 if TYPE_CHECKING:
@@ -101,9 +100,13 @@ def supervise(
         )
         program.prepare()
         host.freeze()
-        supervisor = Supervisor(host, options, program, queues)
-        supervisor.run()
-        return supervisor.ended
+        with contextlib.closing(host.fork_server(program)) as forker:
+            # With what speaks to the database: no child needs that, so it is loaded when the image has been forked off.
+            from pq_core.worker.supervisor import Supervisor
+
+            supervisor = Supervisor(host, options, program, queues, forker)
+            supervisor.run()
+            return supervisor.ended
     finally:
         remove_tees()
         roles.set_role(before)

@@ -11,6 +11,7 @@ from typing import Any
 from pq_core.types import ClaimedTask
 from pq_core.worker import wire
 from pq_core.worker.claiming import storable
+from pq_core.worker.forker import Forker
 from pq_core.worker.forking import Exit
 from pq_core.worker.inbox import TASK_LIMIT, Inbox
 from pq_core.worker.rows import Row
@@ -69,9 +70,9 @@ class Run:
 class Child:
     """One process and the runs that it was handed, in order: it is in the first, or about to take it.
 
-    ``forked``: when, of the monotonic clock. ``left``: tasks that it may still be handed. ``leaving``: it gets no more.
-    ``look_at``: when the worker has to look whether the first run is over its time. ``silent``: the selector does not
-    report it; it is read at every turn.
+    ``forker``: who has forked it. ``forked``: when, of the monotonic clock. ``left``: tasks that it may still get.
+    ``leaving``: it gets no more. ``look_at``: when the worker has to look whether the first run is over its time.
+    ``silent``: the selector does not report it; it is read at every turn.
     ``since``: since when the first run is the first. ``unheard``: seconds for which it has held first runs that were
     taken back before it received them, since it last ended one. ``crowd``: it runs many coroutines, and ``runs`` is
     empty. ``single``: it is for one task, so how it exits belongs to the outcome. ``stopping``: why it was last asked
@@ -80,6 +81,7 @@ class Child:
     """
 
     pid: int
+    forker: Forker
     place: Place
     socket: socket.socket
     decoder: wire.Decoder

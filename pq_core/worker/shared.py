@@ -27,6 +27,7 @@ _WORDS = struct.Struct("=H")
 _WORDS_AT = _RUN_AT + _RUN.size
 _RING_AT = 1024
 STACK_LIMIT = 64 * 1024
+_UNTRACKED: dict[str, Any] = {"trackfd": False} if sys.version_info >= (3, 13) else {}
 
 
 class StopReason(enum.IntEnum):
@@ -40,17 +41,57 @@ class StopReason(enum.IntEnum):
 
 
 class Place:
-    """What one running child shares with its worker.
+    """What one running child shares with its worker, and with the process that forks it.
 
-    ``tail``: bytes of output kept. ``stack_fd``: a file that holds the stacks that ``faulthandler`` wrote.
+    ``tail``: bytes of output kept. ``memory_fd``: the memory, for who is to attach it. ``stack_fd``: a file that holds
+    the stacks that ``faulthandler`` wrote. ``number``: what the process that forks knows it by, None before it does.
     """
 
-    __slots__ = ("_map", "_tail", "stack_fd")
+    __slots__ = ("_map", "_tail", "memory_fd", "number", "stack_fd")
 
     def __init__(self, *, tail: int) -> None:
+        memory_fd = _anonymous_file("pq-place")
+        try:
+            os.ftruncate(memory_fd, _size(tail))
+            stack_fd = _anonymous_file("pq-stacks")
+        except OSError:
+            os.close(memory_fd)
+            raise
+        self._attach(memory_fd, stack_fd, tail)
+
+    @classmethod
+    def attached(cls, memory_fd: int, stack_fd: int, *, tail: int) -> Place:
+        """Return the place behind two descriptors that another process has sent; they are used up."""
+        place = cls.__new__(cls)
+        try:
+            high = _high(stack_fd)
+        except OSError:
+            os.close(memory_fd)
+            raise
+        finally:
+            os.close(stack_fd)
+        place._attach(memory_fd, high, tail)
+        place.release()
+        return place
+
+    def _attach(self, memory_fd: int, stack_fd: int, tail: int) -> None:
         self._tail = tail
-        self._map = mmap.mmap(-1, _RING_AT + max(tail, 1))
-        self.stack_fd = _anonymous_file()
+        self.number: int | None = None
+        self.memory_fd: int | None = memory_fd
+        self.stack_fd = stack_fd
+        try:
+            # Not through a descriptor that Python keeps as well: there is a place for each child.
+            self._map = mmap.mmap(memory_fd, _size(tail), **_UNTRACKED)
+        except (OSError, ValueError):
+            os.close(memory_fd)
+            os.close(stack_fd)
+            raise
+
+    def release(self) -> None:
+        """Give the memory's descriptor back: nobody else is to attach it."""
+        if self.memory_fd is not None:
+            os.close(self.memory_fd)
+            self.memory_fd = None
 
     def reset(self) -> None:
         """Forget the last run, before the place is given to the next."""
@@ -136,6 +177,7 @@ class Place:
 
     def close(self) -> None:
         """Give the memory and the file back."""
+        self.release()
         self._map.close()
         os.close(self.stack_fd)
 
@@ -211,17 +253,28 @@ def remove_tees() -> None:
             setattr(sys, name, stream._stream)
 
 
-def _anonymous_file() -> int:
+def _size(tail: int) -> int:
+    return _RING_AT + max(tail, 1)
+
+
+def _anonymous_file(name: str) -> int:
     if hasattr(os, "memfd_create"):
-        handle = os.memfd_create("pq-stacks")
+        handle = os.memfd_create(name)
     else:
-        handle, path = tempfile.mkstemp(prefix="pq-stacks-")
+        handle, path = tempfile.mkstemp(prefix=f"{name}-")
         os.unlink(path)  # noqa: PTH108
-    # A high number: a task that closes every descriptor and then opens files gets low ones, and faulthandler, which
-    # knows no more than the number, must not write into a file of the task's.
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    lowest = 512 if soft == resource.RLIM_INFINITY else min(soft // 2, 512)
     try:
-        return fcntl.fcntl(handle, fcntl.F_DUPFD_CLOEXEC, lowest)
+        return _high(handle)
     finally:
         os.close(handle)
+
+
+def _high(handle: int) -> int:
+    """Return the same file under a high number.
+
+    A task that closes every descriptor and then opens files gets low ones, and faulthandler, which knows no more than
+    the number, must not write into a file of the task's.
+    """
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest = 512 if soft == resource.RLIM_INFINITY else min(soft // 2, 512)
+    return fcntl.fcntl(handle, fcntl.F_DUPFD_CLOEXEC, lowest)

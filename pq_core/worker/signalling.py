@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import signal
 
-from pq_core.worker import guards
 from pq_core.worker.runs import Child, Run
 from pq_core.worker.shared import StopReason
 
@@ -14,10 +12,7 @@ def ask_to_stop(child: Child, run: Run, reason: StopReason) -> None:
     """Note why the run is to stop, where its child can read it, and signal the child."""
     run.reason = reason
     child.place.stop(run.task.id, run.task.fence, reason, run.words)
-    try:
-        os.kill(child.pid, signal.SIGTERM)
-    except ProcessLookupError:
-        return  # it has ended by itself; reaping tells how
+    child.forker.signal(child.pid, signal.SIGTERM)
 
 
 def stop_next(child: Child) -> None:
@@ -34,4 +29,4 @@ def kill(child: Child) -> None:
     child.killed = True
     child.kill_at = None
     child.leaving = True
-    guards.kill_group(child.pid, signal.SIGKILL)
+    child.forker.signal(child.pid, signal.SIGKILL, whole_group=True)

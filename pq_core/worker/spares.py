@@ -14,8 +14,6 @@ from pq_core.worker.processes import Processes, Wanted
 
 logger = logging.getLogger("pq.worker")
 
-REST = 0.2
-"""Seconds without a task before spares make room for work on the image, which no child may share then."""
 PAUSE = 10.0
 """Seconds without spares after one that could not be forked, or died while it waited."""
 
@@ -29,21 +27,11 @@ class Spares:
     size: int
     always: bool
     _none_until: float = 0.0
-    _busy_at: float = 0.0
-    _rest_at: float | None = None
 
-    def advance(self, now: float, *, allowed: bool, unsettled: bool) -> None:
-        """Fork spares if few are left. ``allowed``: the worker goes on; ``unsettled``: its image is to be worked on."""
+    def advance(self, now: float, *, allowed: bool) -> None:
+        """Fork spares if few are left. ``allowed``: the worker goes on."""
         if not self.size or not allowed:
             return
-        if self.processes.working or self.feeding.stock or self.feeding.crowd:
-            self._busy_at = now
-        self._rest_at = None
-        if unsettled:
-            if now >= self._busy_at + REST:
-                self.feeding.dismiss_idle()
-                return
-            self._rest_at = self._busy_at + REST
         if self.processes.spare_died:
             self.processes.spare_died = False
             self._pause(now, "one died while it waited")
@@ -60,8 +48,7 @@ class Spares:
         """Return when ``advance`` has something to do, if nothing else happens."""
         if not self.size:
             return None
-        events = [at for at in (self._rest_at, self._none_until) if at is not None and at > now]
-        return min(events, default=None)
+        return self._none_until if self._none_until > now else None
 
     def _pause(self, now: float, reason: str) -> None:
         self._none_until = now + PAUSE

@@ -17,6 +17,7 @@ from pq_core.worker.claims import Claims
 from pq_core.worker.comparing import Comparing
 from pq_core.worker.entering import Entering
 from pq_core.worker.farewell import Farewell
+from pq_core.worker.forker import Forker
 from pq_core.worker.gauges import Gauges
 from pq_core.worker.lease import Beat, Lease, Rescued
 from pq_core.worker.link import Link
@@ -47,14 +48,16 @@ logger = logging.getLogger("pq.worker")
 class Supervisor:
     """One life after another of one worker process. ``run`` returns its exit status."""
 
-    def __init__(self, host: Host, options: WorkerOptions, program: Program, queues: tuple[str, ...]) -> None:
+    def __init__(
+        self, host: Host, options: WorkerOptions, program: Program, queues: tuple[str, ...], forker: Forker
+    ) -> None:
         self.host = host
+        self.forker = forker
         self.options = options
         self.program = program
         self.queues = queues
         self.selector = selectors.DefaultSelector()
         self._wakeup: Wakeup | None = None
-        self._image_at: float | None = None
         self._fatal: Exception | None = None
         self._set_up_work()
         self._set_up_lives()
@@ -91,15 +94,14 @@ class Supervisor:
         )
         self.children = Children(
             host.child_setup(program, 0),
+            forker=self.forker,
             selector=self.selector,
             concurrency=options.concurrency,
             grace=options.grace,
             tail=options.output_tail,
-            inherited=self._inherited,
             before=lambda task: host.plugins.pre_fork(program.shown(task)),
             async_concurrency=options.async_concurrency,
             is_async=program.is_async,
-            run_crowd=host.crowd_runner(),
             spares=options.spare_processes,
         )
 
@@ -216,8 +218,8 @@ class Supervisor:
             )
 
     def _inherited(self) -> list[int]:
-        """Return the descriptors that a child must put out of use, beside its siblings' sockets."""
-        own = self._wakeup.filenos if self._wakeup is not None else []
+        """Return the descriptors that a process which tells of the dead must put out of use."""
+        own = [self.forker.fileno(), *(self._wakeup.filenos if self._wakeup is not None else [])]
         poller = getattr(self.selector, "fileno", None)  # epoll and kqueue have a descriptor of their own
         if poller is not None:
             own.append(poller())
@@ -231,6 +233,7 @@ class Supervisor:
     def run(self) -> int:
         """Work until asked to stop, or until nothing is left with ``until_empty`` or ``once``."""
         wakeup = self._wakeup = Wakeup(self.selector)
+        self.selector.register(self.forker, selectors.EVENT_READ, self.forker)
         try:
             with self.host.signals(wakeup.writer):
                 while self.phases.phase is not Phase.STOPPED:
@@ -254,6 +257,8 @@ class Supervisor:
             match key.data:
                 case Child() as child:
                     self.children.listening.read(child)
+                case Forker() as forker:
+                    forker.read()
                 case Link() as link:
                     link.pump()
                 case ScrapeServer() | Scrape() as served:
@@ -275,6 +280,9 @@ class Supervisor:
 
     def _advance_children(self) -> float:
         """Take in what the children said and which of them ended; return the time that counts for this turn."""
+        self.forker.check(monotonic())
+        if self.forker.lost is not None and self._fatal is None:
+            self._fail(self.forker.lost)
         self.children.listening.read_silent()
         self.entering.note_progress(self.lease.worker_id)
         now = monotonic()
@@ -295,14 +303,16 @@ class Supervisor:
 
     def _tend_host(self, now: float) -> None:
         processes = self.children.processes
-        more = self.host.tend(forks=processes.forks, idle=not processes.pids)
-        self._image_at = now if more else None
-        self.host.publish(self.lease.worker_id, self.lease.expires, processes.pids)
+        self.host.tend(now)
+        self._publish()
         forks = processes.forks
-        unsettled = self.host.huge.unsettled(forks)
-        self.children.spares.advance(now, allowed=self.phases.claiming, unsettled=unsettled)
+        self.children.spares.advance(now, allowed=self.phases.claiming)
         if processes.forks != forks:
-            self.host.publish(self.lease.worker_id, self.lease.expires, processes.pids)
+            self._publish()
+
+    def _publish(self) -> None:
+        pids = [self.forker.pid, *self.children.processes.pids]
+        self.host.publish(self.lease.worker_id, self.lease.expires, pids)
 
     def _timeout(self) -> float:
         """Return the seconds for which nothing has to be done, unless something happens."""
@@ -313,8 +323,8 @@ class Supervisor:
             work.next_event(),
             self.sessions.watch.next_event(),
             self.lease.next_event(),
+            self.forker.next_event(),
             self.phases.next_event(now),
-            self._image_at,
             self.children.spares.next_event(now),
             self.obituaries.next_event(),
             self.scrapes.next_event() if self.scrapes is not None else None,
@@ -332,10 +342,11 @@ class Supervisor:
 
     def _reap_all(self) -> None:
         until = monotonic() + 5.0
-        while self.children.processes.pids and monotonic() < until:
-            self.children.processes.look_for_ended = True
+        while self.children.processes.pids and self.forker.lost is None and monotonic() < until:
             self.children.reaping.reap(monotonic())
-            self.selector.select(0.01)
+            for key, _ in self.selector.select(0.01):
+                if key.data is self.forker:
+                    self.forker.read()
 
     # --- the lease ----------------------------------------------------------------------------------------------
 
@@ -348,6 +359,7 @@ class Supervisor:
 
     def _registered(self, worker_id: int, sent: float) -> None:
         self.children.processes.setup = self.host.child_setup(self.program, worker_id)
+        self.forker.begin_life(worker_id)
         self.lease.begin(worker_id, sent)
         self.claims.forget()
         served, at_once = ", ".join(self.queues), self.options.concurrency
@@ -391,8 +403,7 @@ class Supervisor:
 
     def _signalled(self, number: int) -> None:
         if number == signal.SIGCHLD:
-            self.children.processes.look_for_ended = True
-            return
+            return  # one that tells of the dead has ended: this turn sees to it
         # A keeper asks for haste by SIGQUIT: service managers signal it and its workers alike, and it passes that on.
         again = number == signal.SIGINT or (number == signal.SIGTERM and self.host.page is None)
         if number == signal.SIGQUIT or (again and not self.phases.running):

@@ -13,7 +13,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from pq_core import PQ, Outcome, TaskStatus
+from pq_core import PQ, Outcome, Task, TaskStatus
 from tests.integration import worker_tasks as tasks
 from tests.integration.worker_process import (
     PATIENCE,
@@ -23,6 +23,7 @@ from tests.integration.worker_process import (
     descendants_of,
     eventually,
     memory_of,
+    processes_of,
 )
 from tests.integration.worker_process import running as running_with_spares
 
@@ -41,7 +42,7 @@ def wait_running(pq: PQ, worker: WorkerProcess, *task_ids: int) -> None:
     """Wait until each has a process: one that is only claimed yet goes back to the others when its worker stops."""
     for task_id in task_ids:
         eventually(lambda: (r := pq.get_task(task_id)) and r.status is RUNNING)  # noqa: B023
-    eventually(lambda: sum(len(children_of(pid)) for pid in worker.workers) >= len(task_ids))
+    eventually(lambda: sum(len(processes_of(pid)) for pid in worker.workers) >= len(task_ids))
 
 
 def statuses(pq: PQ, *task_ids: int) -> set[TaskStatus]:
@@ -217,7 +218,7 @@ def test_stopped_worker_is_ended_when_its_lease_is_over(pq: PQ, database: str, t
         task_id = pq.enqueue(tasks.nap.call(8, str(path)))
         eventually(path.exists)
         (old,) = worker.workers
-        family = [old, *children_of(old)]
+        family = [old, *descendants_of(old)]
         worker.signal(signal.SIGSTOP, old)
 
         eventually(lambda: not any(alive(pid) for pid in family))
@@ -226,6 +227,49 @@ def test_stopped_worker_is_ended_when_its_lease_is_over(pq: PQ, database: str, t
         record = pq.get_task(task_id)
         assert record is not None
         assert (record.status, record.losses) == (RUNNING, 1)
+
+
+def test_worker_whose_fork_server_is_killed_is_replaced_and_its_tasks_run_again(
+    pq: PQ, database: str, tmp_path: Path
+) -> None:
+    with running(database, tmp_path) as worker:
+        path = tmp_path / "pids"
+        task_id = pq.enqueue(tasks.nap.call(4, str(path)))
+        eventually(path.exists)
+        (old,) = worker.workers
+        (server,) = children_of(old)
+        family = descendants_of(old)
+        worker.signal(signal.SIGKILL, server)
+
+        eventually(lambda: not any(alive(pid) for pid in (old, *family)), within=5)
+        eventually(lambda: len(path.read_text().split()) == 2, within=10)
+        assert "the process that forks this worker's children is gone" in worker.text
+        assert "Traceback" not in worker.text
+        record = pq.get_task(task_id)
+        assert record is not None
+        assert (record.status, record.losses, record.attempts) == (RUNNING, 1, 1), worker.text
+        assert pq.wait(task_id, timeout=20) == "rested"
+
+
+@pytest.mark.parametrize("what", ["fork", "kill"])
+def test_worker_whose_fork_server_hangs_is_replaced(pq: PQ, database: str, tmp_path: Path, what: str) -> None:
+    """It notices when it wants something of it: a process for a task, or the end of one."""
+    with running(database, tmp_path, concurrency=2) as worker:
+        path = tmp_path / "pids"
+        first = pq.enqueue(tasks.nap.call(60, str(path)))
+        eventually(path.exists)
+        (old,) = worker.workers
+        (server,) = children_of(old)
+        family = descendants_of(old)
+        worker.signal(signal.SIGSTOP, server)
+        other = pq.enqueue(tasks.add.call(1, 2)) if what == "fork" else None
+        pq.cancel(first)
+
+        eventually(lambda: not any(alive(pid) for pid in (old, *family)))
+        assert "no answer for 10 s" in worker.text
+        if other is not None:
+            assert pq.wait(other, timeout=20) == 3
+        eventually(lambda: statuses(pq, first) == {TaskStatus.CANCELLED})
 
 
 def test_nothing_is_lost_when_workers_are_killed_again_and_again(pq: PQ, database: str, tmp_path: Path) -> None:
@@ -244,8 +288,11 @@ def test_nothing_is_lost_when_workers_are_killed_again_and_again(pq: PQ, databas
 
 
 @pytest.mark.long
-def test_task_that_kills_its_worker_fails_as_suspect(pq: PQ, database: str, tmp_path: Path) -> None:
-    task_id = pq.enqueue(tasks.kills_its_worker.call())
+@pytest.mark.parametrize("task", [tasks.kills_its_worker, tasks.kills_its_parent], ids=["worker", "fork server"])
+def test_task_that_kills_its_worker_fails_as_suspect(
+    pq: PQ, database: str, tmp_path: Path, task: Task[[], None]
+) -> None:
+    task_id = pq.enqueue(task.call())
     beside = [pq.enqueue(tasks.nap.call(0.3)) for _ in range(3)]
     with running(database, tmp_path, lease=3):
         eventually(lambda: statuses(pq, task_id) == {TaskStatus.FAILED}, within=60)
@@ -489,6 +536,6 @@ def test_descriptors_do_not_pile_up(pq: PQ, database: str, tmp_path: Path) -> No
         for _ in range(2):
             for task_id in pq.enqueue_many([tasks.add.call(1), tasks.segfault.call()] * 20):
                 eventually(lambda: statuses(pq, task_id) <= {COMPLETED, TaskStatus.FAILED})  # noqa: B023
-            descriptors.append(len(os.listdir(f"/proc/{pid}/fd")))
+            descriptors.append(sum(len(os.listdir(f"/proc/{one}/fd")) for one in (pid, *children_of(pid))))
         assert descriptors[1] <= descriptors[0]
-        assert children_of(pid) == []
+        assert processes_of(pid) == []

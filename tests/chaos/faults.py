@@ -13,7 +13,7 @@ import psycopg
 from psycopg.conninfo import make_conninfo
 
 from tests.chaos import pooler
-from tests.chaos.fleet import children_of, kill
+from tests.chaos.fleet import children_of, kill, processes_of
 from tests.chaos.proxy import Mode, Proxy
 from tests.chaos.server import Server
 from tests.chaos.stage import ROLE, Stage, prepare
@@ -62,6 +62,15 @@ class KillChildren(Fault):
         return sum(kill(pid, signal.SIGKILL) for pid in stage.fleet.children)
 
 
+class KillForkServer(Fault):
+    name = "kill-fork-server"
+    title = "SIGKILL to the processes that fork the children"
+
+    def blow(self, stage: Stage) -> int:
+        servers = [server for worker in stage.fleet.workers for server in children_of(worker)]
+        return sum(kill(pid, signal.SIGKILL) for pid in servers)
+
+
 class KillWorker(Fault):
     name = "kill-worker"
     title = "SIGKILL to one worker"
@@ -103,7 +112,7 @@ class Stop(Fault):
     def inject(self, stage: Stage, seconds: float) -> int:
         # Long enough to live when it is over, few enough for others to have room for what is taken from the stopped.
         stage.order_long(stage.size.workers, 4 * stage.size.lease)
-        stopped = sorted(stage.fleet.workers, key=lambda pid: len(children_of(pid)))[1:]
+        stopped = sorted(stage.fleet.workers, key=lambda pid: len(processes_of(pid)))[1:]
         for pid in stopped:
             kill(pid, signal.SIGSTOP)
         time.sleep(2 * stage.size.lease)
@@ -133,7 +142,7 @@ class StopKeeper(Fault):
 
     def inject(self, stage: Stage, seconds: float) -> int:
         stage.order_long(stage.size.workers, 4 * stage.size.lease)
-        keeper = max(stage.fleet.keepers, key=lambda keeper: sum(len(children_of(pid)) for pid in keeper.workers))
+        keeper = max(stage.fleet.keepers, key=lambda keeper: sum(len(processes_of(pid)) for pid in keeper.workers))
         family = [keeper.process.pid, *keeper.workers]
         for pid in family:
             kill(pid, signal.SIGSTOP)
@@ -410,7 +419,15 @@ class Storm(Fault):
     title = "workers, keepers, children, sessions and Postgres itself, by chance"
 
     def blow(self, stage: Stage) -> int:
-        weights = {KillWorker(): 6, KillAll(): 1, KillKeeper(): 2, KillChildren(): 3, Terminate(): 3, StopBriefly(): 1}
+        weights: dict[Fault, int] = {
+            KillWorker(): 6,
+            KillAll(): 1,
+            KillKeeper(): 2,
+            KillChildren(): 3,
+            KillForkServer(): 1,
+            Terminate(): 3,
+            StopBriefly(): 1,
+        }
         chosen: Fault = random.choices(list(weights), list(weights.values()))[0]
         if random.random() < 0.05:
             chosen = Restart("immediate")
@@ -421,6 +438,7 @@ def all_faults() -> list[Fault]:
     """Return every fault, in the order of the table."""
     return [
         KillChildren(),
+        KillForkServer(),
         KillWorker(),
         KillAll(),
         KillKeeper(),

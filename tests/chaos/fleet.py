@@ -34,6 +34,11 @@ def children_of(pid: int) -> list[int]:
         return []
 
 
+def processes_of(worker: int) -> list[int]:
+    """Return the processes that a worker has for its tasks: its fork server is their parent."""
+    return [found for server in children_of(worker) for found in children_of(server)]
+
+
 def _leads_group(pid: int) -> bool:
     try:
         return os.getpgid(pid) == pid and Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
@@ -131,7 +136,7 @@ class Fleet:
     @property
     def children(self) -> list[int]:
         """All processes that run tasks."""
-        return [child for worker in self.workers for child in children_of(worker)]
+        return [child for worker in self.workers for child in processes_of(worker)]
 
     def kill_worker(self, pid: int) -> None:
         """End a worker without warning."""
@@ -197,7 +202,8 @@ class Fleet:
         for keeper in self.keepers:
             # Children and workers of a keeper that is killed end by themselves, unless they were stopped.
             family = [keeper.process.pid, *keeper.workers]
-            family += [child for worker in keeper.workers for child in children_of(worker)]
+            family += [server for worker in keeper.workers for server in children_of(worker)]
+            family += [child for worker in keeper.workers for child in processes_of(worker)]
             if keeper.process.poll() is None:
                 keeper.process.kill()
             keeper.process.wait()

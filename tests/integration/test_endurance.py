@@ -14,14 +14,23 @@ import pytest
 
 from pq_core import PQ, Outcome
 from tests.integration import hostile_tasks as hostile
-from tests.integration.worker_process import alive, children_of, eventually, memory_of, running
+from tests.integration.worker_process import (
+    alive,
+    children_of,
+    descendants_of,
+    eventually,
+    memory_of,
+    processes_of,
+    running,
+)
 
 APP = f"{hostile.__name__}:create_pq"
 
 
 def numbers(pid: int) -> tuple[int, int]:
-    """Return a worker's open descriptors and its zombies."""
-    return len(os.listdir(f"/proc/{pid}/fd")), sum(not alive(child) for child in children_of(pid))
+    """Return the open descriptors of a worker and its fork server, and their zombies."""
+    open_ = sum(len(os.listdir(f"/proc/{one}/fd")) for one in (pid, *children_of(pid)))
+    return open_, sum(not alive(one) for one in descendants_of(pid))
 
 
 @pytest.mark.parametrize(
@@ -48,7 +57,7 @@ def test_nothing_grows(database: str, tmp_path: Path, count: int, tasks_per_chil
         with running(database, tmp_path, tasks_per_child=tasks_per_child, **options) as worker:
             (pid,) = worker.workers
             pass_through(pq, max(500, count // 20))  # until caches and pools are as full as they get
-            eventually(lambda: len(children_of(pid)) <= 4)  # spares, or reused ones
+            eventually(lambda: len(processes_of(pid)) <= 4)  # spares, or reused ones
             before, memory = numbers(pid), memory_of(pid)
             pass_through(pq, count)
             eventually(lambda: numbers(pid)[1] == 0)
@@ -108,7 +117,7 @@ def test_the_kernel_kills_for_lack_of_memory_and_the_worker_lives(
 ) -> None:
     with PQ(database, tasks=[hostile.__name__]) as pq, running(database, tmp_path, app=APP, spares=0) as worker:
         (pid,) = worker.workers
-        for member in (worker.keeper, pid):
+        for member in (worker.keeper, pid, *children_of(pid)):
             (memory_group / "cgroup.procs").write_text(str(member))
         task_id = pq.enqueue(hostile.eats.call(2 * 2**30))
 

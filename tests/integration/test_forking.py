@@ -12,7 +12,7 @@ import pytest
 from pq_core import PQ
 from pq_core.types import Outcome, TaskStatus
 from tests.integration import worker_tasks as tasks
-from tests.integration.worker_process import children_of, eventually, running, until_empty
+from tests.integration.worker_process import children_of, eventually, processes_of, running, until_empty
 
 
 @pytest.fixture
@@ -37,13 +37,17 @@ def test_children_forked_together_hold_nothing_of_each_other(
 
 
 @pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="sets the limit of another process")
-def test_what_there_is_no_descriptor_for_goes_back_and_the_rest_runs(pq: PQ, database: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("whose", ["worker", "fork server"])
+def test_what_there_is_no_descriptor_for_goes_back_and_the_rest_runs(
+    pq: PQ, database: str, tmp_path: Path, whose: str
+) -> None:
     with running(database, tmp_path, concurrency=6, spares=0) as worker:
         (pid,) = worker.workers
         pq.wait(pq.enqueue(tasks.nap.call(0.0)), timeout=20)
-        eventually(lambda: not children_of(pid))
-        used = len(os.listdir(f"/proc/{pid}/fd"))
-        resource.prlimit(pid, resource.RLIMIT_NOFILE, (used + 6, used + 6))  # three for a child
+        eventually(lambda: not processes_of(pid))
+        limited = pid if whose == "worker" else children_of(pid)[0]
+        used = len(os.listdir(f"/proc/{limited}/fd"))
+        resource.prlimit(limited, resource.RLIMIT_NOFILE, (used + 6, used + 6))  # three and more for a child
         ids = pq.enqueue_many(tasks.nap.call(0.2) for _ in range(6))
         for id_ in ids:
             assert pq.wait(id_, timeout=30) == "rested"

@@ -20,8 +20,10 @@ from tests.integration.worker_process import (
     alive,
     children_of,
     cloned,
+    descendants_of,
     eventually,
     memory_of,
+    processes_of,
     running,
 )
 
@@ -65,13 +67,13 @@ def bench(
 def nothing_leaks(bench: Bench) -> Iterator[None]:
     """Whatever a test does: the same worker works on, with as many descriptors, no zombie, no more memory."""
     assert bench.run(tasks.add.call(1, 2)).result == 3
-    eventually(lambda: len(children_of(bench.pid)) <= 2)
+    eventually(lambda: len(processes_of(bench.pid)) <= 2)
     before, memory = descriptors(bench.pid), memory_of(bench.pid)
     yield
     for _ in range(4):  # whatever a reused child had left is used up
         assert bench.run(tasks.add.call(20, 22)).result == 42
     assert bench.worker.workers == [bench.pid], bench.worker.text[-3000:]
-    eventually(lambda: all(alive(child) for child in children_of(bench.pid)), what="zombies of the worker")
+    eventually(lambda: all(alive(one) for one in descendants_of(bench.pid)), what="zombies of the worker")
     eventually(lambda: all(alive(child) for child in children_of(bench.worker.keeper)), what="zombies of the keeper")
     # Two children at most, with a socket and what their places keep for the next.
     eventually(lambda: descriptors(bench.pid) <= before + 8, what=f"{descriptors(bench.pid)}, {before} before")

@@ -14,7 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from pq_core import PQ
 from pq_core.worker.metrics import OTHER, SERIES, Counters
 from tests.integration import worker_tasks as tasks
-from tests.integration.worker_process import children_of, eventually, running
+from tests.integration.worker_process import eventually, processes_of, running
 
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
@@ -142,7 +142,7 @@ def test_children_do_not_hold_the_port(database: str, tmp_path: Path) -> None:
         with running(database, tmp_path, spares=0, metrics_port=port, metrics_host="127.0.0.1") as worker:
             get(port)
             pq.enqueue(tasks.nap.call(60.0))
-            [child] = eventually(lambda: children_of(worker.workers[0]))
+            [child] = eventually(lambda: processes_of(worker.workers[0]))
 
             def inodes(pid: int) -> set[str]:
                 folder = Path(f"/proc/{pid}/fd")

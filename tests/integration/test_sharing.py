@@ -14,7 +14,7 @@ import pytest
 from pq_core import PQ
 from pq_core.types import Outcome, TaskStatus
 from tests.integration import worker_tasks as tasks
-from tests.integration.worker_process import PATIENCE, alive, children_of, eventually, running
+from tests.integration.worker_process import PATIENCE, alive, eventually, processes_of, running
 
 QUICK = 200
 
@@ -101,7 +101,7 @@ def test_child_that_takes_nothing_from_its_inbox_is_replaced(pq: PQ, database: s
         (pid,) = worker.workers
         for one in pq.enqueue_many(tasks.add.call(i) for i in range(50)):
             pq.wait(one, timeout=30)
-        (deaf,) = children_of(pid)
+        (deaf,) = processes_of(pid)
         os.kill(deaf, signal.SIGSTOP)
         ids = pq.enqueue_many(tasks.add.call(i) for i in range(QUICK))
 
@@ -117,7 +117,7 @@ def test_child_that_received_a_task_and_never_gets_to_begin_it_is_replaced(
     with running(database, tmp_path, concurrency=1, tasks_per_child=1000) as worker:
         (pid,) = worker.workers
         pq.wait(pq.enqueue(tasks.leaves_a_thread_that_holds_the_interpreter.call(0.3)), timeout=30)
-        (stuck,) = children_of(pid)
+        (stuck,) = processes_of(pid)
         time.sleep(0.6)
         id_ = pq.enqueue(tasks.add.call(1))
         assert pq.wait(id_, timeout=PATIENCE) == 1
@@ -242,7 +242,7 @@ def test_full_child_of_coroutines_does_not_overfill_the_processes(pq: PQ, databa
         time.sleep(1)
 
         assert len(lines(path)) == 2, "two in the shared child, and no process is free for another"
-        assert len(children_of(worker.workers[0])) == 3
+        assert len(processes_of(worker.workers[0])) == 3
         for one in (*blocking, *many):
             pq.cancel(one)
         eventually(lambda: pq.counts()[TaskStatus.CANCELLED] == 10)

@@ -14,7 +14,7 @@ from pq_core import PQ
 from pq_core.types import Outcome, TaskStatus
 from pq_core.worker.inbox import TASK_LIMIT
 from tests.integration import worker_tasks as tasks
-from tests.integration.worker_process import WorkerProcess, alive, children_of, eventually, running
+from tests.integration.worker_process import WorkerProcess, alive, eventually, processes_of, running
 
 
 @pytest.fixture
@@ -26,8 +26,8 @@ def pq(database: str) -> Iterator[PQ]:
 def waiting(worker: WorkerProcess, count: int) -> set[int]:
     """Wait until there are so many processes below the only worker, and return them."""
     (pid,) = worker.workers
-    eventually(lambda: len(children_of(pid)) == count, what=f"{count} children")
-    return set(children_of(pid))
+    eventually(lambda: len(processes_of(pid)) == count, what=f"{count} children")
+    return set(processes_of(pid))
 
 
 def test_task_runs_in_a_process_that_was_there_before_it(pq: PQ, database: str, tmp_path: Path) -> None:
@@ -121,7 +121,7 @@ def test_a_worker_that_rests_gets_new_spares(pq: PQ, database: str, tmp_path: Pa
         pids = {pq.wait(pq.enqueue(tasks.own_pid.call()), timeout=20) for _ in range(40)}
         assert len(pids) == 40
         (pid,) = worker.workers
-        eventually(lambda: len(left := children_of(pid)) == 2 and all(alive(one) for one in left))
+        eventually(lambda: len(left := processes_of(pid)) == 2 and all(alive(one) for one in left))
 
 
 @pytest.mark.parametrize("options", [{"spares": 0}, {"tasks_per_child": 5}], ids=str)
@@ -129,7 +129,7 @@ def test_no_process_waits_where_none_is_wanted(pq: PQ, database: str, tmp_path: 
     with running(database, tmp_path, concurrency=2, **options) as worker:
         (pid,) = worker.workers
         assert pq.wait(pq.enqueue(tasks.add.call(1, 2)), timeout=20) == 3
-        eventually(lambda: len(children_of(pid)) == ("tasks_per_child" in options))
+        eventually(lambda: len(processes_of(pid)) == ("tasks_per_child" in options))
 
 
 def test_many_spares_stay_while_nothing_happens(pq: PQ, database: str, tmp_path: Path) -> None:

@@ -60,6 +60,11 @@ def children_of(pid: int) -> list[int]:
         return []
 
 
+def processes_of(worker: int) -> list[int]:
+    """Return the pids of the processes that a worker has for its tasks: its fork server is their parent."""
+    return [found for child in children_of(worker) for found in children_of(child)]
+
+
 def descendants_of(pid: int) -> list[int]:
     """Return the pids of all processes below ``pid``."""
     return [found for child in children_of(pid) for found in (child, *descendants_of(child))]

@@ -192,6 +192,14 @@ def kill_itself(number: int) -> None:
 @jobs.task
 def kills_its_worker() -> None:
     time.sleep(0.5)
+    parent = Path(f"/proc/{os.getppid()}/stat").read_text().rpartition(")")[2].split()
+    os.kill(int(parent[1]), signal.SIGKILL)
+    time.sleep(30)
+
+
+@jobs.task
+def kills_its_parent() -> None:
+    time.sleep(0.5)
     os.kill(os.getppid(), signal.SIGKILL)
     time.sleep(30)
 

@@ -16,6 +16,7 @@ from pq_core.worker import wire
 from pq_core.worker.child_setup import ChildSetup
 from pq_core.worker.children import Children
 from pq_core.worker.feeding import DEAF, Feeding
+from pq_core.worker.forker import Forker
 from pq_core.worker.inbox import Inbox
 from pq_core.worker.pace import HORIZON
 from pq_core.worker.rows import claimed_task
@@ -54,10 +55,18 @@ SETUP = ChildSetup(
 
 
 @pytest.fixture
-def children() -> Iterator[Children]:
+def forker() -> Iterator[Forker]:
+    """One whose server does nothing."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        yield Forker(ours, 2**30)
+
+
+@pytest.fixture
+def children(forker: Forker) -> Iterator[Children]:
     with selectors.DefaultSelector() as selector:
         found = Children(
-            SETUP, selector=selector, concurrency=1, grace=1.0, tail=0, inherited=list, before=lambda task: None
+            SETUP, forker=forker, selector=selector, concurrency=1, grace=1.0, tail=0, before=lambda task: None
         )
         for _ in range(10):
             found.feeding.pace.note("short", 0.001)
@@ -70,12 +79,20 @@ def children() -> Iterator[Children]:
 
 
 @pytest.fixture
-def child(children: Children) -> Iterator[Child]:
+def child(children: Children, forker: Forker) -> Iterator[Child]:
     """A reused child that has ended its first task and does not come to a second."""
     ours, theirs = socket.socketpair()
     with ours, theirs:
         yield children.processes._noted(
-            Child(pid=2**30, place=Place(tail=0), socket=ours, decoder=wire.Decoder(1024), inbox=Inbox(), left=1000)
+            Child(
+                pid=2**30,
+                forker=forker,
+                place=Place(tail=0),
+                socket=ours,
+                decoder=wire.Decoder(1024),
+                inbox=Inbox(),
+                left=1000,
+            )
         )
 
 

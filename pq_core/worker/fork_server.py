@@ -1,0 +1,181 @@
+"""The process that forks: a worker's application, without its loop and its connections.
+
+It is forked off when the application is loaded and the image is settled, before the worker loads what speaks to the
+database. What it has in memory is all that a child needs, and it hardly writes to it: so a fork copies little, and
+huge pages stay whole. Whatever the worker does meanwhile costs no child anything.
+
+It takes orders from its worker and tells it which children have ended. It decides nothing. It dies with its worker,
+and its children die with it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import select
+import signal
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from pq_core.worker import guards
+from pq_core.worker.child import run_child
+from pq_core.worker.forking import fork_all, reap_all
+from pq_core.worker.orders import Gone, Line, Order
+from pq_core.worker.rows import claimed_task
+from pq_core.worker.shared import Place
+
+if TYPE_CHECKING:
+    from pq_core.types import ClaimedTask
+    from pq_core.worker.channel import Channel
+    from pq_core.worker.child_setup import ChildSetup
+
+    CrowdRunner = Callable[[ChildSetup, ClaimedTask, Channel, int], int]
+
+IGNORED = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+"""Signals that are for the worker: service managers and terminals send them to all processes of a group."""
+
+
+@dataclass(slots=True, kw_only=True)
+class ForkServer:
+    """Serves one worker.
+
+    ``setup_of``: what children start from, by the worker's id. ``run_crowd``: runs coroutines together in a child.
+    ``tail``: bytes of output kept per attempt. ``foreign``: the application's descriptors that a child must put out of
+    use. ``forked``: is told how many children there have been.
+    """
+
+    sock: socket.socket
+    setup_of: Callable[[int], ChildSetup]
+    run_crowd: CrowdRunner | None
+    tail: int
+    foreign: Callable[[], list[int]]
+    forked: Callable[[int], None]
+    _line: Line = field(init=False)
+    _setup: ChildSetup = field(init=False)
+    _places: dict[int, Place] = field(default_factory=dict)
+    _alive: set[int] = field(default_factory=set)
+    _forks: int = 0
+    _own: list[int] = field(default_factory=list)
+    _null_fd: int = field(default_factory=lambda: os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC))
+
+    def serve(self, worker_pid: int) -> NoReturn:
+        """Do what the worker says until it hangs up; end this process."""
+        woken, waker = socket.socketpair()
+        for end in (woken, waker):
+            end.setblocking(False)
+        for number in IGNORED:
+            signal.signal(number, signal.SIG_IGN)
+        signal.signal(signal.SIGCHLD, _noted)
+        signal.set_wakeup_fd(waker.fileno(), warn_on_full_buffer=False)
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        guards.die_with_parent(worker_pid)
+        self._own = [self.sock.fileno(), woken.fileno(), waker.fileno()]
+        self._line = Line(self.sock)
+        self._setup = self.setup_of(0)
+        poller = select.poll()
+        for end in (self.sock, woken):
+            poller.register(end, select.POLLIN)
+        try:
+            while True:
+                for descriptor, _ in poller.poll():
+                    if descriptor == woken.fileno():
+                        woken.recv(4096)
+                        self._tell_of_ended()
+                    else:
+                        for message, descriptors in self._line.receive():
+                            self._obey(message, descriptors)
+        except Gone:
+            for pid in self._alive:
+                guards.kill_group(pid, signal.SIGKILL)
+            os._exit(0)
+
+    def _obey(self, message: tuple[Any, ...], descriptors: list[int] | None) -> None:
+        match message:
+            case (Order.FORK, places, wanted):
+                self._fork(places, wanted, descriptors)
+            case (Order.SIGNAL, pid, number, whole_group):
+                self._signal(pid, number, whole_group)
+                self._line.send(Order.SIGNALLED)
+            case (Order.LIFE, worker_id):
+                self._setup = self.setup_of(worker_id)
+
+    # --- forking ------------------------------------------------------------------------------------------------
+
+    def _fork(self, places: list[int], wanted: list[tuple[Any, ...]], descriptors: list[int] | None) -> None:
+        if descriptors is None:
+            self._line.send(Order.FORKED, [], *_words(OSError(errno.EMFILE, "no descriptor left for them")))
+            return
+        left = descriptors
+        try:
+            for number in places:
+                memory_fd, stack_fd, *left = left
+                self._places[number] = Place.attached(memory_fd, stack_fd, tail=self.tail)
+            bodies = self._bodies(wanted, left)
+            forked, error = fork_all(bodies)
+        except OSError as reason:
+            forked, error = [], reason
+        self._forks += len(forked)
+        self._alive.update(pid for pid, _ in forked)
+        for descriptor in left:
+            os.close(descriptor)
+        self._line.send(Order.FORKED, forked, *_words(error))
+        self.forked(self._forks)
+
+    def _bodies(self, wanted: list[tuple[Any, ...]], descriptors: list[int]) -> list[Callable[[], NoReturn]]:
+        """Return what each child does: all that can be done before the first fork is."""
+        drop = [*self._own, *self.foreign(), *descriptors]
+        bodies: list[Callable[[], NoReturn]] = []
+        for number, fed, crowd, row in wanted:
+            fd, *descriptors = descriptors
+            inbox_fd = None
+            if fed:
+                inbox_fd, *descriptors = descriptors
+            bodies.append(self._body(self._places[number], fd, inbox_fd, drop, row, crowd))
+        return bodies
+
+    def _body(
+        self, place: Place, fd: int, inbox_fd: int | None, drop: list[int], row: list[bytes | None] | None, crowd: bool
+    ) -> Callable[[], NoReturn]:
+        setup, null_fd, run_crowd = self._setup, self._null_fd, self.run_crowd if crowd else None
+        keep = (fd, inbox_fd, null_fd, place.stack_fd)
+        # The application may have closed a socket that was noted, and its number may be one of these by now.
+        others = [one for one in drop if one not in keep and one >= 0]
+        task = None if row is None else setup.prepared(setup.as_declared(claimed_task(row)))
+        loaded = None if task is None or inbox_fd is not None else setup.load_ahead(task)
+
+        def body() -> NoReturn:
+            run_child(
+                setup, task, place, fd, loaded=loaded, inbox_fd=inbox_fd, drop=others, null_fd=null_fd, crowd=run_crowd
+            )
+
+        return body
+
+    # --- ending -------------------------------------------------------------------------------------------------
+
+    def _signal(self, pid: int, number: int, whole_group: bool) -> None:
+        if pid not in self._alive:
+            return  # it has ended by itself; the worker is about to learn how
+        if whole_group:
+            guards.kill_group(pid, number)
+        else:
+            with contextlib.suppress(PermissionError):  # it goes by another uid now
+                os.kill(pid, number)
+
+    def _tell_of_ended(self) -> None:
+        # What is left of its group goes with each child.
+        ended = reap_all(self._alive, last=lambda pid: guards.kill_group(pid, signal.SIGKILL))
+        self._alive.difference_update(one.pid for one in ended)
+        if ended:
+            told = [(one.pid, one.status, one.cpu_user, one.cpu_system, one.max_rss) for one in ended]
+            self._line.send(Order.ENDED, told)
+
+
+def _words(error: OSError | None) -> tuple[int, str]:
+    return (0, "") if error is None else (error.errno or 0, error.strerror or str(error))
+
+
+def _noted(number: int, frame: object) -> None:
+    """Let the wake-up descriptor carry the signal; without a handler Python writes nothing there."""

@@ -1,0 +1,204 @@
+"""The worker's side of its fork server: children asked for, signalled, and told of when they have ended."""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import signal
+import socket
+import struct
+import traceback
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from time import monotonic
+from typing import NoReturn
+
+from pq_core.errors import ForkServerLost
+from pq_core.worker import guards
+from pq_core.worker.forking import Exit, fork, reap
+from pq_core.worker.orders import MOST_DESCRIPTORS, Gone, Line, Order
+from pq_core.worker.rows import Row
+from pq_core.worker.shared import Place
+
+PATIENCE = 10.0
+"""Seconds that the fork server may take for an answer; one that takes longer hangs, and is given up."""
+AT_ONCE = MOST_DESCRIPTORS // 4
+"""Children in one order: each comes with a socket, an inbox, and two descriptors of a new place."""
+GOODBYE = 2.0
+"""Seconds that it has to end by itself when its worker does."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """A child that is to be forked, with what it needs.
+
+    ``row``: of its task; None: it waits for one. ``inbox``: where more come from. ``crowd``: it runs coroutines.
+    """
+
+    place: Place
+    socket: int
+    inbox: int | None
+    row: Row | None
+    crowd: bool
+
+
+class Forker:
+    """A fork server, as its worker sees it.
+
+    ``pid``: its process. ``exits``: children that have ended, by their pids, until somebody takes them out. ``lost``:
+    why it is of no use any more.
+    """
+
+    def __init__(self, sock: socket.socket, pid: int) -> None:
+        self.pid = pid
+        self.exits: dict[int, Exit] = {}
+        self.lost: ForkServerLost | None = None
+        self._line = Line(sock)
+        self._places = 0
+        self._unanswered: deque[float] = deque()
+        self._answer: tuple[list[tuple[int, float]], OSError | None] | None = None
+
+    @classmethod
+    def start(cls, serve: Callable[[socket.socket], NoReturn]) -> Forker:
+        """Fork a server off; ``serve`` is what it does with its end of the line. Raises OSError."""
+        ours, theirs = socket.socketpair()
+
+        def body() -> NoReturn:
+            ours.close()
+            try:
+                serve(theirs)
+            except BaseException:
+                traceback.print_exc()
+                raise
+
+        try:
+            pid = fork(body)
+        except OSError:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+        # A server that was stopped takes nothing: to write to it must not take for ever either.
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("@ll", int(PATIENCE), 0))
+        return cls(ours, pid)
+
+    def fileno(self) -> int:
+        """Return the descriptor that becomes readable when the server says something."""
+        return self._line.sock.fileno()
+
+    # --- orders -------------------------------------------------------------------------------------------------
+
+    def begin_life(self, worker_id: int) -> None:
+        """Say under which id the worker lives from now on."""
+        self._send(Order.LIFE, worker_id)
+
+    def fork_all(self, wanted: Sequence[Request]) -> tuple[list[tuple[int, float]], OSError | None]:
+        """Fork a child for each of ``wanted``, in order; return pids with when, and why there are fewer than that.
+
+        Waits for the answer: as long as it takes to fork them.
+        """
+        forked: list[tuple[int, float]] = []
+        for start in range(0, len(wanted), AT_ONCE):
+            some, error = self._fork_some(wanted[start : start + AT_ONCE])
+            forked += some
+            if error is not None:
+                return forked, error
+        return forked, None
+
+    def _fork_some(self, wanted: Sequence[Request]) -> tuple[list[tuple[int, float]], OSError | None]:
+        """Fork what there is room for: descriptors arrive all or none, so with fewer some may."""
+        forked, error = self._fork(wanted)
+        while error is not None and error.errno == errno.EMFILE and not forked and len(wanted) > 1:
+            wanted = wanted[: len(wanted) // 2]
+            forked, _ = self._fork(wanted)
+        return forked, error
+
+    def _fork(self, wanted: Sequence[Request]) -> tuple[list[tuple[int, float]], OSError | None]:
+        new = [one.place for one in wanted if one.place.number is None]
+        numbers = {id(place): self._places + at for at, place in enumerate(new)}
+        self._places += len(new)
+        descriptors = [fd for place in new for fd in (place.memory_fd, place.stack_fd) if fd is not None]
+        children = []
+        for one in wanted:
+            descriptors += [one.socket] if one.inbox is None else [one.socket, one.inbox]
+            number = numbers.get(id(one.place), one.place.number)
+            children.append((number, one.inbox is not None, one.crowd, None if one.row is None else list(one.row)))
+        self._answer = None
+        self._send(Order.FORK, list(numbers.values()), children, descriptors=descriptors)
+        forked, error = self._answered()
+        if forked:  # else nobody knows whether the places arrived: they are sent again, as others
+            for place in new:
+                place.number = numbers[id(place)]
+                place.release()
+        return forked, error
+
+    def signal(self, pid: int, number: int, *, whole_group: bool = False) -> None:
+        """Send a signal to a child, if it has not ended."""
+        if self.lost is None:
+            # By its parent: only that knows whether the pid is still the child's.
+            self._unanswered.append(monotonic())
+            self._send(Order.SIGNAL, pid, int(number), whole_group)
+        if self.lost is not None and number == signal.SIGKILL:
+            guards.kill_group(pid, signal.SIGKILL)
+
+    # --- answers ------------------------------------------------------------------------------------------------
+
+    def read(self) -> None:
+        """Take in what the server has said; wait for something if that is nothing."""
+        try:
+            for message, _ in self._line.receive():
+                match message:
+                    case (Order.ENDED, ended):
+                        for pid, status, user, system, max_rss in ended:
+                            self.exits[pid] = Exit(pid, status, user, system, max_rss)
+                    case (Order.SIGNALLED,):
+                        self._unanswered.popleft()
+                    case (Order.FORKED, forked, number, words):
+                        self._answer = (forked, OSError(number, words) if number else None)
+        except Gone as error:
+            self._lose(str(error))
+
+    def check(self, now: float) -> None:
+        """Give the server up if it has not answered for too long."""
+        if self._unanswered and now >= self._unanswered[0] + PATIENCE:
+            self._lose(f"no answer for {PATIENCE:g} s")
+
+    def next_event(self) -> float | None:
+        """Return when ``check`` has something to do, if no answer comes."""
+        return self._unanswered[0] + PATIENCE if self._unanswered and self.lost is None else None
+
+    def _answered(self) -> tuple[list[tuple[int, float]], OSError | None]:
+        until = monotonic() + PATIENCE
+        while self._answer is None and self.lost is None:
+            left = until - monotonic()
+            if left <= 0:
+                self._lose(f"no answer for {PATIENCE:g} s")
+            elif select.select([self._line.sock], [], [], left)[0]:
+                self.read()
+        return self._answer or ([], OSError(errno.ECHILD, "the process that forks has ended"))
+
+    def _send(self, order: Order, *items: object, descriptors: list[int] | None = None) -> None:
+        if self.lost is None:
+            try:
+                self._line.send(order, *items, descriptors=descriptors)
+            except Gone as error:
+                self._lose(str(error))
+
+    def _lose(self, reason: str) -> None:
+        """Give the server up. Its children die with it, by the kernel's hand."""
+        if self.lost is None:
+            guards.kill_group(self.pid, signal.SIGKILL)
+            self.lost = ForkServerLost(f"the process that forks this worker's children is gone: {reason}")
+
+    def close(self) -> None:
+        """Let the server end, and wait for it."""
+        self._line.sock.close()
+        until = monotonic() + GOODBYE
+        while reap(self.pid) is None:
+            if monotonic() >= until:
+                os.kill(self.pid, signal.SIGKILL)
+                reap(self.pid, block=True)
+                return
+            select.select([], [], [], 0.001)
