@@ -119,6 +119,8 @@ class _Inline:
             as_declared=self.program.as_declared,
             prepared=lambda task: task,
             load=self.program.load,
+            load_ahead=self.program.load_ahead,
+            function_of=self.program.function_of,
             in_child=nullcontext,
             retryable=self.program.retryable,
             sensitive=self.program.sensitive,

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from pq_core import attempt as attempts
 from pq_core import roles
 from pq_core.errors import TaskCancelled, TaskTimeout
-from pq_core.worker import guards, inbox, wire
+from pq_core.worker import guards, handing, inbox, wire
 from pq_core.worker.channel import Channel, tell
 from pq_core.worker.child_setup import ChildSetup, Loaded, attempt_of
 from pq_core.worker.concealing import ConcealedCall
@@ -61,29 +61,29 @@ class _Tasks:
 
 def run_child(
     setup: ChildSetup,
-    task: ClaimedTask | None,
+    message: bytes | None,
     place: Place,
     fd: int,
     *,
-    loaded: Loaded | None = None,
     inbox_fd: int | None,
     drop: Iterable[int],
     null_fd: int,
     crowd: Callable[[ChildSetup, ClaimedTask, Channel, int], int] | None = None,
 ) -> NoReturn:
-    """Run ``task`` in this new process, None: the first to come, and those that come through its inbox; then end it.
+    """Run the task in ``message``, None: the first to come, and those that come through an inbox; then end the process.
 
-    ``loaded``: the task's function and arguments, where the worker has had them already. ``drop``: inherited
-    descriptors to put out of use. ``crowd``: runs many coroutines at the same time.
+    ``drop``: inherited descriptors to put out of use. ``crowd``: runs many coroutines at the same time.
     Signals are blocked when it is called; it unblocks them once its own handlers stand.
     """
     status = CANNOT_REPORT
     try:
+        task, arguments = (None, None) if message is None else _handed(setup, message)
         stopper = _become_child(setup, task, place, drop, null_fd)
         channel = Channel(fd)
         if task is None:
             status = _run_spare(setup, channel, stopper, _Tasks(setup, inbox_fd))
         elif inbox_fd is None:
+            loaded = None if arguments is None else (setup.function_of(task), *arguments)
             status = run_one(setup, task, channel, stopper, loaded)
         elif crowd is not None:
             Tee.place = None  # whose output it is can't be told
@@ -95,6 +95,11 @@ def run_child(
         _report_own_failure()
     finally:
         os._exit(status)
+
+
+def _handed(setup: ChildSetup, message: bytes) -> tuple[ClaimedTask, handing.Arguments | None]:
+    found = handing.unpack(message)
+    return found or (setup.prepared(setup.as_declared(claimed_task(inbox.unpack(message)))), None)
 
 
 def run_one(setup: ChildSetup, task: ClaimedTask, channel: Channel, stopper: Stopper, loaded: Loaded | None) -> int:

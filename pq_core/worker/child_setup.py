@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from pq_core import attempt as attempts
+from pq_core.worker.handing import Arguments
 
 if TYPE_CHECKING:
     from pq_core.types import ClaimedTask
@@ -28,7 +29,8 @@ class ChildSetup:
 
     ``as_declared``: takes what a row leaves unsaid from the code, ``prepared`` from the worker's options. ``load``:
     decodes the payload and binds it to the function; raises Unroutable. ``load_ahead``: does that in the worker for
-    what calls nothing of the application, None for the rest. ``in_child``: the plugins' context managers as
+    what calls nothing of the application, None for the rest; ``function_of``: says whose arguments they are, in the
+    child. ``in_child``: the plugins' context managers as
     one. ``retryable``: says whether an exception is tried again. ``sensitive``: says whether nothing of a task's values
     may get out. ``handled``: signals for which the worker has handlers.
     """
@@ -39,6 +41,8 @@ class ChildSetup:
     as_declared: Callable[[ClaimedTask], ClaimedTask]
     prepared: Callable[[ClaimedTask], ClaimedTask]
     load: Callable[[ClaimedTask], Loaded]
+    load_ahead: Callable[[ClaimedTask], Arguments | None]
+    function_of: Callable[[ClaimedTask], Callable[..., Any]]
     in_child: Callable[[ClaimedTask], AbstractContextManager[Any]]
     retryable: Callable[[ClaimedTask, BaseException], bool]
     sensitive: Callable[[ClaimedTask], bool]
@@ -46,7 +50,6 @@ class ChildSetup:
     find_executor: Callable[[Any], Any]
     result_limit: int
     default_timeout: float | None
-    load_ahead: Callable[[ClaimedTask], Loaded | None] = lambda task: None
     tasks_per_child: int = 1
     handled: tuple[int, ...] = ()
 

@@ -24,7 +24,6 @@ from pq_core.worker import guards
 from pq_core.worker.child import run_child
 from pq_core.worker.forking import fork_all, reap_all
 from pq_core.worker.orders import Gone, Line, Order
-from pq_core.worker.rows import claimed_task
 from pq_core.worker.shared import Place
 
 if TYPE_CHECKING:
@@ -128,28 +127,24 @@ class ForkServer:
         """Return what each child does: all that can be done before the first fork is."""
         drop = [*self._own, *self.foreign(), *descriptors]
         bodies: list[Callable[[], NoReturn]] = []
-        for number, fed, crowd, row in wanted:
+        for number, fed, crowd, task in wanted:
             fd, *descriptors = descriptors
             inbox_fd = None
             if fed:
                 inbox_fd, *descriptors = descriptors
-            bodies.append(self._body(self._places[number], fd, inbox_fd, drop, row, crowd))
+            bodies.append(self._body(self._places[number], fd, inbox_fd, drop, task, crowd))
         return bodies
 
     def _body(
-        self, place: Place, fd: int, inbox_fd: int | None, drop: list[int], row: list[bytes | None] | None, crowd: bool
+        self, place: Place, fd: int, inbox_fd: int | None, drop: list[int], task: bytes | None, crowd: bool
     ) -> Callable[[], NoReturn]:
         setup, null_fd, run_crowd = self._setup, self._null_fd, self.run_crowd if crowd else None
-        keep = (fd, inbox_fd, null_fd, place.stack_fd)
-        # The application may have closed a socket that was noted, and its number may be one of these by now.
-        others = [one for one in drop if one not in keep and one >= 0]
-        task = None if row is None else setup.prepared(setup.as_declared(claimed_task(row)))
-        loaded = None if task is None or inbox_fd is not None else setup.load_ahead(task)
 
         def body() -> NoReturn:
-            run_child(
-                setup, task, place, fd, loaded=loaded, inbox_fd=inbox_fd, drop=others, null_fd=null_fd, crowd=run_crowd
-            )
+            # The application may have closed a socket that was noted, and its number may be one of these by now.
+            keep = (fd, inbox_fd, null_fd, place.stack_fd)
+            others = [one for one in drop if one not in keep and one >= 0]
+            run_child(setup, task, place, fd, inbox_fd=inbox_fd, drop=others, null_fd=null_fd, crowd=run_crowd)
 
         return body
 

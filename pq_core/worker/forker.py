@@ -19,7 +19,6 @@ from pq_core.errors import ForkServerLost
 from pq_core.worker import guards
 from pq_core.worker.forking import Exit, fork, reap
 from pq_core.worker.orders import MOST_DESCRIPTORS, Gone, Line, Order
-from pq_core.worker.rows import Row
 from pq_core.worker.shared import Place
 
 PATIENCE = 10.0
@@ -34,13 +33,14 @@ GOODBYE = 2.0
 class Request:
     """A child that is to be forked, with what it needs.
 
-    ``row``: of its task; None: it waits for one. ``inbox``: where more come from. ``crowd``: it runs coroutines.
+    ``task``: as ``handing`` packs it; None: it waits for one. ``inbox``: where more come from. ``crowd``: it runs
+    coroutines.
     """
 
     place: Place
     socket: int
     inbox: int | None
-    row: Row | None
+    task: bytes | None
     crowd: bool
 
 
@@ -124,7 +124,7 @@ class Forker:
         for one in wanted:
             descriptors += [one.socket] if one.inbox is None else [one.socket, one.inbox]
             number = numbers.get(id(one.place), one.place.number)
-            children.append((number, one.inbox is not None, one.crowd, None if one.row is None else list(one.row)))
+            children.append((number, one.inbox is not None, one.crowd, one.task))
         self._answer = None
         self._send(Order.FORK, list(numbers.values()), children, descriptors=descriptors)
         forked, error = self._answered()

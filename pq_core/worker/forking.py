@@ -23,6 +23,12 @@ def fork(body: Callable[[], NoReturn]) -> int:
     Signals are blocked across the fork: the child unblocks them once its own handlers stand, so that no handler
     of the parent ever runs in it. ``body`` must not return.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:
+            try:
+                stream.flush()
+            except (OSError, ValueError):
+                continue  # nobody reads it any more, or it is closed: what it holds is lost, the work is not
     forked, error = fork_all((body,))
     if error is not None:
         raise error
@@ -34,14 +40,9 @@ def fork_all(bodies: Sequence[Callable[[], NoReturn]]) -> tuple[list[tuple[int, 
 
     With each pid when it was forked, of the monotonic clock: a row takes its time.
 
-    One fork right after another: of what the parent writes between two forks the kernel copies every page.
+    One fork right after another: of what the parent writes between two forks the kernel copies every page. What it has
+    printed it must have flushed: each child would print it again.
     """
-    for stream in (sys.stdout, sys.stderr):
-        if stream is not None:
-            try:
-                stream.flush()
-            except (OSError, ValueError):
-                continue  # nobody reads it any more, or it is closed: what it holds is lost, the work is not
     forked: list[tuple[int, float]] = []
     before = _signal.pthread_sigmask(signal.SIG_BLOCK, _HANDLED)
     try:

@@ -200,6 +200,7 @@ class Host:
             prepared=self.prepared,
             load=program.load,
             load_ahead=program.load_ahead,
+            function_of=program.function_of,
             in_child=lambda task: plugins.in_child(program.shown(task), passing=(TaskTimeout, TaskCancelled)),
             retryable=program.retryable,
             sensitive=program.sensitive,

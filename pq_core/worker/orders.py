@@ -28,7 +28,7 @@ class Order(enum.IntEnum):
     LIFE = 1
     """To the fork server: the worker's id in this life."""
     FORK = 2
-    """To it: numbers of new places, and (place, fed, crowd, row) of each child; with the descriptors of all of them."""
+    """To it: numbers of new places, and (place, fed, crowd, packed task) of each child; with descriptors for both."""
     SIGNAL = 3
     """To it: pid, number of the signal, whether all of the process group gets it."""
     FORKED = 4

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from pq_core.types import ClaimedTask
-from pq_core.worker import forker, wire
+from pq_core.worker import forker, handing, inbox, wire
 from pq_core.worker.child_setup import ChildSetup
 from pq_core.worker.forker import Forker
 from pq_core.worker.inbox import Inbox
@@ -41,16 +41,16 @@ class _Prepared:
     theirs: socket.socket
     place: Place
     box: Inbox | None
+    task: bytes | None
 
     @property
     def order(self) -> forker.Request:
         """What the fork server gets of it."""
-        claimed = self.wanted.claimed
         return forker.Request(
             place=self.place,
             socket=self.theirs.fileno(),
             inbox=None if self.box is None else self.box.theirs,
-            row=None if claimed is None else claimed.row,
+            task=self.task,
             crowd=self.wanted.crowd,
         )
 
@@ -122,13 +122,24 @@ class Processes:
         try:
             place = self._places.pop() if self._places else Place(tail=self.tail)
             place.reset()
-            return _Prepared(wanted=wanted, ours=ours, theirs=theirs, place=place, box=Inbox() if wanted.fed else None)
+            box = Inbox() if wanted.fed else None
         except OSError:
             ours.close()
             theirs.close()
             if place is not None:
                 self._places.append(place)
             raise
+        return _Prepared(wanted=wanted, ours=ours, theirs=theirs, place=place, box=box, task=self._packed(wanted))
+
+    def _packed(self, wanted: Wanted) -> bytes | None:
+        """Return the task as its child gets it, with its arguments decoded where the child has no inbox for more."""
+        if wanted.claimed is None:
+            return None
+        task = wanted.claimed.task
+        try:
+            return handing.pack(task, None if wanted.fed else self.setup.load_ahead(task))
+        except ValueError:  # a row written by hand may be nested as deeply as it likes
+            return inbox.pack(wanted.claimed.row)
 
     def _discard(self, prepared: _Prepared) -> None:
         prepared.ours.close()

@@ -13,10 +13,13 @@ from pq_core.types import Backoff, ClaimedTask, Outcome, TaskStatus
 from pq_core.worker.child_setup import Unroutable
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from pq_core.registry import Registry
     from pq_core.tasks import Task
     from pq_core.types import JSON, AttemptOutcome, TaskOptions
     from pq_core.worker.child_setup import Loaded
+    from pq_core.worker.handing import Arguments
     from pq_core.worker.verdict import Verdict
 
 _DEFAULT_BACKOFF = Backoff()
@@ -137,8 +140,12 @@ class Program:
             raise Unroutable(str(error)) from error
         return found.function, args, kwargs
 
-    def load_ahead(self, task: ClaimedTask) -> Loaded | None:
-        """Return what ``load`` does, where nothing of the application is called for it; None: its child has to.
+    def function_of(self, task: ClaimedTask) -> Callable[..., Any]:
+        """Return the function that the task is for. Raises Unroutable."""
+        return self.find(task).function
+
+    def load_ahead(self, task: ClaimedTask) -> Arguments | None:
+        """Return the arguments that ``load`` does, where nothing of the application is called for it; None: it has to.
 
         For plain JSON it costs the worker a tenth of what it costs a child, to which its code and data are new.
         """
@@ -150,7 +157,7 @@ class Program:
         except Exception:
             return None  # the child finds it, too, and says it where it belongs
         # Of what does not fit, the child says why: that shows the defaults of the application.
-        return (found.function, args, kwargs) if found.takes(args, kwargs) else None
+        return (args, kwargs) if found.takes(args, kwargs) else None
 
     def _opened(self, found: Task[..., Any], task: ClaimedTask) -> tuple[tuple[Any, ...], dict[str, Any]]:
         return self.registry.seals.open_arguments(

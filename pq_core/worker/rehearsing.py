@@ -16,7 +16,7 @@ from pq_core import attempt as attempts
 from pq_core.registry import Registry
 from pq_core.task_groups import TaskGroup
 from pq_core.types import ClaimedTask, TaskOptions
-from pq_core.worker import inbox, wire
+from pq_core.worker import handing, inbox, wire
 from pq_core.worker.channel import Channel
 from pq_core.worker.child import run_one
 from pq_core.worker.child_setup import ChildSetup
@@ -60,6 +60,7 @@ def _setup(program: Program) -> ChildSetup:
         prepared=lambda task: task,
         load=program.load,
         load_ahead=program.load_ahead,
+        function_of=program.function_of,
         in_child=lambda task: nullcontext(),
         retryable=program.retryable,
         sensitive=program.sensitive,
@@ -72,10 +73,11 @@ def _setup(program: Program) -> ChildSetup:
 
 def _run(program: Program, place: Place, told: socket.socket, descriptor: int) -> None:
     setup = _setup(program)
-    task = setup.as_declared(_received())
+    received = setup.as_declared(_received())
+    task, arguments = handing.unpack(handing.pack(received, program.load_ahead(received))) or (received, None)
     channel = Channel(descriptor)
     stopper = Stopper(place, task)
-    run_one(setup, task, channel, stopper, program.load_ahead(task))
+    run_one(setup, task, channel, stopper, (setup.function_of(task), *(arguments or ((), {}))))
     frames = wire.Decoder(wire.OVERHEAD).feed(told.recv(wire.OVERHEAD))
     if [kind for kind, _ in frames] != [wire.Kind.DONE]:
         raise RuntimeError(f"the rehearsal of a task failed: {frames}")

@@ -42,6 +42,7 @@ LEAVES = {
     "pq_core.worker.child_setup",
     "pq_core.worker.concealing",
     "pq_core.worker.guards",
+    "pq_core.worker.handing",
     "pq_core.worker.inbox",
     "pq_core.worker.last_words",
     "pq_core.worker.rows",
