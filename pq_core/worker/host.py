@@ -19,7 +19,6 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from pq_core import roles
-from pq_core.database import start_connection
 from pq_core.dsn import find_dsn, rotated
 from pq_core.errors import NotMigrated, PQError, TaskCancelled, TaskTimeout, WorkerStartError
 from pq_core.executor import find_executor
@@ -114,11 +113,15 @@ class Host:
 
     def connect_work(self) -> PGconn:
         """Begin to open the connection for claims and reports."""
+        from pq_core.database import start_connection  # brings the driver, which is no part of the image
+
         # The direct way where there is one: what the session sets would leak through a pooler.
         return start_connection(self._address("work"), application_name=f"pq worker {self.name}"[:63])
 
     def connect_watch(self) -> PGconn:
         """Begin to open the connection for LISTEN and heartbeats, with keepalives that find a dead peer in seconds."""
+        from pq_core.database import start_connection
+
         lease = max(1, int(self.options.lease / 6))
         return start_connection(
             self._address("watch"),

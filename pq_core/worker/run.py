@@ -21,7 +21,6 @@ from pq_core.worker.host import Host, other_threads
 from pq_core.worker.options import WorkerOptions, automatic_memory_limit
 from pq_core.worker.program import Program
 from pq_core.worker.shared import install_tees, remove_tees
-from pq_core.worker.supervisor import Supervisor
 from pq_core.worker.vitals import Notifier, Vitals
 
 if TYPE_CHECKING:
@@ -64,9 +63,13 @@ def supervise(
     *,
     page: Page | None = None,
     known_dead: tuple[int, ...] = (),
+    on_frozen: Callable[[], None] | None = None,
     on_ready: Callable[[int], None] | None = None,
 ) -> list[AttemptOutcome]:
-    """Run one worker here. Returns what ended, with ``once``."""
+    """Run one worker here. Returns what ended, with ``once``.
+
+    ``on_frozen``: called when what it forks from is complete, before it connects; may load what children don't need.
+    """
     _ = pq.dsn  # refused now where the PQ was sent into somebody's transaction
     before = roles.role()
     roles.set_role(Role.WORKER)
@@ -101,6 +104,10 @@ def supervise(
         )
         program.prepare()
         host.freeze()
+        from pq_core.worker.supervisor import Supervisor  # brings the driver, which is no part of the image
+
+        if on_frozen is not None:
+            on_frozen()
         supervisor = Supervisor(host, options, program, queues)
         supervisor.run()
         return supervisor.ended
