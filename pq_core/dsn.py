@@ -7,7 +7,6 @@ import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
-from urllib.parse import quote
 
 from pq_core.errors import DatabaseNotConfigured, InvalidDSN
 from pq_core.types import DSN
@@ -216,6 +215,8 @@ def _quoted(value: str) -> str:
 
 
 def _as_url(said: dict[str, str]) -> str:
+    from urllib.parse import quote  # only who shows a URL needs it
+
     user, password = said.pop("user", ""), said.pop("password", "")
     credentials = quote(user, safe="") + (f":{password}" if password else "")
     place = ""

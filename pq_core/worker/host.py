@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import logging
 import os
-import platform
 import signal
 import socket
 import stat
@@ -98,6 +96,8 @@ class Host:
     @property
     def info(self) -> dict[str, Any]:
         """What is stored with the lease, for people."""
+        import platform  # for these two words, and not in a child
+
         return {
             "python": platform.python_version(),
             "system": platform.system(),
@@ -109,6 +109,8 @@ class Host:
     @property
     def wake_channel(self) -> str:
         """The NOTIFY channel of pq_channel('wake') in this schema."""
+        import hashlib  # brings OpenSSL's library
+
         return "pq_wake_" + hashlib.md5(self.schema.encode(), usedforsecurity=False).hexdigest()[:16]
 
     def connect_work(self) -> PGconn:

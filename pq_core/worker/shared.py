@@ -13,7 +13,6 @@ import os
 import resource
 import struct
 import sys
-import tempfile
 from typing import Any, TextIO
 
 _STOP = struct.Struct("=qqq")
@@ -215,6 +214,8 @@ def _anonymous_file() -> int:
     if hasattr(os, "memfd_create"):
         handle = os.memfd_create("pq-stacks")
     else:
+        import tempfile  # Linux needs none
+
         handle, path = tempfile.mkstemp(prefix="pq-stacks-")
         os.unlink(path)  # noqa: PTH108
     # A high number: a task that closes every descriptor and then opens files gets low ones, and faulthandler, which
