@@ -8,39 +8,29 @@ from dataclasses import fields
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar, cast, overload
 
-import psycopg
-
 from pq_core import current
 from pq_core.async_methods import AsyncMethods
-from pq_core.bound import AsyncBoundPQ, BoundPQ, check_transaction, reraise
-from pq_core.compatibility import aexamine, examine
+from pq_core.bound import AsyncBoundPQ, BoundPQ, check_transaction
 from pq_core.errors import InvalidOption
-from pq_core.executor import (
-    AsyncExecutor,
-    AsyncPooledExecutor,
-    Executor,
-    PooledExecutor,
-    find_executor,
-    is_async,
-    is_undefined,
-)
+from pq_core.executor import AsyncExecutor, Executor, find_executor, is_async
 from pq_core.methods import Methods
 from pq_core.operations import Operations
 from pq_core.options import build
 from pq_core.overriding import Override, override_of
 from pq_core.registry import Registry
 from pq_core.retention import DEFAULT_RETENTION, Retention, retention_of
-from pq_core.schema import check_schema_name
 from pq_core.sealing import Seals
+from pq_core.sql_names import check_schema_name
 from pq_core.store import Request, Store
 from pq_core.table_methods import TableMethods
 from pq_core.task_groups import TaskGroup
 from pq_core.tasks import Call
 from pq_core.types import DSN, EndedAttempt, Plugin, TaskId, TaskOptions
-from pq_core.waiting import Patience, await_end, wait_for_end
 
 if TYPE_CHECKING:
-    from pq_core.database import AsyncConnectionPool, ConnectionPool
+    import psycopg
+
+    from pq_core.client_pools import AsyncClientPool, ClientPool
     from pq_hooks.plugins import Plugins
 
 __all__ = ["PQ", "AsyncBoundPQ", "BoundPQ"]
@@ -202,6 +192,8 @@ class PQ(Methods, AsyncMethods, TableMethods):
     @contextlib.contextmanager
     def session(self) -> Iterator[psycopg.Connection[tuple[Any, ...]]]:
         """Lend a connection of ours inside a transaction that is committed when the block ends, for ``using()``."""
+        import psycopg
+
         if (override := override_of(self)) is not None and isinstance(override.connection, psycopg.Connection):
             with override.connection.transaction():
                 yield override.connection
@@ -212,6 +204,8 @@ class PQ(Methods, AsyncMethods, TableMethods):
     @contextlib.asynccontextmanager
     async def asession(self) -> AsyncIterator[psycopg.AsyncConnection[tuple[Any, ...]]]:
         """``session`` for asynchronous callers."""
+        import psycopg
+
         if (override := override_of(self)) is not None and isinstance(override.connection, psycopg.AsyncConnection):
             async with override.connection.transaction():
                 yield override.connection
@@ -231,6 +225,8 @@ class PQ(Methods, AsyncMethods, TableMethods):
         cancelled, TaskNotFound if it does not exist (not yet: its transaction must have been committed),
         DatabaseUnavailable if there is no database at first; one that goes away later is waited for.
         """
+        from pq_core.waiting import Patience, wait_for_end
+
         patience = Patience(task_id, timeout=timeout, poll=poll, seals=self.registry.seals)
         return wait_for_end(lambda: self._listen_pool, patience, self.store.watch(task_id), self._run)
 
@@ -240,6 +236,8 @@ class PQ(Methods, AsyncMethods, TableMethods):
     async def await_(self, task_id: int, timeout: float | None = None, *, poll: float = 1.0) -> Any: ...
     async def await_(self, task_id: int, timeout: float | None = None, *, poll: float = 1.0) -> Any:
         """``wait`` for asynchronous callers; the plain twin's name is a word of the language."""
+        from pq_core.waiting import Patience, await_end
+
         patience = Patience(task_id, timeout=timeout, poll=poll, seals=self.registry.seals)
         return await await_end(lambda: self._async_listen_pool, patience, self.store.watch(task_id), self._arun)
 
@@ -288,35 +286,13 @@ class PQ(Methods, AsyncMethods, TableMethods):
         check_transaction(request, in_transaction=False)
         if (override := override_of(self)) is not None and override.executor is not None:
             return override.run(request)
-        with self._pool.connection() as connection:
-            executor = PooledExecutor(connection)
-            try:
-                rows = executor.execute(request.statement, request.parameters)
-            except psycopg.errors.UniqueViolation:
-                # Somebody took the client_id between the statement's look and its write: look again.
-                rows = executor.execute(request.statement, request.parameters)
-            except Exception as error:
-                if is_undefined(error):
-                    # The tables may have changed since the connection was opened.
-                    examine(connection, self.schema)
-                reraise(error, self.schema)
-        return request.parse(rows)
+        return self._pool.run(request)
 
     async def _arun(self, request: Request[T]) -> T:
         check_transaction(request, in_transaction=False)
         if (override := override_of(self)) is not None and override.executor is not None:
             return await override.arun(request)
-        async with self._async_pool.connection() as connection:
-            executor = AsyncPooledExecutor(connection)
-            try:
-                rows = await executor.execute(request.statement, request.parameters)
-            except psycopg.errors.UniqueViolation:
-                rows = await executor.execute(request.statement, request.parameters)
-            except Exception as error:
-                if is_undefined(error):
-                    await aexamine(connection, self.schema)
-                reraise(error, self.schema)
-        return request.parse(rows)
+        return await self._async_pool.run(request)
 
     def _once(self, name: str, make: Callable[[], T], *, among: dict[str, Any] | None = None) -> T:
         """Return what was made under this name; of two threads that make it at once the first one's stays.
@@ -333,38 +309,34 @@ class PQ(Methods, AsyncMethods, TableMethods):
         return self._made if override is None else override.made
 
     @property
-    def _pool(self) -> ConnectionPool:
+    def _pool(self) -> ClientPool:
         return self._once("pool", lambda: self._new_pool(self.dsn), among=self._pools)
 
     @property
-    def _listen_pool(self) -> ConnectionPool:
+    def _listen_pool(self) -> ClientPool:
         if self.listen_dsn is self.dsn:
             return self._pool
         return self._once("listen_pool", lambda: self._new_pool(self.listen_dsn), among=self._pools)
 
     @property
-    def _async_pool(self) -> AsyncConnectionPool:
+    def _async_pool(self) -> AsyncClientPool:
         return self._once("async_pool", lambda: self._new_async_pool(self.dsn), among=self._pools)
 
     @property
-    def _async_listen_pool(self) -> AsyncConnectionPool:
+    def _async_listen_pool(self) -> AsyncClientPool:
         if self.listen_dsn is self.dsn:
             return self._async_pool
         return self._once("async_listen_pool", lambda: self._new_async_pool(self.listen_dsn), among=self._pools)
 
-    def _new_pool(self, dsn: DSN | None) -> ConnectionPool:
-        from pq_core.database import ConnectionPool
+    def _new_pool(self, dsn: DSN | None) -> ClientPool:
+        from pq_core.client_pools import ClientPool  # brings the driver
 
-        schema = self.schema
-        name = f"pq {self.app}".strip()
-        return ConnectionPool(dsn, application_name=name, examine=lambda connection: examine(connection, schema))
+        return ClientPool(dsn, app=self.app, schema=self.schema)
 
-    def _new_async_pool(self, dsn: DSN | None) -> AsyncConnectionPool:
-        from pq_core.database import AsyncConnectionPool
+    def _new_async_pool(self, dsn: DSN | None) -> AsyncClientPool:
+        from pq_core.client_pools import AsyncClientPool
 
-        schema = self.schema
-        name = f"pq {self.app}".strip()
-        return AsyncConnectionPool(dsn, application_name=name, examine=lambda connection: aexamine(connection, schema))
+        return AsyncClientPool(dsn, app=self.app, schema=self.schema)
 
     def _has_plugins(self) -> bool:
         return bool(self._given_plugins) or self._discover_plugins or "plugins" in self._made

@@ -11,7 +11,6 @@ ticks in both passes, an hour that is left out has none.
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Callable
 from copy import copy
@@ -20,6 +19,7 @@ from datetime import UTC, datetime, timedelta, tzinfo
 from functools import lru_cache
 from typing import Any
 
+from pq_core.close_names import close_names
 from pq_core.errors import InvalidOption
 
 _SECOND = timedelta(seconds=1)
@@ -165,7 +165,7 @@ def find_zone(name: str | None) -> tzinfo:
     try:
         return ZoneInfo(name)
     except (KeyError, ValueError, OSError, TypeError):  # a folder of the database is an OSError
-        near = difflib.get_close_matches(str(name), sorted(available_timezones()), n=1)
+        near = close_names(str(name), sorted(available_timezones()))
         hint = f"did you mean {near[0]!r}?" if near else "names are those of the IANA database, as 'Europe/Berlin'"
         raise InvalidOption(f"timezone={name!r}: there is no such timezone; {hint}") from None
 

@@ -6,15 +6,13 @@ import os
 import re
 import sys
 from pathlib import Path
-from typing import NoReturn
-from urllib.parse import quote
-
-import psycopg
-from psycopg.conninfo import make_conninfo
-from psycopg.pq import Conninfo, ConninfoOption
+from typing import TYPE_CHECKING, NoReturn
 
 from pq_core.errors import DatabaseNotConfigured, InvalidDSN
 from pq_core.types import DSN
+
+if TYPE_CHECKING:
+    from psycopg.pq import ConninfoOption
 
 VARIABLES = ("PQ_DATABASE_URL", "DATABASE_URL")
 EMBEDDED = "embedded:"
@@ -56,7 +54,7 @@ def conninfo(dsn: str, **defaults: str | int) -> str:
             continue
         if variable is None or variable.decode() not in os.environ:
             said.setdefault(name, str(value))
-    return make_conninfo("", **said)
+    return _written(said)
 
 
 def rotated(dsn: str, by: int) -> str:
@@ -73,7 +71,7 @@ def rotated(dsn: str, by: int) -> str:
         values = said.get(name, "").split(",")
         if len(values) == count:  # a single port is that of all
             said[name] = ",".join(values[(place + by) % count] for place in range(count))
-    return make_conninfo("", **said)
+    return _written(said)
 
 
 def redact(dsn: str) -> str:
@@ -159,15 +157,19 @@ def _check_url(url: str, source: str) -> None:
 
 
 def _parse(dsn: str, source: str) -> list[ConninfoOption]:
+    # Libpq itself reads it; but a worker imports this module before it forks, and the driver is no part of the image.
+    from psycopg import Error
+    from psycopg.pq import Conninfo
+
     if "\0" in dsn:
         raise InvalidDSN(f"{source} holds a NUL character")
     try:
         options = Conninfo.parse(dsn.encode())
     except UnicodeEncodeError:
         raise InvalidDSN(f"{source} holds a character that is not Unicode text") from None
-    except psycopg.Error:
+    except Error:
         # Not chained: the driver's text quotes what it could not read.
-        _explain(dsn, source)
+        _explain(dsn, source, known={option.keyword.decode() for option in Conninfo.get_defaults()} | {"ssl"})
     for option in options:
         numbers = (option.val or b"").decode().split(",")
         if option.keyword == b"port" and not all(number == "" or number.isdecimal() for number in numbers):
@@ -175,8 +177,7 @@ def _parse(dsn: str, source: str) -> list[ConninfoOption]:
     return options
 
 
-def _explain(dsn: str, source: str) -> NoReturn:
-    known = {option.keyword.decode() for option in Conninfo.get_defaults()} | {"ssl"}
+def _explain(dsn: str, source: str, *, known: set[str]) -> NoReturn:
     query = dsn.partition("?")[2] if dsn.startswith("postgres") else ""
     for pair in query.split("&") if "password" not in query else ():
         name, _, value = pair.partition("=")
@@ -195,6 +196,12 @@ def _explain(dsn: str, source: str) -> NoReturn:
     raise InvalidDSN(f"{source} can't be read as a libpq connection string or postgresql:// URL; {ENCODE}") from None
 
 
+def _written(said: dict[str, str]) -> str:
+    from psycopg.conninfo import make_conninfo
+
+    return make_conninfo("", **said)
+
+
 def _is_secret(option: ConninfoOption) -> bool:
     return option.dispchar == b"*"
 
@@ -208,6 +215,8 @@ def _quoted(value: str) -> str:
 
 
 def _as_url(said: dict[str, str]) -> str:
+    from urllib.parse import quote  # only who shows a URL needs it
+
     user, password = said.pop("user", ""), said.pop("password", "")
     credentials = quote(user, safe="") + (f":{password}" if password else "")
     place = ""

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from typing import Any, Self
 
+from pq_core.close_names import close_names
 from pq_core.errors import InvalidOption
 from pq_core.types import TaskStatus
 
@@ -68,7 +68,7 @@ class Filter:
         known = [f.name for f in fields(cls) if f.name != "id"]
         for name in chosen:
             if name not in known:
-                near = difflib.get_close_matches(name, known, n=1)
+                near = close_names(name, known)
                 hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(known)}"
                 raise InvalidOption(f"{method}(): there is no condition {name!r}; {hint}")
         return cls(**chosen)

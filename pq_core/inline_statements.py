@@ -8,14 +8,12 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from functools import lru_cache
-from importlib.resources import files
-
-from psycopg import sql
 
 from pq_core import payload
 from pq_core.executor import Statement
 from pq_core.rows import Rows
-from pq_core.store import Request, load
+from pq_core.sql_names import identifier
+from pq_core.store import Request, load, text_of
 from pq_core.types import ClaimedTask
 from pq_core.worker.rows import Row, claimed_task
 
@@ -64,9 +62,8 @@ def _report(schema: str) -> Statement:
 
 
 def _text(folder: str, name: str) -> str:
-    text = files("pq_core").joinpath("sql", folder, f"{name}.sql").read_text(encoding="utf-8")
-    return "\n".join(line for line in text.splitlines() if not line.lstrip().startswith("--"))
+    return "\n".join(line for line in text_of(name, folder).splitlines() if not line.lstrip().startswith("--"))
 
 
 def _words(schema: str) -> dict[str, str]:
-    return {"schema": sql.Identifier(schema).as_string(None)}
+    return {"schema": identifier(schema)}

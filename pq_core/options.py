@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping
@@ -10,6 +9,7 @@ from dataclasses import asdict, fields
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, NoReturn, TypedDict, TypeVar
 
+from pq_core.close_names import close_names
 from pq_core.errors import InvalidOption, InvalidTask
 from pq_core.types import Backoff, CallOptions, OnDuplicate, OnLost, PayloadKind, Rate, TaskOptions, Unique
 
@@ -79,7 +79,7 @@ def build(kind: type[O], given: Mapping[str, Any], *, what: str) -> O:
     known = [f.name for f in fields(kind)]
     for name in given:
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
+            near = close_names(name, known)
             hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(sorted(known))}"
             raise InvalidOption(f"{what}: there is no option {name!r}; {hint}")
     options = kind(**given)

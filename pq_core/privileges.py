@@ -5,10 +5,9 @@ from __future__ import annotations
 import re
 from importlib.resources import files
 
-from psycopg import sql
-
 from pq_core.errors import InvalidOption
-from pq_core.schema import TABLES, VERSION_TABLE, check_schema_name
+from pq_core.schema import TABLES, VERSION_TABLE
+from pq_core.sql_names import check_schema_name, identifier, literal
 
 ROLES = ("producer", "worker", "viewer")
 LONGEST_ROLE = 63
@@ -28,13 +27,13 @@ def roles_sql(schema: str = "public", *, prefix: str = "pq_") -> str:
 
     names = {role: _checked(f"{prefix}{role}", prefix) for role in ROLES}
     words = {
-        "schema": _identifier(schema),
-        "schema_text": _literal(schema),
-        **{role: _identifier(name) for role, name in names.items()},
-        **{f"{role}_text": _literal(name) for role, name in names.items()},
-        "tables": ", ".join(_identifier(schema, table) for table in (*TABLES, VERSION_TABLE)),
-        "worked": ", ".join(_identifier(schema, table) for table in TABLES if table not in _NOT_WORKED),
-        "functions": ", ".join(_literal(name) for name in sorted(runner.function_names())),
+        "schema": identifier(schema),
+        "schema_text": literal(schema),
+        **{role: identifier(name) for role, name in names.items()},
+        **{f"{role}_text": literal(name) for role, name in names.items()},
+        "tables": ", ".join(identifier(schema, table) for table in (*TABLES, VERSION_TABLE)),
+        "worked": ", ".join(identifier(schema, table) for table in TABLES if table not in _NOT_WORKED),
+        "functions": ", ".join(literal(name) for name in sorted(runner.function_names())),
     }
     template = files("pq_core").joinpath("sql", "roles.sql").read_text(encoding="utf-8")
     return re.sub(r"\{(\w+)\}", lambda found: words[found[1]], template)
@@ -55,11 +54,3 @@ def _checked(name: str, prefix: str) -> str:
     if problem is not None:
         raise InvalidOption(f"role prefix {prefix[:80]!r}: {problem}")
     return name
-
-
-def _identifier(*names: str) -> str:
-    return sql.Identifier(*names).as_string(None)
-
-
-def _literal(text: str) -> str:
-    return sql.Literal(text).as_string(None)

@@ -6,7 +6,6 @@ is looked up among declared tasks, and else must be a plain function at the top 
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import re
 import sys
@@ -15,6 +14,7 @@ from collections.abc import Callable, Iterable
 from types import FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any
 
+from pq_core.close_names import close_names
 from pq_core.errors import InvalidOption, TaskNotAllowed, UnknownTask
 from pq_core.functions import loaded_module, module_of
 from pq_core.options import LONGEST_NAME, names
@@ -189,7 +189,7 @@ class Registry:
         known = sorted({*self._named, *self._allowed})
         # The bare name of a function first: its module is part of the task's name.
         near = [one for one in known if re.split(r"[:.]", one)[-1] == name][:3]
-        near = near or difflib.get_close_matches(name, known, n=3, cutoff=0.6)
+        near = near or close_names(name, known, most=3)
         if near:
             return f"no task is called {name!r} here; did you mean {' or '.join(repr(n) for n in near)}?"
         module, _, attribute = name.partition(":")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -11,6 +9,7 @@ from datetime import UTC, datetime, timedelta, tzinfo
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypedDict, get_args
 
+from pq_core.close_names import close_names
 from pq_core.cron import check_cron, cron, find_zone
 from pq_core.errors import InvalidOption
 from pq_core.options import CommonFields, check_client_id, check_name, is_integer
@@ -137,7 +136,7 @@ def build_schedule(given: Mapping[str, Any], *, what: str) -> ScheduleOptions:
     """Return checked options from keyword arguments; ``what`` names the schedule in errors."""
     for name in given:
         if name not in SCHEDULE_OPTIONS:
-            near = difflib.get_close_matches(name, SCHEDULE_OPTIONS, n=1)
+            near = close_names(name, SCHEDULE_OPTIONS)
             hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(sorted(SCHEDULE_OPTIONS))}"
             raise InvalidOption(f"{what}: there is no option {name!r}; {hint}")
     said = dict(given)
@@ -238,7 +237,7 @@ def write(
         "active": options.active,
     }
     text = json.dumps(_in_order(item, registry.seals), sort_keys=True, ensure_ascii=True)
-    item["definition"] = hashlib.sha256(text.encode()).hexdigest()[:32]
+    item["definition"] = _digest(text)
     item["ticks"] = [tick.isoformat() for tick in options.first_ticks(now)]
     return item
 
@@ -259,6 +258,12 @@ def _in_order(value: Any, seals: Seals) -> Any:
             return [_in_order(item, seals) for item in value]
         case _:
             return value
+
+
+def _digest(text: str) -> str:
+    import hashlib  # only applications with schedules need it
+
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 def _iso(moment: datetime | None) -> str | None:

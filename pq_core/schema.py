@@ -18,7 +18,8 @@ from psycopg import sql
 from psycopg.rows import tuple_row
 
 from pq_core import database
-from pq_core.errors import DatabaseUnavailable, InvalidOption, NotMigrated, SchemaIncompatible
+from pq_core.errors import DatabaseUnavailable, NotMigrated, SchemaIncompatible
+from pq_core.sql_names import check_schema_name
 
 if TYPE_CHECKING:
     import psycopg
@@ -177,23 +178,6 @@ def check_revision(found_revision: int | None, oldest_code: int | None, *, schem
             f'schema "{schema}" is at revision {found_revision} and needs code of revision {oldest_code} at least, '
             f"this is {CODE_REVISION}: install a newer pq-toolkit"
         )
-
-
-def check_schema_name(schema: str) -> None:
-    """Raise InvalidOption unless Postgres can have a schema of this name, unshortened."""
-    problem = None
-    if not isinstance(schema, str) or not schema:
-        problem = "give the name of a schema"
-    elif "\0" in schema:
-        problem = "Postgres has no names with a NUL character"
-    elif any("\ud800" <= character <= "\udfff" for character in schema):
-        problem = "it holds half of a surrogate pair"
-    elif len(schema.encode()) > 63:
-        problem = "Postgres cuts names to 63 bytes"
-    elif schema.startswith("pg_"):
-        problem = "Postgres keeps names that begin with pg_ for itself"
-    if problem:
-        raise InvalidOption(f"schema={schema!r}: {problem}")
 
 
 @contextmanager

@@ -11,21 +11,16 @@ them open. Each is used through two keys derived from it, one that signs and one
 
 from __future__ import annotations
 
-import base64
-import binascii
-import hashlib
-import hmac
-import json
 import os
-import pickle
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from pq_core import payload
-from pq_core.errors import InvalidOption, KeysNotConfigured, PayloadDecodeError, PayloadError, PayloadTooLarge
+from pq_core.errors import InvalidOption, KeysNotConfigured, PayloadDecodeError, PayloadTooLarge
 from pq_core.payload_decoding import TAG
 
 if TYPE_CHECKING:
+    from pq_core.ciphers import Purpose
     from pq_core.payload_signature import Signed
     from pq_core.types import JSON, PayloadKind
 
@@ -33,8 +28,6 @@ VARIABLE = "PQ_KEYS"
 SHORTEST_KEY = 32
 """Characters of a key at least."""
 SEALED = ("pickle", "encrypted")
-
-Purpose = tuple[str, str, int]
 
 
 def for_arguments(name: str, version: int) -> Purpose:
@@ -82,12 +75,10 @@ class Seals:
         if kind == "json":
             return payload.encode(args, kwargs, limit=limit, what=name, signature=signature)
         self._needed(name, kind)
-        purpose = for_arguments(name, version)
-        if kind == "pickle":
-            sealed = self._signed((args, dict(kwargs)), purpose, what=f"{name}: the arguments")
-        else:
-            encoded = payload.encode(args, kwargs, limit=limit, what=name, signature=signature)
-            sealed = self._encrypted(encoded, purpose)
+        value: Any = (args, dict(kwargs))
+        if kind != "pickle":
+            value = payload.encode(args, kwargs, limit=limit, what=name, signature=signature)
+        sealed = self._sealed(kind, value, for_arguments(name, version), what=f"{name}: the arguments")
         _check_size(sealed, limit, f"{name}: the arguments take", "payload_limit")
         return {"args": [sealed], "kwargs": {}}
 
@@ -129,10 +120,9 @@ class Seals:
         if kind == "json" or value is None:
             return payload.encode_result(value, limit=limit, what=name)
         self._needed(name, kind)
-        if kind == "pickle":
-            sealed = self._signed(value, for_result(task_id), what=f"{name}: the result")
-        else:
-            sealed = self._encrypted(payload.encode_result(value, limit=limit, what=name), for_result(task_id))
+        if kind != "pickle":
+            value = payload.encode_result(value, limit=limit, what=name)
+        sealed = self._sealed(kind, value, for_result(task_id), what=f"{name}: the result")
         _check_size(sealed, limit, f"{name}: the result takes", "result_limit")
         return sealed
 
@@ -162,13 +152,19 @@ class Seals:
 
     def digest(self, sealed: Mapping[str, JSON]) -> str:
         """Return what is the same for equal encrypted values: each encryption of one differs from the others."""
-        plain = _fernet(self._all()).decrypt(str(sealed["value"]).encode())
-        return hmac.digest(self._all()[0], b"pq/1 digest\0" + plain, "sha256").hex()
+        from pq_core import ciphers
+
+        return ciphers.digest(self._all(), sealed)
 
     def prepare(self, kinds: Iterable[PayloadKind]) -> None:
         """Import now what children would each import anew."""
+        kinds = set(kinds)
+        if kinds.isdisjoint(SEALED):
+            return
+        from pq_core import ciphers
+
         if "encrypted" in kinds and self.available:
-            _fernet(self._all())
+            ciphers.fernet(self._all())
 
     def _readable(self, stored: JSON, sealed: Mapping[str, JSON], purpose: Purpose) -> JSON:
         try:
@@ -176,52 +172,17 @@ class Seals:
         except (PayloadDecodeError, InvalidOption, ImportError):
             return stored  # whoever looks on has other keys, or none
 
-    def _signed(self, value: Any, purpose: Purpose, *, what: str) -> dict[str, JSON]:
-        try:
-            pickled = pickle.dumps(value, protocol=5)
-        except Exception as error:
-            raise PayloadError(f"{what} can't be pickled: {type(error).__name__}: {error}") from error
-        signature = _signature(self._all()[0], purpose, pickled)
-        return {TAG: "pickle", "value": base64.b64encode(pickled).decode(), "signature": signature}
+    def _sealed(self, kind: PayloadKind, value: Any, purpose: Purpose, *, what: str) -> dict[str, JSON]:
+        from pq_core import ciphers
 
-    def _encrypted(self, value: JSON, purpose: Purpose) -> dict[str, JSON]:
-        plain = payload.dumps({"for": list(purpose), "value": value}).encode()
-        return {TAG: "encrypted", "value": _fernet(self._all()).encrypt(plain).decode()}
+        if kind == "pickle":
+            return ciphers.sign(self._all(), value, purpose, what=what)
+        return ciphers.encrypt(self._all(), value, purpose)
 
     def _opened(self, sealed: Mapping[str, JSON], purpose: Purpose, *, what: str) -> Any:
-        value = sealed.get("value")
-        if not isinstance(value, str) or not value.isascii():
-            raise PayloadDecodeError(f"{what}: the sealed value is not text")
-        if sealed[TAG] == "encrypted":
-            return self._decrypted(value, purpose, what=what)
-        try:
-            pickled = base64.b64decode(value, validate=True)
-        except binascii.Error:
-            raise PayloadDecodeError(f"{what}: the pickled value is not base64") from None
-        signature = sealed.get("signature")
-        signature = signature if isinstance(signature, str) and signature.isascii() else ""
-        # All of them are compared, so that the time tells nothing.
-        fitting = [hmac.compare_digest(_signature(key, purpose, pickled), signature) for key in self._all()]
-        if not any(fitting):
-            raise PayloadDecodeError(
-                f"{what}: the signature is missing or does not fit {_words(purpose)}; nothing was unpickled"
-            )
-        try:
-            return pickle.loads(pickled)
-        except Exception as error:
-            raise PayloadDecodeError(f"{what} can't be unpickled here: {type(error).__name__}: {error}") from error
+        from pq_core import ciphers
 
-    def _decrypted(self, token: str, purpose: Purpose, *, what: str) -> JSON:
-        from cryptography.fernet import InvalidToken
-
-        try:
-            plain = _fernet(self._all()).decrypt(token.encode())
-        except InvalidToken:
-            raise PayloadDecodeError(f"{what}: none of the keys decrypts it") from None
-        found = payload.loads(plain.decode())
-        if not isinstance(found, dict) or found.get("for") != list(purpose):
-            raise PayloadDecodeError(f"{what}: encrypted for something else than {_words(purpose)}")
-        return found.get("value")
+        return ciphers.open_sealed(self._all(), sealed, purpose, what=what)
 
     def _needed(self, name: str, kind: str) -> None:
         if not self.available:
@@ -262,21 +223,6 @@ def _checked(given: Iterable[str] | str | None, source: str) -> tuple[bytes, ...
     return tuple(keys)
 
 
-def _signature(key: bytes, purpose: Purpose, pickled: bytes) -> str:
-    derived = hmac.digest(key, b"pq/1 sign", "sha256")
-    # JSON has no NUL, so that no two pairs of purpose and pickle give the same bytes.
-    return hmac.new(derived, json.dumps(purpose).encode() + b"\0" + pickled, hashlib.sha256).hexdigest()
-
-
-def _fernet(keys: tuple[bytes, ...]) -> Any:
-    try:
-        from cryptography.fernet import Fernet, MultiFernet
-    except ImportError as error:
-        raise ImportError('payload="encrypted" needs cryptography: pip install "pq-toolkit[crypto]"') from error
-    derived = (hmac.digest(key, b"pq/1 encrypt", "sha256") for key in keys)
-    return MultiFernet([Fernet(base64.urlsafe_b64encode(key)) for key in derived])
-
-
 def _sealed_arguments(stored: str | JSON) -> dict[str, JSON] | None:
     if isinstance(stored, str):
         try:
@@ -297,8 +243,3 @@ def _check_size(sealed: Mapping[str, JSON], limit: int, subject: str, option: st
     size = sum(len(key) + len(str(value)) + 6 for key, value in sealed.items())
     if size > limit:
         raise PayloadTooLarge(f"{subject} {size} bytes once sealed, over the {option} of {limit}: pass a reference")
-
-
-def _words(purpose: Purpose) -> str:
-    what, name, number = purpose
-    return f"the arguments of {name} version {number}" if what == "arguments" else f"the result of task {number}"

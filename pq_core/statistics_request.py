@@ -7,7 +7,6 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import lru_cache
-from importlib.resources import files
 from typing import Any, Literal
 
 from pq_core import rows
@@ -16,7 +15,7 @@ from pq_core.executor import Statement
 from pq_core.filters import check_text, moment
 from pq_core.payload import dumps
 from pq_core.statistics import BYTES, HIGHEST, SECONDS, Histogram, percentile
-from pq_core.store import Request, load, names_of
+from pq_core.store import Request, load, names_of, text_of
 
 By = Literal["time", "queue", "name", "outcome"]
 DIMENSIONS: tuple[By, ...] = ("time", "queue", "name", "outcome")
@@ -151,7 +150,6 @@ def _statement(
     schema: str, by: tuple[str, ...], conditions: tuple[str, ...], hourly: bool, histograms: bool
 ) -> Statement:
     names = names_of(schema)
-    text = files("pq_core").joinpath("sql", "client", "statistics.sql").read_text(encoding="utf-8")
     words = {
         "source": (_HOURS if hourly else _MINUTES).replace("{schema}", names["schema"]),
         "time": "timestamptz '-infinity'",
@@ -165,9 +163,9 @@ def _statement(
     for one in ("queue", "name", "outcome"):
         words[one] = f"s.{one}" if one in by else "text ''"
     for one, column in (("waits", "wait"), ("runs", "run"), ("memory", "memory")):
-        text_of = f"string_agg(nullif(array_to_string(s.{column}_histogram, ','), ''), ',')"
-        words[one] = text_of if histograms else "cast(NULL AS text)"
-    return load("statistics", text, {**names, **words})
+        joined = f"string_agg(nullif(array_to_string(s.{column}_histogram, ','), ''), ',')"
+        words[one] = joined if histograms else "cast(NULL AS text)"
+    return load("statistics", text_of("statistics"), {**names, **words})
 
 
 def _row(row: str, by: Collection[str]) -> StatisticsRow:

@@ -11,16 +11,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import lru_cache
-from importlib.resources import files
+from pkgutil import get_data
 from typing import Generic, TypeVar
-
-from psycopg import sql
 
 from pq_core import payload, rows
 from pq_core.errors import InvalidOption
 from pq_core.executor import Statement
 from pq_core.filters import FINISHED, Filter, bigint, check_text, conditions, moment
 from pq_core.rows import Enqueued, Retried, Rows, Stats, Watched
+from pq_core.sql_names import identifier, literal
 from pq_core.types import JSON, AttemptRecord, TaskRecord, TaskStatus, WorkerRecord
 
 T = TypeVar("T")
@@ -38,14 +37,20 @@ class Request(Generic[T]):
 @lru_cache(maxsize=64)
 def names_of(schema: str) -> Mapping[str, str]:
     """Return a schema's name as statements write it: as an identifier and as a literal."""
-    return {"schema": sql.Identifier(schema).as_string(None), "schema_text": sql.Literal(schema).as_string(None)}
+    return {"schema": identifier(schema), "schema_text": literal(schema)}
 
 
 @lru_cache(maxsize=1024)
 def statement(schema: str, name: str, where: str = "true") -> Statement:
     """Return the statement of ``sql/client/<name>.sql`` for a schema, with ``where`` as its conditions."""
-    text = files("pq_core").joinpath("sql", "client", f"{name}.sql").read_text(encoding="utf-8")
-    return load(name, text, {**names_of(schema), "conditions": where})
+    return load(name, text_of(name), {**names_of(schema), "conditions": where})
+
+
+def text_of(name: str, folder: str = "client") -> str:
+    """Return the text of ``sql/<folder>/<name>.sql``."""
+    data = get_data("pq_core", f"sql/{folder}/{name}.sql")
+    assert data is not None
+    return data.decode()
 
 
 def load(name: str, text: str, words: Mapping[str, str]) -> Statement:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ class TableMethods:
 
     async def arun_db_migrations(self) -> None:
         """Do what ``run_db_migrations`` does, in a thread."""
-        await asyncio.to_thread(self.run_db_migrations)
+        await _in_thread(self.run_db_migrations)
 
     def create_tables(self) -> None:
         """Do what ``run_db_migrations`` does; python-pq's name."""
@@ -34,7 +34,7 @@ class TableMethods:
 
     async def acreate_tables(self) -> None:
         """Do what ``create_tables`` does, in a thread."""
-        await asyncio.to_thread(self.create_tables)
+        await _in_thread(self.create_tables)
 
     def drop_tables(self) -> None:
         """Drop pq's tables and everything in them."""
@@ -44,4 +44,10 @@ class TableMethods:
 
     async def adrop_tables(self) -> None:
         """Do what ``drop_tables`` does, in a thread."""
-        await asyncio.to_thread(self.drop_tables)
+        await _in_thread(self.drop_tables)
+
+
+async def _in_thread(function: Callable[[], object]) -> None:
+    import asyncio  # whoever awaits has loaded it; who only creates a PQ need not
+
+    await asyncio.to_thread(function)

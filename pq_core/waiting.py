@@ -17,7 +17,7 @@ import psycopg
 from psycopg import sql
 
 from pq_core.errors import DatabaseUnavailable, InvalidOption, TaskFailed, TaskNotFound, WaitTimeout
-from pq_core.executor import AsyncPsycopgExecutor, PsycopgExecutor
+from pq_core.psycopg_executor import AsyncPsycopgExecutor, PsycopgExecutor
 from pq_core.rows import Watched
 from pq_core.sealing import Seals
 from pq_core.store import Request

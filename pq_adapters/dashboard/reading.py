@@ -11,8 +11,8 @@ import psycopg
 from psycopg import sql
 
 from pq_core.bound import reraise
-from pq_core.executor import AsyncPsycopgExecutor
 from pq_core.payload import dumps
+from pq_core.psycopg_executor import AsyncPsycopgExecutor
 from pq_core.store import Request, load
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from pq_core.doctor.finding import Finding, ok, problem, warning
 from pq_core.errors import PQError
-from pq_core.executor import PsycopgExecutor
 from pq_core.payload import dumps
+from pq_core.psycopg_executor import PsycopgExecutor
 from pq_core.schema import CODE_REVISION, TABLES
 from pq_core.store import statement
 from pq_core.version import __version__

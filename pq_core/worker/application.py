@@ -49,11 +49,7 @@ def run_application(spec: dict[str, Any], *, page: Page | None, known_dead: tupl
             return APPLICATION_ERROR
         if spec.get("check"):
             return report(pq, strict=options.strict)
-        for dsn in (pq.dsn, pq.listen_dsn):
-            # A DSN that can't be read won't be better after a pause; what a function returns may be.
-            if not callable(dsn):
-                find_dsn(dsn)
-        supervise(pq, options, page=page, known_dead=known_dead)
+        supervise(pq, options, page=page, known_dead=known_dead, on_frozen=lambda: check_addresses(pq))
     except ForkServerLost as error:
         sys.stderr.write(f"pq worker: {error}\n")
         return 1  # which is restarted
@@ -61,6 +57,16 @@ def run_application(spec: dict[str, Any], *, page: Page | None, known_dead: tupl
         sys.stderr.write(f"pq worker: {error}\n")
         return USAGE_ERROR
     return 0
+
+
+def check_addresses(pq: PQ) -> None:
+    """Raise InvalidDSN or DatabaseNotConfigured now for a DSN that can't be read: it won't be better after a pause.
+
+    What a function returns may be. Loads the driver, which reads it.
+    """
+    for dsn in (pq.dsn, pq.listen_dsn):
+        if not callable(dsn):
+            find_dsn(dsn)
 
 
 def _own_part(error: BaseException) -> str:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import logging
 import os
-import platform
 import signal
 import socket
 import stat
@@ -19,7 +17,6 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from pq_core import roles
-from pq_core.database import start_connection
 from pq_core.dsn import find_dsn, rotated
 from pq_core.errors import NotMigrated, PQError, TaskCancelled, TaskTimeout, WorkerStartError
 from pq_core.executor import find_executor
@@ -100,6 +97,8 @@ class Host:
     @property
     def info(self) -> dict[str, Any]:
         """What is stored with the lease, for people."""
+        import platform  # for these two words, and not in a child
+
         return {
             "python": platform.python_version(),
             "system": platform.system(),
@@ -111,15 +110,21 @@ class Host:
     @property
     def wake_channel(self) -> str:
         """The NOTIFY channel of pq_channel('wake') in this schema."""
+        import hashlib  # brings OpenSSL's library
+
         return "pq_wake_" + hashlib.md5(self.schema.encode(), usedforsecurity=False).hexdigest()[:16]
 
     def connect_work(self) -> PGconn:
         """Begin to open the connection for claims and reports."""
+        from pq_core.database import start_connection  # brings the driver, which is no part of the image
+
         # The direct way where there is one: what the session sets would leak through a pooler.
         return start_connection(self._address("work"), application_name=f"pq worker {self.name}"[:63])
 
     def connect_watch(self) -> PGconn:
         """Begin to open the connection for LISTEN and heartbeats, with keepalives that find a dead peer in seconds."""
+        from pq_core.database import start_connection
+
         lease = max(1, int(self.options.lease / 6))
         return start_connection(
             self._address("watch"),

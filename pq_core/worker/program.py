@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -197,6 +196,8 @@ class Program:
                 outcome=outcome,
                 error=f'{verdict.error}\non_lost="fail" forbids to start it twice',
             )
+        from random import random  # the worker decides, not its child
+
         return decide(
             outcome,
             number=task.number,
@@ -205,7 +206,7 @@ class Program:
             backoff=stored_backoff(task),
             after=verdict.after,
             error=verdict.error,
-            random=random.random,
+            random=random,
         )
 
     def release(self, task: ClaimedTask, error: str | None) -> Transition:

@@ -63,9 +63,13 @@ def supervise(
     *,
     page: Page | None = None,
     known_dead: tuple[int, ...] = (),
+    on_frozen: Callable[[], None] | None = None,
     on_ready: Callable[[int], None] | None = None,
 ) -> list[AttemptOutcome]:
-    """Run one worker here. Returns what ended, with ``once``."""
+    """Run one worker here. Returns what ended, with ``once``.
+
+    ``on_frozen``: called when what it forks from is complete, before it connects; may load what children don't need.
+    """
     _ = pq.dsn  # refused now where the PQ was sent into somebody's transaction
     before = roles.role()
     roles.set_role(Role.WORKER)
@@ -101,9 +105,11 @@ def supervise(
         program.prepare()
         host.freeze()
         with contextlib.closing(host.fork_server(program)) as forker:
-            # With what speaks to the database: no child needs that, so it is loaded when the image has been forked off.
+            # It brings the driver, which is no part of the image.
             from pq_core.worker.supervisor import Supervisor
 
+            if on_frozen is not None:
+                on_frozen()
             supervisor = Supervisor(host, options, program, queues, forker)
             supervisor.run()
             return supervisor.ended

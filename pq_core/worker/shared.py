@@ -13,7 +13,6 @@ import os
 import resource
 import struct
 import sys
-import tempfile
 from typing import Any, TextIO
 
 _STOP = struct.Struct("=qqq")
@@ -261,6 +260,8 @@ def _anonymous_file(name: str) -> int:
     if hasattr(os, "memfd_create"):
         handle = os.memfd_create(name)
     else:
+        import tempfile  # Linux needs none
+
         handle, path = tempfile.mkstemp(prefix=f"{name}-")
         os.unlink(path)  # noqa: PTH108
     try:

@@ -269,6 +269,24 @@ def test_using_refuses_what_nobody_knows(database: str, pq: PQ) -> None:
         pq.using(own.cursor())
 
 
+def test_using_takes_a_tracers_proxy_of_a_connection(database: str, pq: PQ) -> None:
+    class Proxy:
+        def __init__(self, wrapped: object) -> None:
+            self.wrapped = wrapped
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(self.wrapped, name)
+
+        @property
+        def __class__(self) -> type:  # type: ignore[override]
+            return type(self.wrapped)
+
+    with psycopg.connect(database) as own:
+        task_id = pq.using(Proxy(own)).enqueue(add.call(1))  # type: ignore[call-overload]
+
+    assert pq.get_task(task_id) is not None
+
+
 def test_session_lends_a_transaction(pq: PQ) -> None:
     def fail() -> None:
         with pq.session() as connection:

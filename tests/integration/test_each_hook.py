@@ -15,7 +15,7 @@ import psycopg
 import pytest
 
 from pq_core import PQ, DuplicateClientId, PayloadError, Task, role
-from pq_core.executor import PsycopgExecutor
+from pq_core.psycopg_executor import PsycopgExecutor
 
 
 class Notes:

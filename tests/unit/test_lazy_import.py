@@ -13,6 +13,9 @@ import pq_core
 
 ROOT = Path(__file__).parents[2]
 HEAVY = {"psycopg", "sqlalchemy", "alembic", "pluggy", "pydantic", "click", "croniter", "asyncio", "django"}
+LATER = {"psycopg_binary", "ssl", "rich", "email", "hashlib", "pickle", "random", "subprocess", "tempfile"}
+IMAGE = HEAVY | LATER
+"""What the image that a worker forks from should not hold for nothing: each task pays for it."""
 
 
 def loaded_after(code: str, **environment: str) -> set[str]:
@@ -46,10 +49,55 @@ def test_declaring_and_calling_tasks_loads_no_driver(code: str) -> None:
     assert not HEAVY & loaded_after(code)
 
 
-def test_a_client_loads_a_driver_but_neither_migrations_nor_the_command_line() -> None:
-    loaded = loaded_after("from pq_core import PQ\npq = PQ()\n@pq.task(name='f')\ndef f(): ...\nf.call()")
+APPLICATION = """
+from pq_core import PQ, Priority, TaskGroup
+jobs = TaskGroup(prefix="app")
+@jobs.task(priority=Priority.HIGH, max_attempts=3)
+def f(a: int) -> int: ...
+pq = PQ("postgresql://localhost/app")
+pq.include(jobs)
+pq.registry.prepare()
+f.call(1)
+"""
 
-    assert not (HEAVY - {"psycopg", "asyncio"}) & loaded
+
+def test_an_application_loads_neither_driver_nor_asyncio() -> None:
+    assert not IMAGE & loaded_after(APPLICATION)
+
+
+@pytest.mark.parametrize("module", ["host", "program", "application", "run", "rehearsing"])
+def test_what_a_worker_imports_before_it_forks_loads_neither_driver_nor_asyncio(module: str) -> None:
+    assert not IMAGE & loaded_after(f"import pq_core.worker.{module}")
+
+
+def test_the_image_that_a_worker_forks_from_holds_neither_driver_nor_asyncio() -> None:
+    worker = """
+import json, os, sys
+from datetime import timedelta
+from pq_core.worker.host import Host
+from pq_core.worker.options import WorkerOptions
+from pq_core.worker.run import supervise
+
+freeze = Host.freeze
+def frozen(host):
+    freeze(host)
+    assert host.declared_schedules is not None
+    print(json.dumps(sorted(sys.modules)), flush=True)
+    os._exit(0)
+
+Host.freeze = frozen
+jobs.task(name="hourly")(lambda: None)
+pq.periodic(run_every=timedelta(hours=1))(pq.task(name="tick")(lambda: None))
+supervise(pq, WorkerOptions(huge_pages=False))
+"""
+    # Schedules are written with a digest of their definition.
+    assert not (IMAGE - {"pluggy", "hashlib"}) & loaded_after(APPLICATION + worker)
+
+
+def test_first_use_of_the_database_loads_the_driver() -> None:
+    use = "import contextlib\nwith contextlib.suppress(Exception): PQ('postgresql://host:port/').pending_count()"
+
+    assert "psycopg" in loaded_after(f"{APPLICATION}{use}")
 
 
 def test_asking_for_the_role_loads_two_leaves() -> None:
