@@ -17,8 +17,27 @@ if TYPE_CHECKING:
     from typing import Any
 
 
+BOUND = "bound"
+"""Second argument of a program whose libraries are bound."""
+
+
+def bind_libraries(argv: list[str]) -> None:
+    """Begin this program anew with each function of a library looked up at the start (ld.so(8), LD_BIND_NOW).
+
+    Otherwise the first call looks it up and writes down where it is: in each child anew for what only children call,
+    which costs each of them a dozen copied pages.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    if argv[2:] == [BOUND]:
+        os.environ.pop("LD_BIND_NOW", None)  # what children start is not concerned
+    elif "LD_BIND_NOW" not in os.environ:
+        os.execve(sys.executable, [*sys.orig_argv, BOUND], {**os.environ, "LD_BIND_NOW": "1"})
+
+
 def main(argv: list[str]) -> int:
     """Run what SPEC says and return the exit status."""
+    bind_libraries(argv)
     os.environ["PQ_ROLE"] = "worker"
     spec: dict[str, Any] = json.loads(argv[1])
 

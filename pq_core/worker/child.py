@@ -189,18 +189,24 @@ def _become_child(
     for fd in drop:
         # Over the descriptor, never close() on the connection: that would end the worker's session.
         os.dup2(null_fd, fd)
-    stopper = Stopper(place, task)
-    for number in setup.handled:
-        _signal.signal(number, _DEFAULT)
-    faulthandler.enable(file=place.stack_fd, all_threads=True)
+    stopper = take_signals(setup, task, place)
     os.register_at_fork(after_in_child=stopper.forget)
-    stopper.install()
     guards.offer_to_oom_killer()
     if (numpy := sys.modules.get("numpy")) is not None and hasattr(numpy, "random"):
         numpy.random.seed()  # the standard library's generator reseeds itself after a fork
     if task is not None:
         _limit_memory(task)
     Tee.place = place
+    return stopper
+
+
+def take_signals(setup: ChildSetup, task: ClaimedTask | None, place: Place) -> Stopper:
+    """Give signals the meaning that they have in a child, and unblock them; crashes leave their stacks in ``place``."""
+    stopper = Stopper(place, task)
+    for number in setup.handled:
+        _signal.signal(number, _DEFAULT)
+    faulthandler.enable(file=place.stack_fd, all_threads=True)
+    stopper.install()
     return stopper
 
 

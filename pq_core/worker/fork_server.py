@@ -24,6 +24,7 @@ from pq_core.worker import guards
 from pq_core.worker.child import run_child
 from pq_core.worker.forking import fork_all, reap_all
 from pq_core.worker.orders import Gone, Line, Order
+from pq_core.worker.rehearsing import rehearse_beginning
 from pq_core.worker.shared import Place
 
 if TYPE_CHECKING:
@@ -62,6 +63,9 @@ class ForkServer:
 
     def serve(self, worker_pid: int) -> NoReturn:
         """Do what the worker says until it hangs up; end this process."""
+        guards.die_with_parent(worker_pid)
+        self._setup = self.setup_of(0)
+        rehearse_beginning(self._setup, worker_pid)
         woken, waker = socket.socketpair()
         for end in (woken, waker):
             end.setblocking(False)
@@ -70,7 +74,6 @@ class ForkServer:
         signal.signal(signal.SIGCHLD, _noted)
         signal.set_wakeup_fd(waker.fileno(), warn_on_full_buffer=False)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
-        guards.die_with_parent(worker_pid)
         self._own = [self.sock.fileno(), woken.fileno(), waker.fileno()]
         self._line = Line(self.sock)
         self._setup = self.setup_of(0)

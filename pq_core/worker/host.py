@@ -168,7 +168,7 @@ class Host:
         def serve(sock: socket.socket) -> NoReturn:
             ForkServer(
                 sock=sock,
-                setup_of=lambda worker_id: self.child_setup(program, worker_id),
+                setup_of=lambda worker_id: self._setup_of_a_life(program, worker_id),
                 run_crowd=run_crowd,
                 tail=self.options.output_tail,
                 foreign=self.foreign_sockets,
@@ -176,6 +176,12 @@ class Host:
             ).serve(worker_pid)
 
         return Forker.start(serve)
+
+    def _setup_of_a_life(self, program: Program, worker_id: int) -> ChildSetup:
+        setup = self.child_setup(program, worker_id)
+        if worker_id:  # else there is nothing to fork for yet
+            image.settle(setup, immortal=self.options.immortal)
+        return setup
 
     def _settle_again(self, forks: int) -> None:
         if forks >= SETTLE_AGAIN and not self._settled_again:

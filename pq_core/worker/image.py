@@ -18,15 +18,15 @@ MOSTLY = 0.5
 """Part of a huge page's range that must be in use already: the rest of it is memory that was not needed before."""
 
 
-def settle(*, immortal: bool = False) -> None:
+def settle(*own: object, immortal: bool = False) -> None:
     """Collect what the start left behind, give it back to the system, and keep the collector off the rest.
 
     Frozen objects are not looked at again: a collection in a child would otherwise write to every page it shares.
-    ``immortal``: functions, classes and modules count their references no more (see ``immortalize``).
+    ``immortal``: functions, classes and modules count their references no more, nor do ``own`` (see ``immortalize``).
     """
     gc.collect()
     if immortal:
-        immortalize()
+        immortalize(*own)
     with contextlib.suppress(OSError, AttributeError):  # another C library than glibc
         ctypes.CDLL(None).malloc_trim(0)
     gc.freeze()

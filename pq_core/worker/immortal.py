@@ -10,7 +10,9 @@ faults for a task in a process of its own.
 from __future__ import annotations
 
 import ctypes
+import enum
 import gc
+import struct
 import sys
 import sysconfig
 import types
@@ -36,20 +38,26 @@ _LOADED = {
     property,
     types.CodeType,
 }
+_PACKAGES = ("pq_core.", "pq_hooks.")
+_HELD = {types.MethodType, dict, list, tuple, set, frozenset, types.CellType}
 _PARTS = {types.CellType, tuple, frozenset}
 """Of a function or a class only: a tuple of the program's own may hold a file that is flushed when it ends. Instances,
 lists and dicts but a module's own are left anyway."""
 
 
-def immortalize() -> int:
+def immortalize(*own: object) -> int:
     """Make the program immortal as far as it is loaded; return how many objects that are, 0 where it can't be done.
 
+    ``own``: objects of pq itself that are there for ever, with what they hold of pq's own, and the containers of that.
     Not for a process that goes on to something else: what it has made immortal is never given back.
     """
     if not possible():
         return 0
     count_at = ctypes.c_uint32.from_address
     done = 0
+    for one in _held_by(own):
+        count_at(id(one) + _OFFSET).value = FOR_EVER
+        done += 1
     pending: list[object] = [one for one in gc.get_objects() if type(one) in _LOADED or isinstance(one, type)]
     while pending:
         one = pending.pop()
@@ -64,9 +72,29 @@ def immortalize() -> int:
             kind = type(part)
             if kind in _ATOMS:
                 count_at(id(part) + _OFFSET).value = FOR_EVER
-            elif kind in _LOADED or kind in _PARTS or isinstance(part, type):
+            elif kind in _LOADED or kind in _PARTS or isinstance(part, (type, enum.Enum, struct.Struct)):
                 pending.append(part)
     return done
+
+
+def _held_by(own: Iterable[object]) -> Iterator[object]:
+    """Yield objects of pq's own classes, and the containers between them; an application's may be meant to end."""
+    seen = set()
+    pending = list(own)
+    while pending:
+        one = pending.pop()
+        kind = type(one)
+        if id(one) in seen:
+            continue
+        seen.add(id(one))
+        if kind in _ATOMS:
+            yield one
+        elif isinstance(one, types.FunctionType):
+            if (one.__module__ or "").startswith(_PACKAGES):
+                pending += one.__closure__ or ()
+        elif kind in _HELD or kind.__module__.startswith(_PACKAGES):
+            yield one
+            pending += gc.get_referents(one)
 
 
 def possible() -> bool:

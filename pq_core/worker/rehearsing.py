@@ -8,17 +8,20 @@ with the worker: about a fifth of all that a short task copies. What has run a f
 from __future__ import annotations
 
 import contextvars
+import faulthandler
 import os
 import socket
+import sys
 from contextlib import nullcontext
 
 from pq_core import attempt as attempts
+from pq_core import roles
 from pq_core.registry import Registry
 from pq_core.task_groups import TaskGroup
 from pq_core.types import ClaimedTask, TaskOptions
-from pq_core.worker import handing, inbox, wire
+from pq_core.worker import guards, handing, inbox, wire
 from pq_core.worker.channel import Channel
-from pq_core.worker.child import run_one
+from pq_core.worker.child import run_one, take_signals
 from pq_core.worker.child_setup import ChildSetup
 from pq_core.worker.program import Program
 from pq_core.worker.rows import claimed_task
@@ -49,6 +52,38 @@ def rehearse() -> None:
                 contextvars.copy_context().run(_run, program, place, ours, theirs.fileno())
     finally:
         place.close()
+
+
+def rehearse_beginning(setup: ChildSetup, parent: int) -> None:
+    """Do what a child does before its task, ``TIMES`` times, in the process that will fork them; ``parent``: its own.
+
+    Only what leaves nothing behind. The caller takes its signals afterwards.
+    """
+    place = Place(tail=0)
+    was_enabled, role = faulthandler.is_enabled(), roles.role()
+    try:
+        for _ in range(TIMES):
+            _run_hooks_of_the_library()
+            guards.die_with_parent(parent)
+            roles.become_child()
+            take_signals(setup, None, place).forget()
+            roles.set_role(role)
+            roles.ready_to_fork()
+    finally:
+        faulthandler.disable()
+        if was_enabled:
+            faulthandler.enable()
+        place.close()
+
+
+def _run_hooks_of_the_library() -> None:
+    """Run what the standard library runs in a child after a fork, where it is there under the names of today."""
+    for module, name in (("threading", "_after_fork"), ("logging", "_after_at_fork_child_reinit_locks")):
+        hook = getattr(sys.modules.get(module), name, None)
+        if hook is not None:
+            hook()
+    if (random := sys.modules.get("random")) is not None:
+        random.seed()
 
 
 def _setup(program: Program) -> ChildSetup:
