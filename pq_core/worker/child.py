@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from pq_core import attempt as attempts
 from pq_core import roles
 from pq_core.errors import TaskCancelled, TaskTimeout
-from pq_core.worker import guards, handing, inbox, wire
+from pq_core.worker import guards, handing, inbox, late, wire
 from pq_core.worker.channel import Channel, tell
 from pq_core.worker.child_setup import ChildSetup, Loaded, attempt_of
 from pq_core.worker.concealing import ConcealedCall
@@ -106,6 +106,7 @@ def run_one(setup: ChildSetup, task: ClaimedTask, channel: Channel, stopper: Sto
     """Run the only task of this process; the worker gets its cost from the system."""
     end = run_guarded(setup, task, channel, stopper, loaded)
     flush()
+    tell_of_late_modules(setup, channel)
     if end["how"] == "succeeded":
         frame = wire.pack_done(task.id, task.fence, end["result"])
     else:
@@ -128,6 +129,7 @@ def _run_many(setup: ChildSetup, first: ClaimedTask, channel: Channel, stopper: 
     """Run one task after another and say of each what it cost; return the exit status."""
     task: ClaimedTask | None = first
     place = stopper.place
+    told = False
     before = resource.getrusage(resource.RUSAGE_SELF)
     while task is not None:
         stopper.task = task
@@ -135,6 +137,8 @@ def _run_many(setup: ChildSetup, first: ClaimedTask, channel: Channel, stopper: 
         place.begin(task.id, task.fence, began)
         end = run_guarded(setup, task, channel, stopper)
         flush()
+        if not told:
+            told = tell_of_late_modules(setup, channel)
         tasks.left -= 1
         if tasks.left and _has_children():
             tasks.left, end["last"] = 0, True  # they end with this process; so it takes no other task
@@ -158,6 +162,14 @@ def _run_many(setup: ChildSetup, first: ClaimedTask, channel: Channel, stopper: 
         if task is not None:
             stopper.install()
     return 0
+
+
+def tell_of_late_modules(setup: ChildSetup, channel: Channel) -> bool:
+    """Say what of pq was not in the image and had to be loaded; False if nothing had to be."""
+    names = late.loaded() - setup.late
+    if names:
+        channel.send(wire.pack(wire.Kind.LOADED, {"names": sorted(names)}))
+    return bool(names)
 
 
 def run_guarded(

@@ -32,7 +32,8 @@ class ChildSetup:
     what calls nothing of the application, None for the rest; ``function_of``: says whose arguments they are, in the
     child. ``in_child``: the plugins' context managers as
     one. ``retryable``: says whether an exception is tried again. ``sensitive``: says whether nothing of a task's values
-    may get out. ``handled``: signals for which the worker has handlers.
+    may get out. ``handled``: signals for which the worker has handlers. ``late``: those of pq's modules that are loaded
+    at their first use and have been.
     """
 
     worker_pid: int
@@ -52,6 +53,7 @@ class ChildSetup:
     default_timeout: float | None
     tasks_per_child: int = 1
     handled: tuple[int, ...] = ()
+    late: frozenset[str] = frozenset()
 
     def timeout_of(self, task: ClaimedTask) -> float | None:
         """Return the seconds that an attempt may take; None when they are not limited."""

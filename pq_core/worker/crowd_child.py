@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from pq_core import attempt as attempts
 from pq_core.worker import guards, inbox, wire
 from pq_core.worker.channel import Channel, tell
-from pq_core.worker.child import CANNOT_REPORT, flush
+from pq_core.worker.child import CANNOT_REPORT, flush, tell_of_late_modules
 from pq_core.worker.child_setup import ChildSetup, attempt_of
 from pq_core.worker.last_words import failure, stopped_early, success, unloadable
 from pq_core.worker.rows import claimed_task
@@ -36,6 +36,7 @@ class _Crowd:
         self._identity = guards.identity(inbox_fd)
         self._running: dict[tuple[int, int], asyncio.Task[None]] = {}
         self._over = asyncio.Event()
+        self._told = False
 
     async def serve(self, first: ClaimedTask) -> NoReturn:
         """Run what comes until nothing more does; end the process."""
@@ -76,6 +77,8 @@ class _Crowd:
         running.add_done_callback(lambda done: self._done(task, done))
 
     def _done(self, task: ClaimedTask, done: asyncio.Task[None]) -> None:
+        if not self._told:
+            self._told = tell_of_late_modules(self._setup, self._channel)
         self._running.pop((task.id, task.fence), None)
         if done.cancelled():  # before its first step, so it could not say so itself
             end = stopped_early(self._setup, task, asyncio.CancelledError("cancelled before it began"))

@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import importlib
+import logging
 import os
 import select
 import signal
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
     from pq_core.worker.child_setup import ChildSetup
 
     CrowdRunner = Callable[[ChildSetup, ClaimedTask, Channel, int], int]
+
+logger = logging.getLogger("pq.worker")
 
 IGNORED = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 """Signals that are for the worker: service managers and terminals send them to all processes of a group."""
@@ -103,6 +107,16 @@ class ForkServer:
                 self._line.send(Order.SIGNALLED)
             case (Order.LIFE, worker_id):
                 self._setup = self.setup_of(worker_id)
+            case (Order.LOAD, names):
+                self._load(names)
+
+    def _load(self, names: list[str]) -> None:
+        for name in names:
+            try:
+                importlib.import_module(name)
+            except Exception:  # it was there for a child: whatever is wrong, children go on to load it themselves
+                logger.warning("%s is not loaded for the children", name, exc_info=True)
+        self._setup = self.setup_of(self._setup.worker_id)
 
     # --- forking ------------------------------------------------------------------------------------------------
 

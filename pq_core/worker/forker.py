@@ -57,6 +57,7 @@ class Forker:
         self.lost: ForkServerLost | None = None
         self._line = Line(sock)
         self._places = 0
+        self._loaded: set[str] = set()
         self._unanswered: deque[float] = deque()
         self._answer: tuple[list[tuple[int, float]], OSError | None] | None = None
 
@@ -93,6 +94,13 @@ class Forker:
     def begin_life(self, worker_id: int) -> None:
         """Say under which id the worker lives from now on."""
         self._send(Order.LIFE, worker_id)
+
+    def load(self, names: Sequence[str]) -> None:
+        """Have modules loaded that children would each have to load; once."""
+        new = [name for name in names if name not in self._loaded]
+        if new:
+            self._loaded.update(new)
+            self._send(Order.LOAD, new)
 
     def fork_all(self, wanted: Sequence[Request]) -> tuple[list[tuple[int, float]], OSError | None]:
         """Fork a child for each of ``wanted``, in order; return pids with when, and why there are fewer than that.

@@ -21,7 +21,7 @@ from pq_core.dsn import find_dsn, rotated
 from pq_core.errors import NotMigrated, PQError, TaskCancelled, TaskTimeout, WorkerStartError
 from pq_core.executor import find_executor
 from pq_core.types import AttemptOutcome, ClaimedTask
-from pq_core.worker import guards, image
+from pq_core.worker import guards, image, late
 from pq_core.worker.channel import Channel
 from pq_core.worker.child_setup import ChildSetup
 from pq_core.worker.fork_server import ForkServer
@@ -221,6 +221,7 @@ class Host:
             default_timeout=self.options.max_runtime,
             tasks_per_child=self.options.tasks_per_child,
             handled=tuple(number for number in RESET if signal.getsignal(number) is not signal.SIG_DFL),
+            late=late.loaded(),
         )
 
     def prepared(self, task: ClaimedTask) -> ClaimedTask:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from time import monotonic
 from typing import Any
 
-from pq_core.worker import wire
+from pq_core.worker import late, wire
 from pq_core.worker.crowd import Crowd
 from pq_core.worker.feeding import Feeding
 from pq_core.worker.forking import RSS_UNIT, Exit
@@ -86,6 +86,9 @@ class Listening:
                 return
 
     def _note(self, child: Child, kind: wire.Kind, body: dict[str, Any]) -> None:
+        if kind is wire.Kind.LOADED:
+            self.processes.forker.load(late.believable(body.get("names")))
+            return
         if child.crowd:
             if (told := self.crowd.note(child, kind, body)) is not None:
                 self.news.append(told)

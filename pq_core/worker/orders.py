@@ -31,11 +31,13 @@ class Order(enum.IntEnum):
     """To it: numbers of new places, and (place, fed, crowd, packed task) of each child; with descriptors for both."""
     SIGNAL = 3
     """To it: pid, number of the signal, whether all of the process group gets it."""
-    FORKED = 4
+    LOAD = 4
+    """To it: names of modules that children need."""
+    FORKED = 5
     """From it: (pid, moment) of each child in order; number and words of the error where there are fewer."""
-    SIGNALLED = 5
+    SIGNALLED = 6
     """From it: a signal was sent, or there was nobody any more to get it."""
-    ENDED = 6
+    ENDED = 7
     """From it: (pid, status, user and system seconds, largest resident size) of each child that has ended."""
 
 

@@ -19,7 +19,7 @@ from pq_core import roles
 from pq_core.registry import Registry
 from pq_core.task_groups import TaskGroup
 from pq_core.types import ClaimedTask, TaskOptions
-from pq_core.worker import guards, handing, inbox, wire
+from pq_core.worker import guards, handing, inbox, late, wire
 from pq_core.worker.channel import Channel
 from pq_core.worker.child import run_one, take_signals
 from pq_core.worker.child_setup import ChildSetup
@@ -103,6 +103,7 @@ def _setup(program: Program) -> ChildSetup:
         find_executor=lambda connection: None,
         result_limit=1024,
         default_timeout=None,
+        late=late.loaded(),
     )
 
 

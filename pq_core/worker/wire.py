@@ -27,6 +27,8 @@ class Kind(enum.IntEnum):
     COMPLETED = 3
     END = 4
     DONE = 5
+    LOADED = 6
+    """Modules of pq that this child had to load, and its successors need not."""
 
 
 class BrokenFrame(Exception):

@@ -45,6 +45,7 @@ LEAVES = {
     "pq_core.worker.handing",
     "pq_core.worker.inbox",
     "pq_core.worker.last_words",
+    "pq_core.worker.late",
     "pq_core.worker.rows",
     "pq_core.worker.thawing",
     "pq_core.worker.shared",

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from pq_core.worker.wire import HEADER, BrokenFrame, Decoder, Kind, pack
 
-JSON_KINDS = [Kind.PROGRESS, Kind.COMPLETED, Kind.END]
+JSON_KINDS = [Kind.PROGRESS, Kind.COMPLETED, Kind.END, Kind.LOADED]
 texts = st.text(st.characters())
 bodies = st.dictionaries(
     texts,

@@ -1,0 +1,30 @@
+"""Modules of pq that are loaded at their first use, the driver with them: a leaf.
+
+They are no part of the image, since most tasks of an application that does not load a driver itself need none. A child
+that had to load one says so, and the process that forks loads it too: only the first tasks wait for it.
+"""
+
+from __future__ import annotations
+
+import sys
+
+MODULES = (
+    "pq_core.client_pools",
+    "pq_core.psycopg_executor",
+    "pq_core.store",
+    "pq_core.waiting",
+    "pq_core.ciphers",
+    "pq_adapters.sqlalchemy",
+    "pq_adapters.django",
+)
+"""What tasks may load by enqueueing, by completing themselves in a transaction, or by payloads that are sealed."""
+
+
+def loaded() -> frozenset[str]:
+    """Return those that this process has loaded."""
+    return frozenset(name for name in MODULES if name in sys.modules)
+
+
+def believable(names: object) -> list[str]:
+    """Return those of ``names``, which a child has said, that it may speak of."""
+    return [name for name in MODULES if name in names] if isinstance(names, list) else []
