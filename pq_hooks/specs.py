@@ -68,6 +68,7 @@ def pq_worker_stop(worker: WorkerInfo) -> None:
 def pq_pre_fork(task: ClaimedTask) -> None:
     """Take a last look at a task before it is handed to a process, which may have been forked ahead.
 
+    That process is forked from another than the worker: nothing that is changed in memory here is seen there.
     The worker serves nothing else meanwhile: no I/O, microseconds.
 
     Runs in: worker

@@ -48,7 +48,7 @@ class ForkServer:
 
     ``setup_of``: what children start from, by the worker's id. ``run_crowd``: runs coroutines together in a child.
     ``tail``: bytes of output kept per attempt. ``foreign``: the application's descriptors that a child must put out of
-    use. ``forked``: is told how many children there have been.
+    use. ``forked``: is told how many children there have been. ``image_rss``: measures a child that has done nothing.
     """
 
     sock: socket.socket
@@ -57,6 +57,7 @@ class ForkServer:
     tail: int
     foreign: Callable[[], list[int]]
     forked: Callable[[int], None]
+    image_rss: Callable[[], int]
     _line: Line = field(init=False)
     _setup: ChildSetup = field(init=False)
     _places: dict[int, Place] = field(default_factory=dict)
@@ -117,6 +118,7 @@ class ForkServer:
             except Exception:  # it was there for a child: whatever is wrong, children go on to load it themselves
                 logger.warning("%s is not loaded for the children", name, exc_info=True)
         self._setup = self.setup_of(self._setup.worker_id)
+        self._line.send(Order.IMAGE, self.image_rss())
 
     # --- forking ------------------------------------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import select
@@ -23,6 +24,8 @@ from pq_core.worker.shared import Place
 
 PATIENCE = 10.0
 """Seconds that the fork server may take for an answer; one that takes longer hangs, and is given up."""
+LONGEST_FORK = 0.5
+"""Seconds that it may take longer for each child."""
 AT_ONCE = MOST_DESCRIPTORS // 4
 """Children in one order: each comes with a socket, an inbox, and two descriptors of a new place."""
 GOODBYE = 2.0
@@ -47,12 +50,14 @@ class Request:
 class Forker:
     """A fork server, as its worker sees it.
 
-    ``pid``: its process. ``exits``: children that have ended, by their pids, until somebody takes them out. ``lost``:
-    why it is of no use any more.
+    ``pid``: its process. ``on_image``: is told the resident bytes of a child that has done nothing when they have
+    changed. ``exits``: children that have ended, by their pids, until somebody takes them out. ``lost``: why it is of
+    no use any more.
     """
 
-    def __init__(self, sock: socket.socket, pid: int) -> None:
+    def __init__(self, sock: socket.socket, pid: int, on_image: Callable[[int], None] = lambda rss: None) -> None:
         self.pid = pid
+        self._on_image = on_image
         self.exits: dict[int, Exit] = {}
         self.lost: ForkServerLost | None = None
         self._line = Line(sock)
@@ -62,7 +67,7 @@ class Forker:
         self._answer: tuple[list[tuple[int, float]], OSError | None] | None = None
 
     @classmethod
-    def start(cls, serve: Callable[[socket.socket], NoReturn]) -> Forker:
+    def start(cls, serve: Callable[[socket.socket], NoReturn], on_image: Callable[[int], None]) -> Forker:
         """Fork a server off; ``serve`` is what it does with its end of the line. Raises OSError."""
         ours, theirs = socket.socketpair()
 
@@ -83,7 +88,7 @@ class Forker:
             theirs.close()
         # A server that was stopped takes nothing: to write to it must not take for ever either.
         ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("@ll", int(PATIENCE), 0))
-        return cls(ours, pid)
+        return cls(ours, pid, on_image)
 
     def fileno(self) -> int:
         """Return the descriptor that becomes readable when the server says something."""
@@ -135,7 +140,7 @@ class Forker:
             children.append((number, one.inbox is not None, one.crowd, one.task))
         self._answer = None
         self._send(Order.FORK, list(numbers.values()), children, descriptors=descriptors)
-        forked, error = self._answered()
+        forked, error = self._answered(len(wanted))
         if forked:  # else nobody knows whether the places arrived: they are sent again, as others
             for place in new:
                 place.number = numbers[id(place)]
@@ -161,6 +166,8 @@ class Forker:
                     case (Order.ENDED, ended):
                         for pid, status, user, system, max_rss in ended:
                             self.exits[pid] = Exit(pid, status, user, system, max_rss)
+                    case (Order.IMAGE, rss):
+                        self._on_image(rss)
                     case (Order.SIGNALLED,):
                         self._unanswered.popleft()
                     case (Order.FORKED, forked, number, words):
@@ -177,13 +184,15 @@ class Forker:
         """Return when ``check`` has something to do, if no answer comes."""
         return self._unanswered[0] + PATIENCE if self._unanswered and self.lost is None else None
 
-    def _answered(self) -> tuple[list[tuple[int, float]], OSError | None]:
-        until = monotonic() + PATIENCE
+    def _answered(self, children: int) -> tuple[list[tuple[int, float]], OSError | None]:
+        until = monotonic() + PATIENCE + children * LONGEST_FORK
+        poller = select.poll()
+        poller.register(self._line.sock, select.POLLIN)
         while self._answer is None and self.lost is None:
             left = until - monotonic()
             if left <= 0:
                 self._lose(f"no answer for {PATIENCE:g} s")
-            elif select.select([self._line.sock], [], [], left)[0]:
+            elif poller.poll(left * 1000):
                 self.read()
         return self._answer or ([], OSError(errno.ECHILD, "the process that forks has ended"))
 
@@ -204,9 +213,10 @@ class Forker:
         """Let the server end, and wait for it."""
         self._line.sock.close()
         until = monotonic() + GOODBYE
-        while reap(self.pid) is None:
-            if monotonic() >= until:
-                os.kill(self.pid, signal.SIGKILL)
-                reap(self.pid, block=True)
-                return
-            select.select([], [], [], 0.001)
+        with contextlib.suppress(ChildProcessError):  # where the application ignores SIGCHLD, the kernel reaps
+            while reap(self.pid) is None:
+                if monotonic() >= until:
+                    os.kill(self.pid, signal.SIGKILL)
+                    reap(self.pid, block=True)
+                    return
+                select.select([], [], [], 0.001)

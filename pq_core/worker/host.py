@@ -173,9 +173,13 @@ class Host:
                 tail=self.options.output_tail,
                 foreign=self.foreign_sockets,
                 forked=self._settle_again,
+                image_rss=_rss_after_fork,
             ).serve(worker_pid)
 
-        return Forker.start(serve)
+        def grown(image_rss: int) -> None:
+            self.image_rss = image_rss
+
+        return Forker.start(serve, grown)
 
     def _setup_of_a_life(self, program: Program, worker_id: int) -> ChildSetup:
         setup = self.child_setup(program, worker_id)

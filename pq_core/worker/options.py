@@ -154,6 +154,10 @@ def _seconds(option: str, value: object, low: float, high: float) -> None:
         raise InvalidOption(f"{option}={value!r}: give seconds from {low:g} to {high:g}")
 
 
+DRIVER = 16 * 2**20
+"""Bytes that a worker has beside the image: the driver, asyncio, its loop."""
+
+
 def automatic_memory_limit(limit: int | None, image: int, concurrency: int) -> int | None:
     """Return what each of ``concurrency`` children may add under a cgroup limit, None without one.
 

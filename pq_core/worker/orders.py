@@ -37,7 +37,9 @@ class Order(enum.IntEnum):
     """From it: (pid, moment) of each child in order; number and words of the error where there are fewer."""
     SIGNALLED = 6
     """From it: a signal was sent, or there was nobody any more to get it."""
-    ENDED = 7
+    IMAGE = 7
+    """From it: resident bytes of a child that has done nothing, where they have changed."""
+    ENDED = 8
     """From it: (pid, status, user and system seconds, largest resident size) of each child that has ended."""
 
 

@@ -18,7 +18,7 @@ from pq_core.schedule_operations import declared_schedules
 from pq_core.types import AttemptOutcome, Role
 from pq_core.worker import guards
 from pq_core.worker.host import Host, other_threads
-from pq_core.worker.options import WorkerOptions, automatic_memory_limit
+from pq_core.worker.options import DRIVER, WorkerOptions, automatic_memory_limit
 from pq_core.worker.program import Program
 from pq_core.worker.shared import install_tees, remove_tees
 from pq_core.worker.vitals import Notifier, Vitals
@@ -77,10 +77,10 @@ def supervise(
     try:
         pq.registry.prepare()
         if options.memory_limit == "auto":
-            image = guards.status_bytes("VmRSS") or 0
+            image = (guards.status_bytes("VmRSS") or 0) + DRIVER
             limit = automatic_memory_limit(guards.cgroup_memory_limit(), image, options.concurrency)
             options = replace(options, memory_limit=limit)
-        guards.allow_descriptors(4 * (options.concurrency + options.spare_processes) + 256)
+        guards.allow_descriptors(6 * (options.concurrency + options.spare_processes) + 256)
         warn_of_threads(strict=options.strict)
         queues = options.queues or tuple(sorted(pq.registry.queues(pq.defaults)))
         host = Host(
