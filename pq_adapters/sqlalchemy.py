@@ -31,7 +31,7 @@ from pq_core.schema import TABLES, VERSION_TABLE
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, async_scoped_session
 
-    from pq_core.types import DSN, WorkerInfo
+    from pq_core.types import DSN
 
     Sync = Connection | Session | scoped_session[Any]
     Async = AsyncConnection | AsyncSession | async_scoped_session[Any]
@@ -204,14 +204,14 @@ class SafeEngines:
     """The plugin that makes engines of the worker's image usable in its tasks: ``PQ(plugins=[SafeEngines()])``.
 
     A pooled connection belongs to the process that opened it. In every process forked from the worker, engines that
-    exist when the worker starts get an empty pool; what the worker had open itself is not touched.
+    exist before the first is get an empty pool; what the worker had open itself is not touched.
     """
 
     def __init__(self) -> None:
         self._engines: weakref.WeakSet[Engine] | None = None
         self._inherited: list[Pool] = []
 
-    def pq_worker_start(self, worker: WorkerInfo) -> None:
+    def pq_before_forks(self) -> None:
         """Find the engines, and renew their pools at every fork to come."""
         if self._engines is None:
             self._engines = weakref.WeakSet()

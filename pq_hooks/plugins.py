@@ -168,6 +168,11 @@ class Plugins:
             except BaseException as failure:
                 self._report(name, "pq_after_enqueue", failure)
 
+    def before_forks(self) -> None:
+        """Call ``pq_before_forks``."""
+        for name, call in self._before_forks:
+            self._isolated(name, "pq_before_forks", call)
+
     def worker_start(self, worker: WorkerInfo) -> None:
         """Call ``pq_worker_start``."""
         for name, call in self._worker_start:
@@ -287,6 +292,7 @@ class Plugins:
             self._logged = mmap.mmap(-1, _PAGE)
         self._before_enqueue = self._implementations["pq_before_enqueue"]
         self._after_enqueue = self._implementations["pq_after_enqueue"]
+        self._before_forks = self._implementations["pq_before_forks"]
         self._worker_start = self._implementations["pq_worker_start"]
         self._worker_stop = self._implementations["pq_worker_stop"]
         self._pre_fork = self._implementations["pq_pre_fork"]

@@ -45,10 +45,23 @@ def pq_after_enqueue(tasks: Sequence[Call[Any]], seconds: float, error: BaseExce
 
 
 @hookspec
+def pq_before_forks() -> None:
+    """Prepare what all children of a worker start with: the application is loaded, nothing has been forked yet.
+
+    What this leaves in the process, every child has: memory, the user it runs as, limits, the working directory. No
+    threads, no connections: neither survives a fork. Called once in the life of a worker process.
+
+    Runs in: worker
+    On error: logged; the worker starts.
+    """
+
+
+@hookspec
 def pq_worker_start(worker: WorkerInfo) -> None:
     """Note that a worker has its lease and starts to claim.
 
-    A worker that lost its lease gets a new one, with a new id, and this is called again.
+    A worker that lost its lease gets a new one, with a new id, and this is called again. Nothing that is changed here is
+    seen by children, which are forked from another process: see ``pq_before_forks``.
 
     Runs in: worker
     On error: logged; the worker starts.

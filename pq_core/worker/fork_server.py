@@ -18,6 +18,8 @@ import os
 import select
 import signal
 import socket
+import sys
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -42,20 +44,35 @@ IGNORED = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.
 """Signals that are for the worker: service managers and terminals send them to all processes of a group."""
 
 
+EXECUTORS = "concurrent.futures.thread"
+
+
+def free_executors() -> None:
+    """Let hooks that run after a fork use thread pools in children, where they have loaded these in this process.
+
+    The standard library holds a lock of theirs across each fork, and frees it in the child when it is its turn: after
+    the hooks of an SDK that was set up before it loaded them, and that would wait for that lock for ever. So it gets
+    another.
+    """
+    module = sys.modules.get(EXECUTORS)
+    if module is not None and hasattr(module, "_global_shutdown_lock"):
+        setattr(module, "_global_shutdown_lock", threading.Lock())  # noqa: B010 - it is the library's own
+
+
 @dataclass(slots=True, kw_only=True)
 class ForkServer:
     """Serves one worker.
 
     ``setup_of``: what children start from, by the worker's id. ``run_crowd``: runs coroutines together in a child.
-    ``tail``: bytes of output kept per attempt. ``foreign``: the application's descriptors that a child must put out of
-    use. ``forked``: is told how many children there have been. ``image_rss``: measures a child that has done nothing.
+    ``tail``: bytes of output kept per attempt. ``foreign``: descriptors of the application to be put out of use.
+    ``forked``: is told how many children there have been. ``image_rss``: measures a child that has done nothing.
     """
 
     sock: socket.socket
     setup_of: Callable[[int], ChildSetup]
     run_crowd: CrowdRunner | None
     tail: int
-    foreign: Callable[[], list[int]]
+    foreign: list[int]
     forked: Callable[[int], None]
     image_rss: Callable[[], int]
     _line: Line = field(init=False)
@@ -69,6 +86,9 @@ class ForkServer:
     def serve(self, worker_pid: int) -> NoReturn:
         """Do what the worker says until it hangs up; end this process."""
         guards.die_with_parent(worker_pid)
+        for descriptor in self.foreign:
+            # Over the descriptor, never close() on the connection: that would end a session that the worker shares.
+            os.dup2(self._null_fd, descriptor)
         self._setup = self.setup_of(0)
         rehearse_beginning(self._setup, worker_pid)
         woken, waker = socket.socketpair()
@@ -105,7 +125,8 @@ class ForkServer:
                 self._fork(places, wanted, descriptors)
             case (Order.SIGNAL, pid, number, whole_group):
                 self._signal(pid, number, whole_group)
-                self._line.send(Order.SIGNALLED)
+            case (Order.PING,):
+                self._line.send(Order.PONG)
             case (Order.LIFE, worker_id):
                 self._setup = self.setup_of(worker_id)
             case (Order.LOAD, names):
@@ -118,7 +139,8 @@ class ForkServer:
             except Exception:  # it was there for a child: whatever is wrong, children go on to load it themselves
                 logger.warning("%s is not loaded for the children", name, exc_info=True)
         self._setup = self.setup_of(self._setup.worker_id)
-        self._line.send(Order.IMAGE, self.image_rss())
+        with contextlib.suppress(OSError):  # no process left to measure with: what was measured before is near enough
+            self._line.send(Order.IMAGE, self.image_rss())
 
     # --- forking ------------------------------------------------------------------------------------------------
 
@@ -135,6 +157,8 @@ class ForkServer:
             forked, error = fork_all(bodies)
         except OSError as reason:
             forked, error = [], reason
+        if not forked:
+            self._forget(places)  # the worker sends them again, under other numbers
         self._forks += len(forked)
         self._alive.update(pid for pid, _ in forked)
         for descriptor in left:
@@ -142,9 +166,14 @@ class ForkServer:
         self._line.send(Order.FORKED, forked, *_words(error))
         self.forked(self._forks)
 
+    def _forget(self, places: list[int]) -> None:
+        for number in places:
+            if (place := self._places.pop(number, None)) is not None:
+                place.close()
+
     def _bodies(self, wanted: list[tuple[Any, ...]], descriptors: list[int]) -> list[Callable[[], NoReturn]]:
         """Return what each child does: all that can be done before the first fork is."""
-        drop = [*self._own, *self.foreign(), *descriptors]
+        drop = [*self._own, *descriptors]
         bodies: list[Callable[[], NoReturn]] = []
         for number, fed, crowd, task in wanted:
             fd, *descriptors = descriptors
@@ -160,9 +189,7 @@ class ForkServer:
         setup, null_fd, run_crowd = self._setup, self._null_fd, self.run_crowd if crowd else None
 
         def body() -> NoReturn:
-            # The application may have closed a socket that was noted, and its number may be one of these by now.
-            keep = (fd, inbox_fd, null_fd, place.stack_fd)
-            others = [one for one in drop if one not in keep and one >= 0]
+            others = [one for one in drop if one not in (fd, inbox_fd)]
             run_child(setup, task, place, fd, inbox_fd=inbox_fd, drop=others, null_fd=null_fd, crowd=run_crowd)
 
         return body
@@ -179,12 +206,16 @@ class ForkServer:
                 os.kill(pid, number)
 
     def _tell_of_ended(self) -> None:
-        # What is left of its group goes with each child.
-        ended = reap_all(self._alive, last=lambda pid: guards.kill_group(pid, signal.SIGKILL))
+        ended = [one for one in reap_all(self._alive, last=self._end_group) if one.pid in self._alive]
         self._alive.difference_update(one.pid for one in ended)
         if ended:
             told = [(one.pid, one.status, one.cpu_user, one.cpu_system, one.max_rss) for one in ended]
             self._line.send(Order.ENDED, told)
+
+    def _end_group(self, pid: int) -> None:
+        """End what is left of a child's group. Another process may have been left to this one by a task's doing."""
+        if pid in self._alive:
+            guards.kill_group(pid, signal.SIGKILL)
 
 
 def _words(error: OSError | None) -> tuple[int, str]:

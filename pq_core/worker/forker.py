@@ -10,7 +10,6 @@ import signal
 import socket
 import struct
 import traceback
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from time import monotonic
@@ -19,15 +18,15 @@ from typing import NoReturn
 from pq_core.errors import ForkServerLost
 from pq_core.worker import guards
 from pq_core.worker.forking import Exit, fork, reap
-from pq_core.worker.orders import MOST_DESCRIPTORS, Gone, Line, Order
+from pq_core.worker.orders import Gone, Line, Order
 from pq_core.worker.shared import Place
 
 PATIENCE = 10.0
-"""Seconds that the fork server may take for an answer; one that takes longer hangs, and is given up."""
-LONGEST_FORK = 0.5
-"""Seconds that it may take longer for each child."""
-AT_ONCE = MOST_DESCRIPTORS // 4
-"""Children in one order: each comes with a socket, an inbox, and two descriptors of a new place."""
+"""Seconds that the fork server may take for an answer, at most; one that takes longer hangs, and is given up."""
+SLICE = 0.5
+"""Seconds that count at most of the time between two looks: where all processes were frozen, nobody hangs."""
+AT_ONCE = 16
+"""Children in one order, which is answered when all are forked; at most four descriptors come with each."""
 GOODBYE = 2.0
 """Seconds that it has to end by itself when its worker does."""
 
@@ -50,26 +49,47 @@ class Request:
 class Forker:
     """A fork server, as its worker sees it.
 
-    ``pid``: its process. ``on_image``: is told the resident bytes of a child that has done nothing when they have
-    changed. ``exits``: children that have ended, by their pids, until somebody takes them out. ``lost``: why it is of
-    no use any more.
+    ``pid``: its process. ``patience``: seconds that it may take for an answer. ``on_image``: is told the resident bytes
+    of a child that has done nothing when they have changed. ``exits``: children that have ended, by their pids, until
+    somebody takes them out. ``lost``: why it is of no use any more.
     """
 
-    def __init__(self, sock: socket.socket, pid: int, on_image: Callable[[int], None] = lambda rss: None) -> None:
+    def __init__(
+        self,
+        sock: socket.socket,
+        pid: int,
+        *,
+        patience: float = PATIENCE,
+        on_image: Callable[[int], None] = lambda rss: None,
+    ) -> None:
         self.pid = pid
-        self._on_image = on_image
+        self.patience = patience
         self.exits: dict[int, Exit] = {}
         self.lost: ForkServerLost | None = None
+        self._on_image = on_image
         self._line = Line(sock)
         self._places = 0
         self._loaded: set[str] = set()
-        self._unanswered: deque[float] = deque()
         self._answer: tuple[list[tuple[int, float]], OSError | None] | None = None
+        self._pinged = False
+        self._ping_at = monotonic() + patience
+        self._waited = 0.0
+        self._checked_at = 0.0
 
     @classmethod
-    def start(cls, serve: Callable[[socket.socket], NoReturn], on_image: Callable[[int], None]) -> Forker:
-        """Fork a server off; ``serve`` is what it does with its end of the line. Raises OSError."""
+    def start(
+        cls, serve: Callable[[socket.socket], NoReturn], *, lease: float, on_image: Callable[[int], None]
+    ) -> Forker:
+        """Fork a server off; ``serve`` is what it does with its end of the line. Raises OSError.
+
+        ``lease``: seconds of the worker's. It is renewed every third of that, and must be while an answer is awaited.
+        """
+        patience = min(PATIENCE, lease / 3)
         ours, theirs = socket.socketpair()
+        # A server that was stopped takes nothing: to write to it must not take for ever either.
+        with contextlib.suppress(OSError):  # a system with another struct timeval: then only reading is bounded
+            seconds, rest = divmod(patience, 1)
+            ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("@ll", int(seconds), int(rest * 1e6)))
 
         def body() -> NoReturn:
             ours.close()
@@ -86,9 +106,7 @@ class Forker:
             raise
         finally:
             theirs.close()
-        # A server that was stopped takes nothing: to write to it must not take for ever either.
-        ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("@ll", int(PATIENCE), 0))
-        return cls(ours, pid, on_image)
+        return cls(ours, pid, patience=patience, on_image=on_image)
 
     def fileno(self) -> int:
         """Return the descriptor that becomes readable when the server says something."""
@@ -110,7 +128,8 @@ class Forker:
     def fork_all(self, wanted: Sequence[Request]) -> tuple[list[tuple[int, float]], OSError | None]:
         """Fork a child for each of ``wanted``, in order; return pids with when, and why there are fewer than that.
 
-        Waits for the answer: as long as it takes to fork them.
+        Waits for the answer: as long as it takes to fork them. Where the server is ``lost`` meanwhile, nobody knows
+        whether it has forked any.
         """
         forked: list[tuple[int, float]] = []
         for start in range(0, len(wanted), AT_ONCE):
@@ -140,7 +159,7 @@ class Forker:
             children.append((number, one.inbox is not None, one.crowd, one.task))
         self._answer = None
         self._send(Order.FORK, list(numbers.values()), children, descriptors=descriptors)
-        forked, error = self._answered(len(wanted))
+        forked, error = self._answered()
         if forked:  # else nobody knows whether the places arrived: they are sent again, as others
             for place in new:
                 place.number = numbers[id(place)]
@@ -151,8 +170,9 @@ class Forker:
         """Send a signal to a child, if it has not ended."""
         if self.lost is None:
             # By its parent: only that knows whether the pid is still the child's.
-            self._unanswered.append(monotonic())
             self._send(Order.SIGNAL, pid, int(number), whole_group)
+        # Without it nobody knows for certain, but they were its children a moment ago. The kernel ends them with their
+        # parent, where it does such things, and this what is left of their groups.
         if self.lost is not None and number == signal.SIGKILL:
             guards.kill_group(pid, signal.SIGKILL)
 
@@ -168,32 +188,44 @@ class Forker:
                             self.exits[pid] = Exit(pid, status, user, system, max_rss)
                     case (Order.IMAGE, rss):
                         self._on_image(rss)
-                    case (Order.SIGNALLED,):
-                        self._unanswered.popleft()
+                    case (Order.PONG,):
+                        self._pinged = False
                     case (Order.FORKED, forked, number, words):
                         self._answer = (forked, OSError(number, words) if number else None)
         except Gone as error:
             self._lose(str(error))
 
     def check(self, now: float) -> None:
-        """Give the server up if it has not answered for too long."""
-        if self._unanswered and now >= self._unanswered[0] + PATIENCE:
-            self._lose(f"no answer for {PATIENCE:g} s")
+        """Ask from time to time whether the server goes on; give it up when it has not answered for too long."""
+        if self.lost is not None:
+            return
+        if self._pinged:
+            self._waited += min(now - self._checked_at, SLICE)
+            if self._waited >= self.patience:
+                self._lose(f"no answer for {self.patience:g} s")
+        elif now >= self._ping_at:
+            self._ping_at = now + self.patience
+            self._pinged, self._waited = True, 0.0
+            self._send(Order.PING)
+        self._checked_at = now
 
-    def next_event(self) -> float | None:
+    def next_event(self, now: float) -> float | None:
         """Return when ``check`` has something to do, if no answer comes."""
-        return self._unanswered[0] + PATIENCE if self._unanswered and self.lost is None else None
+        if self.lost is not None:
+            return None
+        return now + SLICE if self._pinged else self._ping_at
 
-    def _answered(self, children: int) -> tuple[list[tuple[int, float]], OSError | None]:
-        until = monotonic() + PATIENCE + children * LONGEST_FORK
+    def _answered(self) -> tuple[list[tuple[int, float]], OSError | None]:
         poller = select.poll()
         poller.register(self._line.sock, select.POLLIN)
+        waited = 0.0
         while self._answer is None and self.lost is None:
-            left = until - monotonic()
-            if left <= 0:
-                self._lose(f"no answer for {PATIENCE:g} s")
-            elif poller.poll(left * 1000):
+            if poller.poll(SLICE * 1000):
                 self.read()
+            else:
+                waited += SLICE
+                if waited >= self.patience:
+                    self._lose(f"no answer for {self.patience:g} s")
         return self._answer or ([], OSError(errno.ECHILD, "the process that forks has ended"))
 
     def _send(self, order: Order, *items: object, descriptors: list[int] | None = None) -> None:

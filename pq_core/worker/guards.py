@@ -159,8 +159,8 @@ def kill_group(pid: int, signal_number: int) -> None:
     except ProcessLookupError:
         try:
             os.kill(pid, signal_number)
-        except ProcessLookupError:
-            return
+        except (ProcessLookupError, PermissionError):
+            return  # gone; or it has left its group, and goes by another uid
     except PermissionError:
         # Some member changed its uid, or (macOS) only zombies are left: the leader alone, then.
         try:

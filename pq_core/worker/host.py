@@ -24,7 +24,7 @@ from pq_core.types import AttemptOutcome, ClaimedTask
 from pq_core.worker import guards, image, late
 from pq_core.worker.channel import Channel
 from pq_core.worker.child_setup import ChildSetup
-from pq_core.worker.fork_server import ForkServer
+from pq_core.worker.fork_server import EXECUTORS, ForkServer, free_executors
 from pq_core.worker.forker import Forker
 from pq_core.worker.forking import fork, reap
 from pq_core.worker.libraries import forget_pages
@@ -145,6 +145,9 @@ class Host:
 
     def freeze(self) -> None:
         """Make the image cheap to fork, and note what every child must put out of use."""
+        if signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN:
+            with contextlib.suppress(ValueError):  # not in the main thread: that is refused later, in words
+                signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # else the kernel reaps, and nobody learns how they ended
         rehearse()
         roles.ready_to_fork()
         image.settle(immortal=self.options.immortal)
@@ -164,14 +167,17 @@ class Host:
     def fork_server(self, program: Program) -> Forker:
         """Fork off the process that forks the children. Raises OSError."""
         worker_pid, run_crowd = os.getpid(), self._crowd_runner()
+        had_executors = EXECUTORS in sys.modules
 
         def serve(sock: socket.socket) -> NoReturn:
+            if not had_executors:
+                free_executors()
             ForkServer(
                 sock=sock,
                 setup_of=lambda worker_id: self._setup_of_a_life(program, worker_id),
                 run_crowd=run_crowd,
                 tail=self.options.output_tail,
-                foreign=self.foreign_sockets,
+                foreign=self.foreign_sockets(),
                 forked=self._settle_again,
                 image_rss=_rss_after_fork,
             ).serve(worker_pid)
@@ -179,7 +185,7 @@ class Host:
         def grown(image_rss: int) -> None:
             self.image_rss = image_rss
 
-        return Forker.start(serve, grown)
+        return Forker.start(serve, lease=self.options.lease, on_image=grown)
 
     def _setup_of_a_life(self, program: Program, worker_id: int) -> ChildSetup:
         setup = self.child_setup(program, worker_id)

@@ -33,11 +33,6 @@ class Inbox:
             self._ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 * TASK_LIMIT)
 
     @property
-    def ours(self) -> int:
-        """The descriptor that the worker writes to: a child that held it would never find the end."""
-        return self._ours.fileno()
-
-    @property
     def theirs(self) -> int:
         """The descriptor that the child reads from."""
         return self._theirs.fileno()

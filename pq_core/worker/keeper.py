@@ -126,12 +126,29 @@ class _Place:
         return (bool(worker_id) and now <= expires + OVERDUE) or now - self.page.written < SILENCE
 
 
-def _gone(pid: int) -> bool:
-    """Say whether there is no such process any more, and reap it if it has been adopted."""
+def _ended() -> int | None:
+    """Return a child that has ended, without reaping it: its pid can't be another's yet."""
+    if not hasattr(os, "waitid"):
+        return 0
     try:
-        return os.waitpid(pid, os.WNOHANG)[0] == pid
+        found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
     except ChildProcessError:
-        return not _exists(pid)  # reaped; or still its own parent's, which is about to end and leave it to this process
+        return None
+    return None if found is None else found.si_pid
+
+
+def _end_adopted(pid: int) -> bool:
+    """End a process with its group, if it was left to this one; True when it is gone.
+
+    One that is not the child of this process is let alone: its parent is about to end, or it is somebody else's.
+    """
+    try:
+        if os.waitpid(pid, os.WNOHANG)[0] == pid:
+            return True
+    except ChildProcessError:
+        return not _exists(pid)
+    guards.kill_group(pid, signal.SIGKILL)
+    return False
 
 
 def _exists(pid: int) -> bool:
@@ -331,9 +348,11 @@ class Keeper:
         place.pid = fork(body)
 
     def _reap(self) -> None:
-        while True:
+        while (pid := _ended()) is not None:
+            if pid and not any(place.pid == pid for place in self._places):
+                self._end_group_of(pid)
             try:
-                pid, status = os.waitpid(-1, os.WNOHANG)
+                pid, status = os.waitpid(pid or -1, os.WNOHANG)
             except ChildProcessError:
                 return
             if not pid:
@@ -343,6 +362,11 @@ class Keeper:
                     self._ended(place, status)
                     break
         # Whatever else was reaped was an orphan: adopted, and now gone.
+
+    def _end_group_of(self, pid: int) -> None:
+        """End what is left of the group of an orphan that was a worker's child; others may mean to leave one behind."""
+        if any(pid in place.page.read()[2] for place in self._places):
+            guards.kill_group(pid, signal.SIGKILL)
 
     def _ended(self, place: _Place, status: int) -> None:
         worker_id, _, pids = place.page.read()
@@ -378,16 +402,15 @@ class Keeper:
             self._places.remove(place)
 
     def _end_orphans(self, pids: list[int]) -> bool:
-        """End the children that a dead worker left; True once every one of them is known to be gone.
+        """End what a dead worker left; True once every one of them is known to be gone.
 
-        The kernel has sent them SIGKILL already where it can (PR_SET_PDEATHSIG); their own children it has not.
+        The kernel has sent them SIGKILL already where it can (PR_SET_PDEATHSIG): first the worker's fork server, then,
+        when that has ended, its children; but not their own children. Each is left to this process, and then ended.
         """
-        for pid in pids:
-            guards.kill_group(pid, signal.SIGKILL)
         until = monotonic() + 2.0
-        left = set(pids)
+        left = list(pids)
         while True:
-            left = {pid for pid in left if not _gone(pid)}
+            left = [pid for pid in left if not _end_adopted(pid)]
             if not left or monotonic() >= until:
                 return not left
             select.select([], [], [], 0.005)
@@ -400,8 +423,9 @@ class Keeper:
                 continue
             worker_id, expires, pids = place.page.read()
             if worker_id and now > expires + OVERDUE:
-                self._log(f"worker {worker_id} has not renewed its lease; it is ended with its {len(pids)} child(ren)")
-                for pid in pids:
-                    guards.kill_group(pid, signal.SIGKILL)
-                os.kill(place.pid, signal.SIGKILL)
+                # The others die with these two, and are seen to when they have been left to this process: while the
+                # worker hung, its fork server went on giving pids back.
+                self._log(f"worker {worker_id} has not renewed its lease; it is ended with its children")
+                for pid in (*pids[:1], place.pid):
+                    os.kill(pid, signal.SIGKILL)
                 place.page.write(worker_id, now + LONGEST_PAUSE, pids)  # once; reaping does the rest

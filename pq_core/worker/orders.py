@@ -33,13 +33,15 @@ class Order(enum.IntEnum):
     """To it: pid, number of the signal, whether all of the process group gets it."""
     LOAD = 4
     """To it: names of modules that children need."""
-    FORKED = 5
+    PING = 5
+    """To it: it is to answer."""
+    PONG = 6
+    """From it: it goes on."""
+    FORKED = 7
     """From it: (pid, moment) of each child in order; number and words of the error where there are fewer."""
-    SIGNALLED = 6
-    """From it: a signal was sent, or there was nobody any more to get it."""
-    IMAGE = 7
-    """From it: resident bytes of a child that has done nothing, where they have changed."""
-    ENDED = 8
+    IMAGE = 8
+    """From it: resident bytes of a child that has done nothing, after something was loaded."""
+    ENDED = 9
     """From it: (pid, status, user and system seconds, largest resident size) of each child that has ended."""
 
 

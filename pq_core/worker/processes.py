@@ -194,7 +194,10 @@ class Processes:
         del self._alive[child.pid]
 
     def close(self) -> None:
-        """Give back memory and descriptors; there must be no child left."""
+        """Give back memory and descriptors. Children that are still known have lost the process that forked them."""
+        for child in self:
+            child.socket.close()
+            self.forget(child)
         for place in self._places:
             place.close()
         self._places.clear()

@@ -28,9 +28,10 @@ class Reaping:
     def reap(self, now: float) -> list[Ended]:
         """Collect every run that has ended, and every child with what is left of its process group."""
         done = [*self.listening.take_finished(), *self.crowd.take_finished()]
-        exits = self.processes.forker.exits
-        for child in [one for one in self.processes if one.pid in exits] if exits else ():
-            self._reap(child, exits.pop(child.pid), now, done)
+        if exits := self.processes.forker.exits:
+            for child in [one for one in self.processes if one.pid in exits]:
+                self._reap(child, exits.pop(child.pid), now, done)
+            exits.clear()
         return done
 
     def _reap(self, child: Child, exit_: Exit, now: float, done: list[Ended]) -> None:

@@ -60,7 +60,7 @@ def rehearse_beginning(setup: ChildSetup, parent: int) -> None:
     Only what leaves nothing behind. The caller takes its signals afterwards.
     """
     place = Place(tail=0)
-    was_enabled, role = faulthandler.is_enabled(), roles.role()
+    role = roles.role()
     try:
         for _ in range(TIMES):
             _run_hooks_of_the_library()
@@ -70,14 +70,17 @@ def rehearse_beginning(setup: ChildSetup, parent: int) -> None:
             roles.set_role(role)
             roles.ready_to_fork()
     finally:
-        faulthandler.disable()
-        if was_enabled:
-            faulthandler.enable()
+        faulthandler.disable()  # children enable it by themselves, each for its own place
         place.close()
 
 
 def _run_hooks_of_the_library() -> None:
-    """Run what the standard library runs in a child after a fork, where it is there under the names of today."""
+    """Run what the standard library runs in a child after a fork, where it is there under the names of today.
+
+    Not where threads have been started after the fork, as some SDKs do: it takes all but this one for gone.
+    """
+    if (threading := sys.modules.get("threading")) is not None and threading.active_count() > 1:
+        return
     for module, name in (("threading", "_after_fork"), ("logging", "_after_at_fork_child_reinit_locks")):
         hook = getattr(sys.modules.get(module), name, None)
         if hook is not None:

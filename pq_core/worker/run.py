@@ -96,6 +96,7 @@ def supervise(
         for module, reference in FORK_SAFETY.items():
             if module in sys.modules:
                 host.plugins.register(load_object(reference, what="plugin")())
+        host.plugins.before_forks()
         program = Program(
             registry=pq.registry,
             defaults=pq.defaults,

@@ -66,6 +66,8 @@ class Starting:
             return
         feeding.even_out(now)
         refused, error = feeding.start()
+        if feeding.processes.forker.lost is not None:
+            return  # nobody knows what it has forked: as if this worker had been killed, others take all back
         if error is not None:
             self._put_refused_back(refused, error, now)
         feeding.top_up()

@@ -1,4 +1,4 @@
-"""The worker's loop: one thread, one selector, nothing in it that blocks."""
+"""The worker's loop: one thread, one selector, nothing in it that blocks but the forks."""
 
 from __future__ import annotations
 
@@ -266,6 +266,9 @@ class Supervisor:
                 case Wakeup() as wakeup:
                     for number in wakeup.numbers():
                         self._signalled(number)
+        self.forker.check(monotonic())
+        if self._forker_is_lost():
+            return
         now = self._advance_children()
         self.sessions.work.advance(now)
         self.sessions.watch.advance(now)
@@ -273,16 +276,20 @@ class Supervisor:
         self._register(now)
         self.lease.advance(now)
         self.starting.advance(now, allowed=self.phases.claiming)
+        if self._forker_is_lost():
+            return
         self._advance_upkeep(now)
         self.turns.advance(now, claiming=self.phases.claiming)
         self.phases.advance(now)
         self._tend_host(now)
 
+    def _forker_is_lost(self) -> bool:
+        if self.forker.lost is not None:
+            self._fail(self.forker.lost)
+        return self.forker.lost is not None
+
     def _advance_children(self) -> float:
         """Take in what the children said and which of them ended; return the time that counts for this turn."""
-        self.forker.check(monotonic())
-        if self.forker.lost is not None and self._fatal is None:
-            self._fail(self.forker.lost)
         self.children.listening.read_silent()
         self.entering.note_progress(self.lease.worker_id)
         now = monotonic()
@@ -323,7 +330,7 @@ class Supervisor:
             work.next_event(),
             self.sessions.watch.next_event(),
             self.lease.next_event(),
-            self.forker.next_event(),
+            self.forker.next_event(now),
             self.phases.next_event(now),
             self.children.spares.next_event(now),
             self.obituaries.next_event(),

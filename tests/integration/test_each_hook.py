@@ -111,6 +111,30 @@ def test_pq_after_enqueue_changes_nothing_by_failing(database: str, caplog: pyte
     assert [record.name for record in caplog.records] == ["pq.plugins"]
 
 
+def test_pq_before_forks_prepares_what_every_child_has(database: str, path: Path) -> None:
+    class Prepares(Notes):
+        prepared = 0
+
+        def pq_before_forks(self) -> None:
+            self.prepared += 1
+            self.write("prepared")
+
+        def pq_worker_start(self) -> None:
+            self.prepared += 100
+
+        @contextmanager
+        def pq_in_child(self) -> Iterator[None]:
+            self.write(self.prepared)
+            yield
+
+    plugin = Prepares(path)
+    pq, letter, _ = application(database, plugin)
+    with pq:
+        pq.enqueue_many(letter.call(number) for number in range(3))
+        pq.run_worker(until_empty=True)
+    assert plugin.read() == [["worker", "prepared"], *[["child", 1]] * 3]
+
+
 def test_pq_worker_start_and_the_others_of_a_worker_are_told_of_its_lease(database: str, path: Path) -> None:
     class Lives(Notes):
         def pq_worker_start(self, worker: Any) -> None:
