@@ -60,8 +60,8 @@ def pq_before_forks() -> None:
 def pq_worker_start(worker: WorkerInfo) -> None:
     """Note that a worker has its lease and starts to claim.
 
-    A worker that lost its lease gets a new one, with a new id, and this is called again. Nothing that is changed here is
-    seen by children, which are forked from another process: see ``pq_before_forks``.
+    A worker that lost its lease gets a new one, with a new id, and this is called again. Nothing that is changed here
+    is seen by children, which are forked from another process: see ``pq_before_forks``.
 
     Runs in: worker
     On error: logged; the worker starts.

@@ -1,4 +1,4 @@
-"""What runs after the fork. Imports the standard library and leaves alone: the worker has done the rest.
+"""What runs after the fork. Imports the standard library and leaves alone: worker and fork server have done the rest.
 
 A child never returns into the worker's stack, runs no exit handler of it and closes nothing that it inherited:
 whatever happens it ends in ``os._exit``.

@@ -25,14 +25,14 @@ class Unroutable(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChildSetup:
-    """What the worker prepared once for all its children.
+    """What the fork server prepared once for all its children.
 
     ``as_declared``: takes what a row leaves unsaid from the code, ``prepared`` from the worker's options. ``load``:
     decodes the payload and binds it to the function; raises Unroutable. ``load_ahead``: does that in the worker for
     what calls nothing of the application, None for the rest; ``function_of``: says whose arguments they are, in the
     child. ``in_child``: the plugins' context managers as
     one. ``retryable``: says whether an exception is tried again. ``sensitive``: says whether nothing of a task's values
-    may get out. ``handled``: signals for which the worker has handlers. ``late``: those of pq's modules that are loaded
+    may get out. ``handled``: signals that its parent takes or ignores. ``late``: those of pq's modules that are loaded
     at their first use and have been.
     """
 

@@ -1,8 +1,8 @@
-"""A task run in the worker itself before it forks, so that its children find the code of their own path in use already.
+"""A task run before the first fork, so that children find the code of their own path in use already.
 
 The interpreter writes to a function's code when it first runs it and again when it specializes it, to its caches of
 attributes when it looks one up for the first time, and so on. Each such write in a child copies a page that it shares
-with the worker: about a fifth of all that a short task copies. What has run a few times before the fork writes less.
+with its parent: about a fifth of all that a short task copies. What has run a few times before the fork writes less.
 """
 
 from __future__ import annotations

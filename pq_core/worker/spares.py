@@ -39,7 +39,7 @@ class Spares:
             return
         waiting = sum(1 for child in self.processes if child.idle)
         if waiting > (self.size // 4 if self.processes.working else self.size - 1):
-            return  # while tasks run, several at once: what the worker writes between two forks is copied
+            return  # while tasks run, several at once: what is written between two forks is copied
         _, error = self.processes.fork_all([Wanted(fed=True)] * (self.size - waiting))
         if error is not None:
             self._pause(now, str(error))

@@ -48,6 +48,9 @@ class Recorder:
     def pq_after_enqueue(self, tasks: Any, seconds: float, error: Any) -> None:
         self.note("after_enqueue", tasks, seconds >= 0, error)
 
+    def pq_before_forks(self) -> None:
+        self.note("before_forks")
+
     def pq_worker_start(self, worker: Any) -> None:
         self.note("worker_start", worker)
 
@@ -94,6 +97,9 @@ class Failing:
     def pq_after_enqueue(self) -> None:
         self.fail()
 
+    def pq_before_forks(self) -> None:
+        self.fail()
+
     def pq_worker_start(self) -> None:
         self.fail()
 
@@ -123,6 +129,7 @@ def call_all(plugins: Plugins) -> dict[str, str]:
     assert around is not None
     with around:
         pass
+    plugins.before_forks()
     plugins.worker_start(WORKER)
     plugins.pre_fork(TASK)
     with plugins.in_child(TASK):
@@ -145,6 +152,7 @@ def test_every_hook_reaches_every_plugin_in_the_order_of_registration() -> None:
     assert seen == [
         *[("a", "before_enqueue", TASK), ("b", "before_enqueue", TASK)],
         *[("a", "after_enqueue", [TASK], True, None), ("b", "after_enqueue", [TASK], True, None)],
+        *[("a", "before_forks"), ("b", "before_forks")],
         *[("a", "worker_start", WORKER), ("b", "worker_start", WORKER)],
         *[("a", "pre_fork", TASK), ("b", "pre_fork", TASK)],
         *[("a", "enter", TASK), ("b", "enter", TASK), ("b", "exit"), ("a", "exit")],
@@ -181,7 +189,7 @@ def test_a_plugin_that_raises_hurts_nobody(error: BaseException, caplog: pytest.
     recorder = Recorder()
     plugins = Plugins([Failing(error), recorder])
     assert call_all(plugins) == {"recorder": "seen"}
-    assert len(recorder.seen) == 10
+    assert len(recorder.seen) == 11
     assert {record.name for record in caplog.records} == {"pq.plugins"}
     assert sorted(str(record.args[1]) for record in caplog.records if isinstance(record.args, tuple)) == sorted(HOOKS)
     assert all("test_plugins.Failing" in record.getMessage() for record in caplog.records)
