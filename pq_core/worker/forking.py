@@ -13,8 +13,8 @@ from typing import NoReturn
 _HANDLED = frozenset(
     (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGCHLD, signal.SIGUSR1, signal.SIGUSR2)
 )
-"""What a fork server, worker or keeper may have handlers for. Masks are set by ``_signal``: ``signal`` turns each of a mask into an
-enum member and back, which took 10 µs a fork and wrote to pages that the child shares."""
+"""What a fork server, worker or keeper may have handlers for. Masks are set by ``_signal``: ``signal`` turns each of a
+mask into an enum member and back, which took 10 µs a fork and wrote to pages that the child shares."""
 
 
 def fork(body: Callable[[], NoReturn]) -> int:
