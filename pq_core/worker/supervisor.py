@@ -368,6 +368,7 @@ class Supervisor:
         self.children.processes.setup = self.host.child_setup(self.program, worker_id)
         self.forker.begin_life(worker_id)
         self.lease.begin(worker_id, sent)
+        self._publish()  # whatever holds this turn up from here on: the keeper knows how long it may
         self.claims.forget()
         served, at_once = ", ".join(self.queues), self.options.concurrency
         logger.info("worker %s started: queues %s, concurrency %s", worker_id, served, at_once)
