@@ -7,6 +7,7 @@ deployment what is paid on top.
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
 import select
@@ -426,6 +427,7 @@ class Keeper:
                 # The others die with these two, and are seen to when they have been left to this process: while the
                 # worker hung, its fork server went on giving pids back.
                 self._log(f"worker {worker_id} has not renewed its lease; it is ended with its children")
-                for pid in (*pids[:1], place.pid):
-                    os.kill(pid, signal.SIGKILL)
+                for pid in (*pids[:1], place.pid):  # the worker may have reaped the first, and hung after that
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGKILL)
                 place.page.write(worker_id, now + LONGEST_PAUSE, pids)  # once; reaping does the rest
