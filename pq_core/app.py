@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import os
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pq_core.errors import AppNotFound
@@ -38,16 +38,15 @@ def load_object(reference: str, *, what: str, otherwise: tuple[str, ...] = ()) -
         raise AppNotFound(f"{what} {reference!r}: write module:object, for example app.jobs:pq")
     if not all(part.isidentifier() for part in module_name.split(".")):
         raise AppNotFound(f"{what} {reference!r}: {module_name!r} is no module's name: write app.jobs:pq, not a path")
-    if str(Path.cwd()) not in sys.path and "" not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))
+    here = os.getcwd()  # noqa: PTH109 - pathlib would be in each image that forks
+    if here not in sys.path and "" not in sys.path:
+        sys.path.insert(0, here)
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         if error.name is None or not (module_name == error.name or module_name.startswith(error.name + ".")):
             raise  # the module is there; something that it imports is not
-        raise AppNotFound(
-            f"{what} {reference!r}: there is no module {error.name!r} in {Path.cwd()} or installed"
-        ) from None
+        raise AppNotFound(f"{what} {reference!r}: there is no module {error.name!r} in {here} or installed") from None
     names = (path,) if path else otherwise
     for name in names:
         found: Any = module

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from pq_core.errors import DatabaseNotConfigured, InvalidDSN
@@ -18,7 +17,7 @@ VARIABLES = ("PQ_DATABASE_URL", "DATABASE_URL")
 EMBEDDED = "embedded:"
 ENCODE = "in a URL, the characters @ : / ? # % of a user name or password are written percent-encoded"
 
-_announced: set[Path] = set()
+_announced: set[object] = set()
 
 
 def find_dsn(dsn: DSN | None = None) -> str:
@@ -113,6 +112,8 @@ def _given(dsn: DSN | None) -> tuple[str, str]:
 
 def _start_embedded(text: str) -> str:
     # Imported here because only those who ask for it need it.
+    from pathlib import Path
+
     from pq_core import embedded
 
     path = Path(text.removeprefix(EMBEDDED).removeprefix("//") or ".pq").expanduser().resolve()

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import importlib
 import inspect
-import shlex
 import sys
 from collections.abc import Callable, Iterable
 from typing import NoReturn, Protocol, TypeGuard, cast
@@ -126,6 +125,8 @@ def translate(error: BaseException, schema: str) -> PQError | None:
     state = _sqlstate(error)
     message = str(getattr(error, "orig", None) or error).partition("\n")[0]
     if state in _UNDEFINED:
+        import shlex
+
         flag = "" if schema == "public" else f" --schema {shlex.quote(schema)}"
         return NotMigrated(f"schema {schema!r} lacks tables that this pq needs ({message}): run `pq migrate{flag}`")
     if state is not None and (state.startswith("08") or state in _GONE):

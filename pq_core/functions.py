@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -108,7 +108,7 @@ def _main_module() -> str:
     spec = getattr(main, "__spec__", None)
     if spec is not None and spec.name:
         return str(spec.name)
-    stem = Path(getattr(main, "__file__", None) or "").stem
+    stem, _ = os.path.splitext(os.path.basename(getattr(main, "__file__", None) or ""))  # noqa: PTH119, PTH122
     return stem if stem.isidentifier() else "__main__"
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-import unicodedata
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, fields
 from datetime import UTC, datetime, timedelta
@@ -21,6 +21,10 @@ LONGEST_NAME = 255
 SMALLEST_MEMORY_LIMIT = 1 << 20
 HIGHEST_PRIORITY = 32767
 """Priorities are stored as smallint."""
+
+_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+"""Unicode's categories Cc and Cs, without the library of ``unicodedata``."""
+_UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 
 FLAT_NAMES = frozenset({"run_at", "priority", "client_id", "max_runtime_seconds"})
 """python-pq's options of ``enqueue``, taken from among the task's own keyword arguments."""
@@ -124,9 +128,9 @@ def check_name(kind: str, name: object, *, error: type[InvalidOption] | type[Inv
         raise error(f"{what}: {kind}={name!r}: give a name that is not empty and neither starts nor ends with space")
     if len(name) > LONGEST_NAME:
         raise error(f"{what}: {kind}={name[:40]!r}… has {len(name)} characters: give {LONGEST_NAME} at most")
-    bad = next((c for c in name if unicodedata.category(c) in ("Cc", "Cs")), None)
+    bad = _UNPRINTABLE.search(name)
     if bad is not None:
-        raise error(f"{what}: {kind}={name!r}: give text without {bad!r}, the database or a terminal can't take it")
+        raise error(f"{what}: {kind}={name!r}: give text without {bad[0]!r}, the database or a terminal can't take it")
 
 
 def spec_fields(options: TaskOptions) -> dict[str, Any]:
@@ -294,7 +298,8 @@ def _headers(what: str, name: str, value: object) -> None:
 
 
 def _unstorable(text: str) -> str | None:
-    return next((c for c in text if c == "\0" or unicodedata.category(c) == "Cs"), None)
+    bad = _UNSTORABLE.search(text)
+    return None if bad is None else bad[0]
 
 
 def _flag(what: str, name: str, value: object) -> None:

@@ -5,36 +5,24 @@ A tag is an object with the key ``$pq``: ``{"$pq": "datetime", "value": "2026-03
 
 from __future__ import annotations
 
-import base64
-import binascii
 import collections
 import dataclasses
 import enum
 import functools
 import operator
-import pathlib
 import re
 import sys
 from collections.abc import Callable, Iterable
 from datetime import date, datetime, time, timedelta, timezone
-from decimal import Decimal
 from types import ModuleType
 from typing import Any
-from uuid import UUID
-from zoneinfo import ZoneInfo
 
+from pq_core.payload_library import PATHS, library_type
 from pq_core.types import TaskId
 
 TAG = "$pq"
 MAX_DEPTH = 100
 """How deep values may be nested, in both directions."""
-
-PATHS: dict[str, type[pathlib.PurePath]] = {
-    "PurePosixPath": pathlib.PurePosixPath,
-    "PureWindowsPath": pathlib.PureWindowsPath,
-    "PosixPath": pathlib.PosixPath,
-    "WindowsPath": pathlib.WindowsPath,
-}
 
 _DURATION = re.compile(r"P(-?\d{1,10})DT(\d{1,5})\.(\d{6})S")
 _ZONE = re.compile(r"[A-Za-z0-9_+-]{1,40}(?:/[A-Za-z0-9_+-]{1,40}){0,3}")
@@ -249,7 +237,7 @@ def _timezone(tagged: dict[str, Any], offset: Any) -> Any:
     if zone is not None:
         if not isinstance(zone, str) or not _ZONE.fullmatch(zone):
             raise Malformed("names a time zone that can't exist")
-        return ZoneInfo(zone)
+        return library_type("ZoneInfo")(zone)
     name = tagged.get("name")
     if offset is None or (name is None and "offset" not in tagged):
         return offset
@@ -279,8 +267,10 @@ def _parsed_duration(text: str) -> timedelta:
 
 
 def _bytes(_: Decoder, tagged: dict[str, Any]) -> bytes:
+    import binascii
+
     try:
-        return base64.b64decode(_text(tagged), validate=True)
+        return binascii.a2b_base64(_text(tagged), strict_mode=True)
     except binascii.Error as error:
         raise Malformed(f"is no base64: {error}") from error
 
@@ -301,11 +291,11 @@ def _enum(decoder: Decoder, tagged: dict[str, Any]) -> Any:
     raise Malformed(f"is {str(value)[:40]!r}, which is no member of {tagged['type']}")
 
 
-def _path(_: Decoder, tagged: dict[str, Any]) -> pathlib.PurePath:
+def _path(_: Decoder, tagged: dict[str, Any]) -> Any:
     name = tagged.get("type")
     if not isinstance(name, str) or name not in PATHS:
         raise Malformed("names an unknown kind of path")
-    return PATHS[name](_text(tagged))
+    return library_type(name)(_text(tagged))
 
 
 def _namedtuple(decoder: Decoder, tagged: dict[str, Any]) -> Any:
@@ -385,8 +375,8 @@ _DECODERS: dict[str, Callable[[Decoder, dict[str, Any]], Any]] = {
     "date": lambda _, tagged: date.fromisoformat(_text(tagged)),
     "time": _time,
     "timedelta": _timedelta,
-    "UUID": lambda _, tagged: UUID(_text(tagged)),
-    "Decimal": lambda _, tagged: Decimal(_text(tagged)),
+    "UUID": lambda _, tagged: library_type("UUID")(_text(tagged)),
+    "Decimal": lambda _, tagged: library_type("Decimal")(_text(tagged)),
     "bytes": _bytes,
     "bytearray": lambda decoder, tagged: bytearray(_bytes(decoder, tagged)),
     "TaskId": _task_id,

@@ -6,7 +6,6 @@ The rule: what is encoded decodes to a value that is equal and of the same type.
 
 from __future__ import annotations
 
-import base64
 import collections
 import dataclasses
 import enum
@@ -14,14 +13,10 @@ import functools
 import math
 from collections.abc import Callable, Iterable, Mapping
 from datetime import date, datetime, time, timedelta, timezone
-from decimal import Decimal
-from typing import Any
-from uuid import UUID
-from zoneinfo import ZoneInfo
+from typing import TYPE_CHECKING, Any
 
 from pq_core.payload_decoding import (
     MAX_DEPTH,
-    PATHS,
     TAG,
     Decoder,
     Malformed,
@@ -31,7 +26,11 @@ from pq_core.payload_decoding import (
     pydantic_model,
     step,
 )
+from pq_core.payload_library import PATHS, library_base, library_name
 from pq_core.types import TaskId
+
+if TYPE_CHECKING:
+    from decimal import Decimal
 
 JSON = Any
 
@@ -41,8 +40,9 @@ _QUICK_INT = 1 << 256
 _BUILTINS: tuple[type[Any], ...] = (
     *(str, int, float, complex, bytes, bytearray),
     *(list, dict, tuple, set, frozenset, collections.deque),
-    *(datetime, date, time, timedelta, Decimal, UUID),
+    *(datetime, date, time, timedelta),
 )
+_LIBRARY = ("Decimal", "UUID")
 """What a class of the application must not be a subclass of: it would lose its own part."""
 
 
@@ -251,9 +251,9 @@ def _dict(encoder: Encoder, value: dict[Any, Any]) -> JSON:
 
 
 def _tzinfo(value: datetime | time) -> dict[str, JSON]:
-    zone = value.tzinfo
+    zone: Any = value.tzinfo
     more: dict[str, JSON] = {"fold": 1} if value.fold else {}
-    if type(zone) is ZoneInfo:
+    if library_name(type(zone)) == "ZoneInfo":
         if zone.key is None:
             raise Refused("has a ZoneInfo without a key: use ZoneInfo(name)")
         more["zone"] = zone.key
@@ -301,7 +301,9 @@ def _decimal(encoder: Encoder, value: Decimal) -> JSON:
 
 
 def _bytes(encoder: Encoder, value: bytes | bytearray) -> JSON:
-    return _tag(type(value).__name__, encoder.text(base64.b64encode(value).decode()))
+    import binascii
+
+    return _tag(type(value).__name__, encoder.text(binascii.b2a_base64(value, newline=False).decode()))
 
 
 def _path(encoder: Encoder, value: Any) -> JSON:
@@ -332,13 +334,17 @@ _ENCODERS: dict[type[Any], Callable[[Encoder, Any], JSON]] = {
     date: lambda _, value: _tag("date", value.isoformat()),
     time: _time,
     timedelta: _timedelta,
-    UUID: lambda _, value: _tag("UUID", str(value)),
-    Decimal: _decimal,
     bytes: _bytes,
     bytearray: _bytes,
     TaskId: lambda encoder, value: _tag("TaskId", _int(encoder, int(value))),
-    **dict.fromkeys(PATHS.values(), _path),
 }
+
+_OF_THE_LIBRARY: dict[str, Callable[[Encoder, Any], JSON]] = {
+    "UUID": lambda _, value: _tag("UUID", str(value)),
+    "Decimal": _decimal,
+    **dict.fromkeys(PATHS, _path),
+}
+"""By name: their modules may not be loaded yet."""
 
 
 def _name(kind: type[Any]) -> str:
@@ -346,15 +352,19 @@ def _name(kind: type[Any]) -> str:
 
 
 def _encoder_of(kind: type[Any]) -> Callable[[Encoder, Any], JSON]:
-    """Return how to encode an instance of a class that somebody wrote."""
+    """Return how to encode an instance of a class that is not among ``_ENCODERS``, most likely somebody's own."""
+    encode = _OF_THE_LIBRARY.get(library_name(kind) or "")
+    if encode is not None:
+        _ENCODERS[kind] = encode  # now that it is there
+        return encode
     if issubclass(kind, enum.Enum):
         return _enum
     if is_namedtuple(kind):
         return _namedtuple
-    for builtin in _BUILTINS:
-        if issubclass(kind, builtin):
-            plain = builtin.__name__
-            raise Refused(f"is of type {_name(kind)}, a subclass of {plain} that would arrive as {plain}: convert it")
+    base = next((one for one in _BUILTINS if issubclass(kind, one)), None) or library_base(kind, *_LIBRARY)
+    if base is not None:
+        plain = base.__name__
+        raise Refused(f"is of type {_name(kind)}, a subclass of {plain} that would arrive as {plain}: convert it")
     if is_model(kind):
         return _model
     if dataclasses.is_dataclass(kind) and not issubclass(kind, BaseException):

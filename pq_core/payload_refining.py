@@ -10,16 +10,13 @@ import collections.abc
 import dataclasses
 import enum
 import functools
-import pathlib
 import re
 import types
 import typing
 import weakref
 from collections.abc import Callable
 from datetime import date, datetime, time, timedelta
-from decimal import Decimal
 from typing import Any
-from uuid import UUID
 
 from pq_core.payload_decoding import (
     Malformed,
@@ -29,6 +26,7 @@ from pq_core.payload_decoding import (
     is_namedtuple,
     step,
 )
+from pq_core.payload_library import library_name
 from pq_core.types import TaskId
 
 Refiner = Callable[[Any], Any]
@@ -65,18 +63,20 @@ _CONVERTERS: dict[Any, tuple[tuple[type[Any], ...], Refiner]] = {
     date: ((str,), date.fromisoformat),
     time: ((str,), time.fromisoformat),
     timedelta: ((str, int, float), _timedelta),
-    UUID: ((str,), UUID),
-    Decimal: ((str, int, float), lambda value: Decimal(str(value))),
     bytes: ((str,), _bytes),
     bytearray: ((str,), lambda value: bytearray(_bytes(value))),
     TaskId: ((int,), TaskId),
-    pathlib.Path: ((str,), pathlib.Path),
-    pathlib.PurePath: ((str,), pathlib.PurePath),
-    pathlib.PosixPath: ((str,), pathlib.PosixPath),
-    pathlib.PurePosixPath: ((str,), pathlib.PurePosixPath),
-    pathlib.WindowsPath: ((str,), pathlib.WindowsPath),
-    pathlib.PureWindowsPath: ((str,), pathlib.PureWindowsPath),
 }
+
+
+def _converter_of(kind: Any) -> tuple[tuple[type[Any], ...], Refiner] | None:
+    """Return what the JSON types are that ``kind`` is made of, and how; None if it says nothing of that."""
+    name = library_name(kind)
+    if name is None:
+        return _CONVERTERS.get(kind)
+    if name == "Decimal":
+        return (str, int, float), lambda value: kind(str(value))
+    return None if name == "ZoneInfo" else ((str,), kind)
 
 
 def refiner_of(annotation: Any, nesting: int = 0) -> Refiner | None:
@@ -103,8 +103,8 @@ def _refiner_of(annotation: Any, nesting: int) -> Refiner | None:
     kind = origin or annotation
     if not isinstance(kind, type):
         return None
-    if kind in _CONVERTERS:
-        return _scalar(kind)
+    if (converter := _converter_of(kind)) is not None:
+        return _scalar(kind, *converter)
     if kind in (tuple, set, frozenset):
         return _collection(kind, arguments, nesting)
     if issubclass(kind, dict) and typing.is_typeddict(kind):
@@ -133,9 +133,7 @@ def _wrong(value: Any, kind: Any) -> Malformed:
     return Malformed(f"is {shown}, which is no {getattr(kind, '__name__', kind)}")
 
 
-def _scalar(kind: Any) -> Refiner:
-    accepted, convert = _CONVERTERS[kind]
-
+def _scalar(kind: Any, accepted: tuple[type[Any], ...], convert: Refiner) -> Refiner:
     def refine(value: Any) -> Any:
         if type(value) not in accepted:
             if type(value) in _PLAIN:

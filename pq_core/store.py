@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import lru_cache
-from pkgutil import get_data
 from typing import Generic, TypeVar
 
 from pq_core import payload, rows
@@ -48,6 +47,8 @@ def statement(schema: str, name: str, where: str = "true") -> Statement:
 
 def text_of(name: str, folder: str = "client") -> str:
     """Return the text of ``sql/<folder>/<name>.sql``."""
+    from pkgutil import get_data
+
     data = get_data("pq_core", f"sql/{folder}/{name}.sql")
     assert data is not None
     return data.decode()

@@ -7,12 +7,9 @@ each is called on its own here, through one typed method per hook.
 from __future__ import annotations
 
 import contextlib
-import difflib
-import importlib.metadata
 import inspect
 import logging
 import mmap
-import zlib
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from types import ModuleType
@@ -24,6 +21,7 @@ from pq_hooks import specs
 from pq_hooks.enqueuing import Enqueuing
 from pq_hooks.errors import PluginError
 from pq_hooks.nesting import Nested, bounded
+from pq_hooks.offered import offered
 
 if TYPE_CHECKING:
     from pq_core.executor import AsyncExecutor, Executor
@@ -236,7 +234,9 @@ class Plugins:
     def _report(self, name: str, hook: str, error: BaseException) -> None:
         """Log a plugin's failure, once per plugin, hook and type of error."""
         kind = f"{name} {hook} {type(error).__module__}.{type(error).__qualname__}"
-        place = zlib.crc32(kind.encode(errors="replace")) % _PAGE
+        from zlib import crc32  # a library of its own, which no image needs where no plugin fails
+
+        place = crc32(kind.encode(errors="replace")) % _PAGE
         if self._logged is not None and self._logged[place]:
             return
         if self._logged is not None:
@@ -270,7 +270,7 @@ class Plugins:
             raise PluginError(f"plugin {name}: {str(error).splitlines()[-1]}") from error
 
     def _discover(self) -> None:
-        for entry in importlib.metadata.entry_points(group=ENTRY_POINT_GROUP):
+        for entry in offered(ENTRY_POINT_GROUP):
             if self._is_blocked(entry.name):
                 continue
             try:
@@ -338,6 +338,8 @@ def _check(plugin: object, name: str) -> None:
 
 def _check_hook(subject: str, hook: str, function: Any, options: dict[str, Any]) -> None:
     if hook not in HOOKS:
+        import difflib
+
         near = difflib.get_close_matches(hook, HOOKS, n=1, cutoff=0)
         raise PluginError(f"{subject} is no hook; did you mean {near[0]}?")
     if not inspect.isroutine(function):

@@ -24,7 +24,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from pq_core.worker import guards
+from pq_core.worker import bare_fork, guards
 from pq_core.worker.child import run_child
 from pq_core.worker.forking import fork_all, reap_all
 from pq_core.worker.orders import Gone, Line, Order
@@ -81,6 +81,7 @@ class ForkServer:
     _alive: set[int] = field(default_factory=set)
     _forks: int = 0
     _own: list[int] = field(default_factory=list)
+    _os_fork: Callable[[], int] = os.fork
     _null_fd: int = field(default_factory=lambda: os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC))
 
     def serve(self, worker_pid: int) -> NoReturn:
@@ -91,6 +92,7 @@ class ForkServer:
             os.dup2(self._null_fd, descriptor)
         self._setup = self.setup_of(0)
         rehearse_beginning(self._setup, worker_pid)
+        self._os_fork = bare_fork.choose()
         woken, waker = socket.socketpair()
         for end in (woken, waker):
             end.setblocking(False)
@@ -154,7 +156,7 @@ class ForkServer:
                 memory_fd, stack_fd, *left = left
                 self._places[number] = Place.attached(memory_fd, stack_fd, tail=self.tail)
             bodies = self._bodies(wanted, left)
-            forked, error = fork_all(bodies)
+            forked, error = fork_all(bodies, self._os_fork)
         except OSError as reason:
             forked, error = [], reason
         if not forked:

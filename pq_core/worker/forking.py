@@ -35,10 +35,12 @@ def fork(body: Callable[[], NoReturn]) -> int:
     return forked[0][0]
 
 
-def fork_all(bodies: Sequence[Callable[[], NoReturn]]) -> tuple[list[tuple[int, float]], OSError | None]:
+def fork_all(
+    bodies: Sequence[Callable[[], NoReturn]], os_fork: Callable[[], int] = os.fork
+) -> tuple[list[tuple[int, float]], OSError | None]:
     """Run each of ``bodies`` in a new process, as ``fork`` does; return pids, and why there are fewer than bodies.
 
-    With each pid when it was forked, of the monotonic clock: a row takes its time.
+    With each pid when it was forked, of the monotonic clock: a row takes its time. ``os_fork``: forks in its stead.
 
     One fork right after another: of what the parent writes between two forks the kernel copies every page. What it has
     printed it must have flushed: each child would print it again.
@@ -47,7 +49,7 @@ def fork_all(bodies: Sequence[Callable[[], NoReturn]]) -> tuple[list[tuple[int, 
     before = _signal.pthread_sigmask(signal.SIG_BLOCK, _HANDLED)
     try:
         for body in bodies:
-            pid = os.fork()
+            pid = os_fork()
             if pid == 0:
                 try:
                     body()

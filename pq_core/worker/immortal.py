@@ -14,7 +14,6 @@ import enum
 import gc
 import struct
 import sys
-import sysconfig
 import types
 from collections.abc import Iterable, Iterator
 
@@ -101,7 +100,7 @@ def possible() -> bool:
     """Say whether this interpreter counts references in the way that is known here. Tried out on an object."""
     if sys.implementation.name != "cpython" or sys.version_info[:2] not in KNOWN or sys.maxsize < 2**32:
         return False
-    if sysconfig.get_config_var("Py_GIL_DISABLED") or sysconfig.get_config_var("Py_DEBUG"):
+    if sys.abiflags:  # without the interpreter's lock, or with checks
         return False
     probe = object()
     count = ctypes.c_uint32.from_address(id(probe) + _OFFSET)

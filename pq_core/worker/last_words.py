@@ -6,7 +6,6 @@ The words are the body of an END frame (wire.py): ``how`` it ended, and what bel
 from __future__ import annotations
 
 import traceback
-from _blake2 import blake2b  # hashlib would bring OpenSSL's library into the image
 from typing import TYPE_CHECKING, Any
 
 from pq_core.errors import Cancel, PQError, RateLimited, Retry, Snooze, TaskCancelled, TaskTimeout
@@ -118,4 +117,6 @@ def fingerprint(error: BaseException) -> str:
         place = f"{code.co_filename.rpartition('/')[2]}:{code.co_qualname}"
         trace = trace.tb_next
     kind = type(error)
+    from _blake2 import blake2b  # hashlib would bring OpenSSL's library; and tasks that succeed need neither
+
     return blake2b(f"{kind.__module__}.{kind.__qualname__}@{place}".encode(), digest_size=8).hexdigest()

@@ -1,4 +1,4 @@
-"""Modules of pq that are loaded at their first use, the driver with them: a leaf.
+"""Modules of pq that are loaded at their first use, the driver with them, and of the standard library: a leaf.
 
 They are no part of the image, since most tasks of an application that does not load a driver itself need none. A child
 that had to load one says so, and the process that forks loads it too: only the first tasks wait for it.
@@ -16,8 +16,16 @@ MODULES = (
     "pq_core.ciphers",
     "pq_adapters.sqlalchemy",
     "pq_adapters.django",
+    "decimal",
+    "uuid",
+    "zoneinfo",
+    "pathlib",
+    "binascii",
+    "_blake2",
+    "difflib",
 )
-"""What tasks may load by enqueueing, by completing themselves in a transaction, or by payloads that are sealed."""
+"""What tasks may load by enqueueing, by completing themselves in a transaction, by payloads that are sealed or have
+values of such types, or by failing."""
 
 
 def loaded() -> frozenset[str]:
