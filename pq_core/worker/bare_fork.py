@@ -20,6 +20,7 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 logger = logging.getLogger("pq.worker")
 
@@ -63,8 +64,11 @@ class BareFork:
     _lengths: tuple[int, int, int] = (-1, -1, -1)
     _wanted: tuple[Sequence[Hook], Sequence[Hook], Sequence[Hook]] = ((), (), ())
     _fork: Callable[[], int] = field(init=False)
+    _main_thread: Any = field(init=False)
 
     def __post_init__(self) -> None:
+        main = threading.main_thread()
+        self._main_thread = main if hasattr(main, "_native_id") else None
         # Not CDLL: that would give the interpreter's lock away meanwhile, and take it again in the child.
         self._fork = ctypes.PyDLL(None, use_errno=True).fork
 
@@ -77,8 +81,8 @@ class BareFork:
         _run(before)
         pid = self._fork()
         if pid == 0:
-            if (renew := getattr(threading.main_thread(), "_set_native_id", None)) is not None:
-                renew()  # as threading's hook does: a thread has the pid of its process when it is the first
+            if self._main_thread is not None:
+                self._main_thread._native_id = os.getpid()  # not every version's hook sees to it
             _run(in_child)
             return 0
         _run(in_parent)

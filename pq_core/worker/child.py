@@ -27,7 +27,7 @@ from pq_core.worker.child_setup import ChildSetup, Loaded, attempt_of
 from pq_core.worker.concealing import ConcealedCall
 from pq_core.worker.last_words import failure, stopped_early, success, unloadable, user_traceback
 from pq_core.worker.rows import claimed_task
-from pq_core.worker.shared import Place, Tee
+from pq_core.worker.shared import Place, keep_output
 from pq_core.worker.stopping import Stopper
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ def run_child(
             loaded = None if arguments is None else (setup.function_of(task), *arguments)
             status = run_one(setup, task, channel, stopper, loaded)
         elif crowd is not None:
-            Tee.place = None  # whose output it is can't be told
+            keep_output(None)  # whose output it is can't be told
             status = crowd(setup, task, channel, inbox_fd)
         else:
             status = _run_many(setup, task, channel, stopper, _Tasks(setup, inbox_fd))
@@ -202,13 +202,12 @@ def _become_child(
         # Over the descriptor, never close() on the connection: that would end the worker's session.
         os.dup2(null_fd, fd)
     stopper = take_signals(setup, task, place)
-    os.register_at_fork(after_in_child=stopper.forget)
     guards.offer_to_oom_killer()
     if (numpy := sys.modules.get("numpy")) is not None and hasattr(numpy, "random"):
         numpy.random.seed()  # the standard library's generator reseeds itself after a fork
     if task is not None:
         _limit_memory(task)
-    Tee.place = place
+    keep_output(place)
     return stopper
 
 

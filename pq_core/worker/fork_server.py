@@ -24,12 +24,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from pq_core.worker import bare_fork, guards
+from pq_core.worker import bare_fork, guards, holes
 from pq_core.worker.child import run_child
 from pq_core.worker.forking import fork_all, reap_all
 from pq_core.worker.orders import Gone, Line, Order
-from pq_core.worker.rehearsing import rehearse_beginning
+from pq_core.worker.rehearsing import rehearse, rehearse_beginning
 from pq_core.worker.shared import Place
+from pq_core.worker.stopping import forget_in_children
 
 if TYPE_CHECKING:
     from pq_core.types import ClaimedTask
@@ -44,6 +45,8 @@ IGNORED = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.
 """Signals that are for the worker: service managers and terminals send them to all processes of a group."""
 
 
+SETTLE_AGAIN = 30
+"""Forks after which the image is settled once more: what is imported or made at the first use is there by then."""
 EXECUTORS = "concurrent.futures.thread"
 
 
@@ -65,7 +68,8 @@ class ForkServer:
 
     ``setup_of``: what children start from, by the worker's id. ``run_crowd``: runs coroutines together in a child.
     ``tail``: bytes of output kept per attempt. ``foreign``: descriptors of the application to be put out of use.
-    ``forked``: is told how many children there have been. ``image_rss``: measures a child that has done nothing.
+    ``settle``: settles the image; gets objects that are there for ever. ``image_rss``: measures a child that has done
+    nothing.
     """
 
     sock: socket.socket
@@ -73,13 +77,14 @@ class ForkServer:
     run_crowd: CrowdRunner | None
     tail: int
     foreign: list[int]
-    forked: Callable[[int], None]
+    settle: Callable[..., None]
     image_rss: Callable[[], int]
     _line: Line = field(init=False)
     _setup: ChildSetup = field(init=False)
     _places: dict[int, Place] = field(default_factory=dict)
     _alive: set[int] = field(default_factory=set)
     _forks: int = 0
+    _settled_again: bool = False
     _own: list[int] = field(default_factory=list)
     _os_fork: Callable[[], int] = os.fork
     _null_fd: int = field(default_factory=lambda: os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC))
@@ -91,7 +96,9 @@ class ForkServer:
             # Over the descriptor, never close() on the connection: that would end a session that the worker shares.
             os.dup2(self._null_fd, descriptor)
         self._setup = self.setup_of(0)
+        rehearse()
         rehearse_beginning(self._setup, worker_pid)
+        forget_in_children()
         self._os_fork = bare_fork.choose()
         woken, waker = socket.socketpair()
         for end in (woken, waker):
@@ -130,9 +137,19 @@ class ForkServer:
             case (Order.PING,):
                 self._line.send(Order.PONG)
             case (Order.LIFE, worker_id):
-                self._setup = self.setup_of(worker_id)
+                self._begin_life(worker_id)
             case (Order.LOAD, names):
                 self._load(names)
+
+    def _begin_life(self, worker_id: int) -> None:
+        self._setup = self.setup_of(worker_id)
+        if worker_id:  # else there is nothing to fork for yet
+            self._settle()
+
+    def _settle(self) -> None:
+        """Settle the image once more; what each turn and each child look at is no longer counted."""
+        streams = [one for stream in (sys.stdout, sys.stderr) for one in (stream, getattr(stream, "_stream", None))]
+        self.settle(self, self.sock, sys.modules, threading.main_thread(), *guards.FOR_EVER, *streams)
 
     def _load(self, names: list[str]) -> None:
         for name in names:
@@ -140,7 +157,7 @@ class ForkServer:
                 importlib.import_module(name)
             except Exception:  # it was there for a child: whatever is wrong, children go on to load it themselves
                 logger.warning("%s is not loaded for the children", name, exc_info=True)
-        self._setup = self.setup_of(self._setup.worker_id)
+        self._begin_life(self._setup.worker_id)
         with contextlib.suppress(OSError):  # no process left to measure with: what was measured before is near enough
             self._line.send(Order.IMAGE, self.image_rss())
 
@@ -166,7 +183,10 @@ class ForkServer:
         for descriptor in left:
             os.close(descriptor)
         self._line.send(Order.FORKED, forked, *_words(error))
-        self.forked(self._forks)
+        if self._forks >= SETTLE_AGAIN and not self._settled_again:
+            self._settled_again = True
+            self._settle()
+            holes.fill()  # once: to do it again would fill the rest of what it has made room in
 
     def _forget(self, places: list[int]) -> None:
         for number in places:

@@ -16,6 +16,8 @@ OOM_SCORE = b"500"
 
 _LINUX = sys.platform.startswith("linux")
 _prctl = ctypes.CDLL(None, use_errno=True).prctl if _LINUX else None
+FOR_EVER = (_prctl,)
+"""Objects of this module that each child looks at."""
 
 
 def die_with_parent(parent: int) -> None:

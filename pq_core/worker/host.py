@@ -12,6 +12,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from math import inf
 from time import monotonic
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -28,7 +29,6 @@ from pq_core.worker.fork_server import EXECUTORS, ForkServer, free_executors
 from pq_core.worker.forker import Forker
 from pq_core.worker.forking import fork, reap
 from pq_core.worker.libraries import forget_pages
-from pq_core.worker.rehearsing import rehearse
 from pq_core.worker.rows import LAST
 
 if TYPE_CHECKING:
@@ -52,8 +52,6 @@ RESET = (signal.SIGINT, signal.SIGHUP, signal.SIGCHLD, signal.SIGUSR1, signal.SI
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGCHLD)
 STARTED = 3.0
 """Seconds after which a worker has connected, registered and forked ahead: what only that used is let go of, too."""
-SETTLE_AGAIN = 30
-"""Forks after which the image is settled once more: what is imported or made at the first use is there by then."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -74,7 +72,6 @@ class Host:
     declared_schedules: Request[list[Synced]] | None = None
     vitals: Vitals | None = None
     image_rss: int = 0
-    _settled_again: bool = False
     _forget_at: float = inf
     _turns: dict[str, int] = field(default_factory=dict)
     _foreign: dict[int, tuple[int, int] | None] = field(default_factory=dict)
@@ -148,7 +145,6 @@ class Host:
         if signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN:
             with contextlib.suppress(ValueError):  # not in the main thread: that is refused later, in words
                 signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # else the kernel reaps, and nobody learns how they ended
-        rehearse()
         roles.ready_to_fork()
         image.settle(immortal=self.options.immortal)
         if self.options.huge_pages:
@@ -174,11 +170,11 @@ class Host:
                 free_executors()
             ForkServer(
                 sock=sock,
-                setup_of=lambda worker_id: self._setup_of_a_life(program, worker_id),
+                setup_of=lambda worker_id: self.child_setup(program, worker_id),
                 run_crowd=run_crowd,
                 tail=self.options.output_tail,
                 foreign=self.foreign_sockets(),
-                forked=self._settle_again,
+                settle=partial(image.settle, immortal=self.options.immortal),
                 image_rss=_rss_after_fork,
             ).serve(worker_pid)
 
@@ -186,17 +182,6 @@ class Host:
             self.image_rss = image_rss
 
         return Forker.start(serve, lease=self.options.lease, on_image=grown)
-
-    def _setup_of_a_life(self, program: Program, worker_id: int) -> ChildSetup:
-        setup = self.child_setup(program, worker_id)
-        if worker_id:  # else there is nothing to fork for yet
-            image.settle(setup, immortal=self.options.immortal)
-        return setup
-
-    def _settle_again(self, forks: int) -> None:
-        if forks >= SETTLE_AGAIN and not self._settled_again:
-            self._settled_again = True
-            image.settle(immortal=self.options.immortal)
 
     def foreign_sockets(self) -> list[int]:
         """Return the application's sockets that a child must put out of use, those that are still what they were."""

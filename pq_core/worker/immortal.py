@@ -37,6 +37,7 @@ _LOADED = {
     property,
     types.CodeType,
 }
+_FunctionPointer = type(ctypes.pythonapi.Py_GetVersion).__bases__[0]
 _PACKAGES = ("pq_core.", "pq_hooks.")
 _HELD = {types.MethodType, dict, list, tuple, set, frozenset, types.CellType}
 _PARTS = {types.CellType, tuple, frozenset}
@@ -47,7 +48,7 @@ lists and dicts but a module's own are left anyway."""
 def immortalize(*own: object) -> int:
     """Make the program immortal as far as it is loaded; return how many objects that are, 0 where it can't be done.
 
-    ``own``: objects of pq itself that are there for ever, with what they hold of pq's own, and the containers of that.
+    ``own``: objects that are there for ever, with what they hold of pq's own classes, and the containers of that.
     Not for a process that goes on to something else: what it has made immortal is never given back.
     """
     if not possible():
@@ -77,22 +78,26 @@ def immortalize(*own: object) -> int:
 
 
 def _held_by(own: Iterable[object]) -> Iterator[object]:
-    """Yield objects of pq's own classes, and the containers between them; an application's may be meant to end."""
+    """Yield ``own``, and what they hold of pq's own classes, with the containers between them.
+
+    Not of an application's: that may be meant to end.
+    """
     seen = set()
     pending = list(own)
+    roots = {id(one) for one in pending}
     while pending:
         one = pending.pop()
         kind = type(one)
         if id(one) in seen:
             continue
         seen.add(id(one))
-        if kind in _ATOMS:
+        ours = kind in _HELD or kind.__module__.startswith(_PACKAGES)
+        if ours or kind in _ATOMS or id(one) in roots or isinstance(one, _FunctionPointer):
             yield one
-        elif isinstance(one, types.FunctionType):
+        if isinstance(one, types.FunctionType):
             if (one.__module__ or "").startswith(_PACKAGES):
                 pending += one.__closure__ or ()
-        elif kind in _HELD or kind.__module__.startswith(_PACKAGES):
-            yield one
+        elif ours:
             pending += gc.get_referents(one)
 
 

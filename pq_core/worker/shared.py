@@ -7,7 +7,6 @@ system call, also after it has closed every file descriptor; what it wrote is th
 from __future__ import annotations
 
 import enum
-import fcntl
 import mmap
 import os
 import resource
@@ -181,21 +180,28 @@ class Place:
         os.close(self.stack_fd)
 
 
+_kept_in: list[Place | None] = [None]
+"""Where the tail of the output goes: in a list, since an attribute of a class is several pages more to copy."""
+
+
+def keep_output(place: Place | None) -> None:
+    """Keep the tail of what this process prints in ``place`` from now on."""
+    _kept_in[0] = place
+
+
 class Tee:
     """A text stream that passes everything on, and in a child keeps its tail.
 
     Installed in the worker before the application is imported, since log handlers keep the stream they found;
-    it costs one attribute look-up there. What C code or another process writes to the descriptor passes by.
+    it costs one look into a list there. What C code or another process writes to the descriptor passes by.
     """
-
-    place: Place | None = None
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
 
     def write(self, text: str) -> int:
         """Write ``text`` to the stream, and to the ring if this is a child."""
-        place = Tee.place
+        place = _kept_in[0]
         if place is not None:
             place.append(text.encode("utf-8", "replace"))
         return self._stream.write(text)
@@ -226,7 +232,7 @@ class _TeeBuffer:
         self._stream = stream
 
     def write(self, data: Any) -> int:
-        place = Tee.place
+        place = _kept_in[0]
         if place is not None:
             place.append(bytes(data))
         written: int = self._stream.write(data)
@@ -278,4 +284,6 @@ def _high(handle: int) -> int:
     """
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     lowest = 512 if soft == resource.RLIM_INFINITY else min(soft // 2, 512)
+    import fcntl  # not in an image: who makes a place has it, who is forked gets one that is made
+
     return fcntl.fcntl(handle, fcntl.F_DUPFD_CLOEXEC, lowest)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import _signal  # type: ignore[import-not-found]
 import contextlib
 import faulthandler
+import os
 import signal
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,23 @@ if TYPE_CHECKING:
     from types import FrameType
 
     from pq_core.types import ClaimedTask
+
+
+_latest: list[Stopper | None] = [None]
+"""What takes SIGTERM in this process: in a list, since an attribute of a module or a class is a page more to copy."""
+
+
+def forget_in_children() -> None:
+    """Have processes that a task forks give SIGTERM its ordinary meaning: multiprocessing relies on that.
+
+    Called once in the process that forks the children; these inherit it.
+    """
+    os.register_at_fork(after_in_child=_forget_latest)
+
+
+def _forget_latest() -> None:
+    if (stopper := _latest[0]) is not None:
+        stopper.forget()
 
 
 class Stopper:
@@ -39,6 +57,7 @@ class Stopper:
 
     def install(self) -> None:
         """Take SIGTERM, with the stacks of all threads saved first; again where the task before took it away."""
+        _latest[0] = self
         # The interpreter's own functions: those of the module turn every number into an enum member and back.
         if _signal.getsignal(signal.SIGTERM) is not self:
             _signal.signal(signal.SIGTERM, self)
@@ -57,7 +76,8 @@ class Stopper:
         self(signal.SIGTERM, None)
 
     def forget(self) -> None:
-        """Give SIGTERM its ordinary meaning in a process that the task forks: multiprocessing relies on that."""
+        """Give SIGTERM its ordinary meaning again."""
+        _latest[0] = None
         if signal.getsignal(signal.SIGTERM) is self:
             faulthandler.unregister(signal.SIGTERM)
             signal.signal(signal.SIGTERM, signal.SIG_DFL)

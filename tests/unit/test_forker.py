@@ -61,7 +61,7 @@ def forker(images: list[int]) -> Iterator[Forker]:
             run_crowd=None,
             tail=0,
             foreign=[],
-            forked=lambda forks: None,
+            settle=lambda *own: None,
             image_rss=lambda: 4711,
         ).serve(parent)
 

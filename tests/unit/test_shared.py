@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pq_core.worker import shared
 from pq_core.worker.shared import Place, StopReason, Tee, install_tees, remove_tees
 
 
@@ -100,7 +101,7 @@ def test_tee_passes_on_and_keeps_only_in_a_child(place: Place, monkeypatch: pyte
     under = io.TextIOWrapper(io.BytesIO(), encoding="utf-8", write_through=True)
     tee = Tee(under)
     tee.write("worker ")
-    monkeypatch.setattr(Tee, "place", place)
+    monkeypatch.setattr(shared, "_kept_in", [place])
     tee.write("child ")
     tee.writelines(["a", "b"])
     tee.buffer.write(b"c")
