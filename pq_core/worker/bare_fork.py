@@ -27,6 +27,7 @@ logger = logging.getLogger("pq.worker")
 KNOWN = ((3, 11), (3, 12), (3, 13), (3, 14))
 """Versions of CPython of which it is known what ``PyOS_AfterFork_Child`` does (``Modules/posixmodule.c``)."""
 
+_POSIX_FORK = getattr(sys.modules.get("posix"), "fork", None)
 Hook = Callable[[], object]
 
 _NEEDLESS = (
@@ -43,12 +44,19 @@ _LINKS = 3
 
 def choose() -> Callable[[], int]:
     """Return how to fork from now on, as ``os.fork`` is called: that itself where this can't be done."""
+    usual = os.fork
+    hooks = _registered() if _possible(usual) else None
+    return usual if hooks is None else BareFork(*hooks)
+
+
+def _possible(usual: object) -> bool:
     if not sys.platform.startswith("linux") or sys.implementation.name != "cpython":
-        return os.fork
-    if sys.version_info[:2] not in KNOWN or "t" in sys.abiflags:  # "t": without the lock
-        return os.fork
-    hooks = _registered()
-    return os.fork if hooks is None else BareFork(*hooks)
+        return False
+    if sys.version_info[:2] not in KNOWN or "t" in sys.abiflags:  # "t": without the interpreter's lock
+        return False
+    if getattr(sys, "is_stack_trampoline_active", bool)():
+        return False  # perf gets a file for each process
+    return usual is _POSIX_FORK  # gevent and the like put theirs there, which does more
 
 
 @dataclass(slots=True)

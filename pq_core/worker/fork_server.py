@@ -86,7 +86,7 @@ class ForkServer:
     _forks: int = 0
     _settled_again: bool = False
     _own: list[int] = field(default_factory=list)
-    _os_fork: Callable[[], int] = os.fork
+    _os_fork: Callable[[], int] | None = None
     _null_fd: int = field(default_factory=lambda: os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC))
 
     def serve(self, worker_pid: int) -> NoReturn:

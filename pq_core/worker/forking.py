@@ -36,16 +36,17 @@ def fork(body: Callable[[], NoReturn]) -> int:
 
 
 def fork_all(
-    bodies: Sequence[Callable[[], NoReturn]], os_fork: Callable[[], int] = os.fork
+    bodies: Sequence[Callable[[], NoReturn]], os_fork: Callable[[], int] | None = None
 ) -> tuple[list[tuple[int, float]], OSError | None]:
     """Run each of ``bodies`` in a new process, as ``fork`` does; return pids, and why there are fewer than bodies.
 
-    With each pid when it was forked, of the monotonic clock: a row takes its time. ``os_fork``: forks in its stead.
+    With each pid when it was forked, of the monotonic clock: a row takes its time. ``os_fork``: in the stead of that.
 
     One fork right after another: of what the parent writes between two forks the kernel copies every page. What it has
     printed it must have flushed: each child would print it again.
     """
     forked: list[tuple[int, float]] = []
+    os_fork = os_fork or os.fork  # as it is now: gevent puts another there
     before = _signal.pthread_sigmask(signal.SIG_BLOCK, _HANDLED)
     try:
         for body in bodies:

@@ -168,6 +168,15 @@ except BlockingIOError as error:
     assert run(PREFACE + program, PYTHONDONTWRITEBYTECODE="1") == "True parent 2\n"
 
 
+def test_a_fork_that_somebody_has_replaced_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    def theirs() -> int:
+        """Do more, as gevent's does."""
+        return 0
+
+    monkeypatch.setattr(os, "fork", theirs)
+    assert bare_fork.choose() is theirs
+
+
 def test_an_unknown_interpreter_gets_os_fork(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bare_fork, "KNOWN", ())
     assert bare_fork.choose() is os.fork
