@@ -24,10 +24,15 @@ from benchmarks.worker import ROOT
 PACKAGES = ("python-pq", "procrastinate", "pgqueuer[asyncpg,psycopg]", "psycopg[binary]", "psycopg2-binary")
 PEERS = {
     "pq, a process per task": ("pq_toolkit", {"PQ_BENCH_PER_CHILD": "1"}),
+    "pq, a process per task, eight at once": (
+        "pq_toolkit",
+        {"PQ_BENCH_PER_CHILD": "1", "PQ_BENCH_CONCURRENCY": "8"},
+    ),
     "pq, reused children": ("pq_toolkit", {"PQ_BENCH_PER_CHILD": "1000"}),
     "pq, reused children, two processes": ("pq_toolkit", {"PQ_BENCH_PER_CHILD": "1000", "PQ_BENCH_WORKERS": "2"}),
     "python-pq, one worker": ("python_pq", {"PQ_BENCH_WORKERS": "1"}),
     "python-pq, two workers": ("python_pq", {"PQ_BENCH_WORKERS": "2"}),
+    "python-pq, eight workers": ("python_pq", {"PQ_BENCH_WORKERS": "8"}),
     "Procrastinate": ("procrastinate", {}),
     "PgQueuer": ("pgqueuer", {}),
     "PgQueuer, two processes": ("pgqueuer", {"PQ_BENCH_WORKERS": "2"}),

@@ -6,6 +6,7 @@ The rule: what is encoded decodes to a value that is equal and of the same type.
 
 from __future__ import annotations
 
+import binascii
 import collections
 import dataclasses
 import enum
@@ -42,8 +43,9 @@ _BUILTINS: tuple[type[Any], ...] = (
     *(list, dict, tuple, set, frozenset, collections.deque),
     *(datetime, date, time, timedelta),
 )
-_LIBRARY = ("Decimal", "UUID")
 """What a class of the application must not be a subclass of: it would lose its own part."""
+_LIBRARY = ("Decimal", "UUID")
+"""More of them, by name."""
 
 
 class Refused(Exception):
@@ -301,8 +303,6 @@ def _decimal(encoder: Encoder, value: Decimal) -> JSON:
 
 
 def _bytes(encoder: Encoder, value: bytes | bytearray) -> JSON:
-    import binascii
-
     return _tag(type(value).__name__, encoder.text(binascii.b2a_base64(value, newline=False).decode()))
 
 

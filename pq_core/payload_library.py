@@ -28,7 +28,13 @@ def library_name(kind: object) -> str | None:
     name = getattr(kind, "__name__", None)
     if not isinstance(name, str) or name not in HOMES:
         return None
-    return name if _loaded(name) is kind else None
+    if _loaded(name) is kind:
+        return name
+    # Its module may be there without the one that passes it on: _decimal without decimal.
+    module = getattr(kind, "__module__", None)
+    if not isinstance(module, str) or module.partition(".")[0] != HOMES[name]:
+        return None
+    return name if library_type(name) is kind else None
 
 
 def library_base(kind: type[Any], *names: str) -> type[Any] | None:

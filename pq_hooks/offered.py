@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
 _METADATA = (".dist-info", ".egg-info")
+_OF_AN_EGG = "egg-info"
 _LIST = "entry_points.txt"
 """Where a package says what it offers: packaging.python.org, "Entry points specification"."""
 
@@ -33,7 +34,7 @@ def may_be_offered(group: str) -> bool:
     """Say whether a list of some package on ``sys.path`` has the group's name. True where that can't be told."""
     if any(hasattr(finder, "find_distributions") and finder is not PathFinder for finder in sys.meta_path):
         return True
-    return any(_in_a_list_of(place or os.curdir, group.encode()) for place in sys.path)
+    return any(_in_a_list_of(place or os.curdir, group.encode()) for place in sys.path if isinstance(place, str))
 
 
 def _in_a_list_of(place: str, name: bytes) -> bool:
@@ -41,17 +42,19 @@ def _in_a_list_of(place: str, name: bytes) -> bool:
         found = os.listdir(place)  # noqa: PTH208 - pathlib is a part of what is not to be loaded
     except FileNotFoundError:
         return False
-    except OSError:
-        return True  # an archive, or not to be read by us
+    except (OSError, ValueError):
+        return True  # an archive, not to be read by us, or no path at all
     for entry in found:
         lowered = entry.lower()
         if lowered.endswith(".egg"):
             return True
-        if lowered.endswith(_METADATA):
+        if lowered.endswith(_METADATA) or lowered == _OF_AN_EGG:
             try:
                 with open(os.path.join(place, entry, _LIST), "rb") as file:  # noqa: PTH118, PTH123 - as above
                     if name in file.read():
                         return True
             except (FileNotFoundError, NotADirectoryError):
                 continue
+            except OSError:
+                return True
     return False

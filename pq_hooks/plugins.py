@@ -234,9 +234,7 @@ class Plugins:
     def _report(self, name: str, hook: str, error: BaseException) -> None:
         """Log a plugin's failure, once per plugin, hook and type of error."""
         kind = f"{name} {hook} {type(error).__module__}.{type(error).__qualname__}"
-        from zlib import crc32  # a library of its own, which no image needs where no plugin fails
-
-        place = crc32(kind.encode(errors="replace")) % _PAGE
+        place = hash(kind) % _PAGE  # the same in every process that is forked from here
         if self._logged is not None and self._logged[place]:
             return
         if self._logged is not None:

@@ -11,6 +11,7 @@ from benchmarks.worker import drained, rate_of, running
 from pq_core import PQ
 
 PER_CHILD = ("--tasks-per-child", os.environ["PQ_BENCH_PER_CHILD"])
+AT_ONCE = ("--concurrency", at_once) if (at_once := os.environ.get("PQ_BENCH_CONCURRENCY")) else ()
 
 
 def main() -> None:
@@ -24,9 +25,9 @@ def main() -> None:
     }
     pq.clear_all()
     pq.enqueue_many(noop.call() for _ in range(COUNT))
-    drained(DSN, *PER_CHILD, "--processes", os.environ.get("PQ_BENCH_WORKERS", "1"))
+    drained(DSN, *PER_CHILD, *AT_ONCE, "--processes", os.environ.get("PQ_BENCH_WORKERS", "1"))
     figures["drain"] = rate_of(DSN, skip=0.05)
-    with running(DSN, *PER_CHILD):
+    with running(DSN, *PER_CHILD, *AT_ONCE):
         samples = [sample(lambda place: pq.enqueue(clock_to.call(place))) for _ in range(SAMPLES + 3)][3:]
     finish(figures, samples)
 

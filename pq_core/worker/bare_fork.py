@@ -12,17 +12,17 @@ that anybody registered with ``os.register_at_fork``, but for those two modules'
 
 from __future__ import annotations
 
+import _thread
+import contextlib
 import ctypes
 import gc
-import logging
 import os
 import sys
 import threading
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
-
-logger = logging.getLogger("pq.worker")
 
 KNOWN = ((3, 11), (3, 12), (3, 13), (3, 14))
 """Versions of CPython of which it is known what ``PyOS_AfterFork_Child`` does (``Modules/posixmodule.c``)."""
@@ -37,6 +37,8 @@ _NEEDLESS = (
 )
 """Module, and its hooks before a fork, in the parent and in the child, that only matter where there are threads."""
 
+_GREEN = ("gevent", "eventlet")
+
 _TASKS = "/proc/self/task"
 _LINKS = 3
 """Of the directory of a process with one thread: its own two, and one for each thread."""
@@ -46,7 +48,10 @@ def choose() -> Callable[[], int]:
     """Return how to fork from now on, as ``os.fork`` is called: that itself where this can't be done."""
     usual = os.fork
     hooks = _registered() if _possible(usual) else None
-    return usual if hooks is None else BareFork(*hooks)
+    try:
+        return usual if hooks is None else BareFork(*hooks)
+    except (OSError, AttributeError):  # a program without a C library of its own
+        return usual
 
 
 def _possible(usual: object) -> bool:
@@ -56,7 +61,10 @@ def _possible(usual: object) -> bool:
         return False
     if getattr(sys, "is_stack_trampoline_active", bool)():
         return False  # perf gets a file for each process
-    return usual is _POSIX_FORK  # gevent and the like put theirs there, which does more
+    # Where threads are something else, children need what these do for them.
+    if any(name in sys.modules for name in _GREEN) or threading.get_ident is not _thread.get_ident:
+        return False
+    return usual is _POSIX_FORK
 
 
 @dataclass(slots=True)
@@ -82,20 +90,20 @@ class BareFork:
 
     def __call__(self) -> int:
         """Fork; as ``os.fork`` does if there are other threads."""
-        if not alone():
+        if os.fork is not _POSIX_FORK or not alone():
             return os.fork()
         sys.audit("os.fork")
         before, in_parent, in_child = self._hooks()
         _run(before)
         pid = self._fork()
+        number = ctypes.get_errno() if pid < 0 else 0
         if pid == 0:
             if self._main_thread is not None:
                 self._main_thread._native_id = os.getpid()  # not every version's hook sees to it
             _run(in_child)
             return 0
         _run(in_parent)
-        if pid < 0:
-            number = ctypes.get_errno()
+        if number:
             raise OSError(number, os.strerror(number))
         return pid
 
@@ -137,8 +145,9 @@ def _run(hooks: Sequence[Hook]) -> None:
     for hook in hooks:
         try:
             hook()
-        except Exception:  # the interpreter writes it out as well, and goes on
-            logger.exception("%r, registered to run at a fork, failed", hook)
+        except BaseException as error:  # the interpreter writes it out as well, whatever it is, and goes on
+            with contextlib.suppress(BaseException):
+                traceback.print_exception(error)
 
 
 def _registered() -> tuple[list[Hook], list[Hook], list[Hook]] | None:
@@ -165,4 +174,10 @@ def _registered() -> tuple[list[Hook], list[Hook], list[Hook]] | None:
         found += lists
     if frozen:
         gc.freeze()
-    return (found[0], found[1], found[2]) if len(found) == 3 else None
+    if len(found) != 3 or len({id(one) for one in found}) != 3 or _threads_hook() not in found[2]:
+        return None  # somebody keeps hooks in lists of their own
+    return found[0], found[1], found[2]
+
+
+def _threads_hook() -> object:
+    return getattr(threading, "_after_fork", None)

@@ -149,7 +149,7 @@ class ForkServer:
     def _settle(self) -> None:
         """Settle the image once more; what each turn and each child look at is no longer counted."""
         streams = [one for stream in (sys.stdout, sys.stderr) for one in (stream, getattr(stream, "_stream", None))]
-        self.settle(self, self.sock, sys.modules, threading.main_thread(), *guards.FOR_EVER, *streams)
+        self.settle(self, self.sock, threading.main_thread(), *guards.FOR_EVER, *streams)
 
     def _load(self, names: list[str]) -> None:
         for name in names:
@@ -158,6 +158,9 @@ class ForkServer:
             except Exception:  # it was there for a child: whatever is wrong, children go on to load it themselves
                 logger.warning("%s is not loaded for the children", name, exc_info=True)
         self._begin_life(self._setup.worker_id)
+        self._tell_of_image()
+
+    def _tell_of_image(self) -> None:
         with contextlib.suppress(OSError):  # no process left to measure with: what was measured before is near enough
             self._line.send(Order.IMAGE, self.image_rss())
 
@@ -187,6 +190,7 @@ class ForkServer:
             self._settled_again = True
             self._settle()
             holes.fill()  # once: to do it again would fill the rest of what it has made room in
+            self._tell_of_image()
 
     def _forget(self, places: list[int]) -> None:
         for number in places:

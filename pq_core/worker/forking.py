@@ -1,4 +1,7 @@
-"""The only module that forks. A fork here leaves one thread, no buffered output and blocked signals behind."""
+"""The module that forks, by ``os.fork`` or by what is given instead.
+
+A fork here leaves one thread, no buffered output and blocked signals behind.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +13,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from time import monotonic
 from typing import NoReturn
 
-_HANDLED = frozenset(
-    (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGCHLD, signal.SIGUSR1, signal.SIGUSR2)
-)
-"""What a fork server, worker or keeper may have handlers for. Masks are set by ``_signal``: ``signal`` turns each of a
-mask into an enum member and back, which took 10 µs a fork and wrote to pages that the child shares."""
+_FAULTS = (signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGABRT, signal.SIGTRAP)
+_BLOCKED = frozenset(int(one) for one in signal.valid_signals()) - frozenset(_FAULTS)
+"""What must not come between a fork and the child's first steps: all but what a process does to itself. Masks are set
+by ``_signal``: ``signal`` turns each of a mask into an enum member and back, which took 10 µs a fork and wrote to pages
+that the child shares."""
 
 
 def fork(body: Callable[[], NoReturn]) -> int:
@@ -47,7 +50,7 @@ def fork_all(
     """
     forked: list[tuple[int, float]] = []
     os_fork = os_fork or os.fork  # as it is now: gevent puts another there
-    before = _signal.pthread_sigmask(signal.SIG_BLOCK, _HANDLED)
+    before = _signal.pthread_sigmask(signal.SIG_BLOCK, _BLOCKED)
     try:
         for body in bodies:
             pid = os_fork()

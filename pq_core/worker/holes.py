@@ -21,30 +21,38 @@ _ROW = 4
 """Blocks that follow one another from the beginning of a pool on: it had nothing in it, so there is no hole left."""
 _HEAD = sys.getsizeof(b"")
 _SMALLEST = _HEAD + 15 & ~15
-MOST = 64 * 2**20
-"""Bytes that are filled at most. What is free is memory that the process has already."""
+MOST = 2**20
+"""Bytes of each size that are filled at most. A heap with more holes than that stays as it is, as far as these go."""
 
 _kept: list[object] = []
 
 
 def fill(most: int = MOST) -> int:
     """Fill the holes; return the bytes that it took, 0 where memory is not known to be managed in this way."""
-    if sys.implementation.name != "cpython" or os.environ.get("PYTHONMALLOC", "pymalloc") not in (
-        "pymalloc",
-        "default",
-    ):
+    if not _in_pools():
         return 0
     filled = 0
     for size, make in _sizes():
-        due = row = 0
-        while filled < most and row < _ROW:
+        due = row = took = 0
+        while took < most and row < _ROW:
             one = make()
             _kept.append(one)
-            filled += size
+            took += size
             at = id(one)
             row = row + 1 if row and at == due else int(at % _POOL == _POOL_HEAD)
             due = at + size
+        filled += took
     return filled
+
+
+def _in_pools() -> bool:
+    """Say whether objects lie where the allocator puts them that is meant here: tried out on some."""
+    if sys.implementation.name != "cpython" or sys.abiflags or sys.flags.dev_mode:
+        return False
+    if os.environ.get("PYTHONMALLOC", "pymalloc") not in ("pymalloc", "default"):
+        return False
+    some = [bytes(_LARGEST - _HEAD) for _ in range(4)]
+    return all((id(one) % _POOL - _POOL_HEAD) % _LARGEST == 0 for one in some)
 
 
 def _sizes() -> Iterator[tuple[int, Callable[[], object]]]:

@@ -58,7 +58,10 @@ def immortalize(*own: object) -> int:
     for one in _held_by(own):
         count_at(id(one) + _OFFSET).value = FOR_EVER
         done += 1
-    pending: list[object] = [one for one in gc.get_objects() if type(one) in _LOADED or isinstance(one, type)]
+    count_at(id(sys.modules) + _OFFSET).value = FOR_EVER
+    # By type(), here and below: isinstance() asks an object for its class, and a module that loads itself when it is
+    # asked for something would do so.
+    pending: list[object] = [one for one in gc.get_objects() if type(one) in _LOADED or issubclass(type(one), type)]
     while pending:
         one = pending.pop()
         count = count_at(id(one) + _OFFSET)
@@ -66,13 +69,15 @@ def immortalize(*own: object) -> int:
             continue  # it has been seen, here or by an earlier call
         count.value = FOR_EVER
         done += 1
-        if isinstance(one, types.ModuleType):
-            count_at(id(vars(one)) + _OFFSET).value = FOR_EVER  # each look-up in a module counts its dict
+        if issubclass(type(one), types.ModuleType):
+            count_at(
+                id(object.__getattribute__(one, "__dict__")) + _OFFSET
+            ).value = FOR_EVER  # each look-up in a module counts its dict
         for part in _parts(one):
             kind = type(part)
             if kind in _ATOMS:
                 count_at(id(part) + _OFFSET).value = FOR_EVER
-            elif kind in _LOADED or kind in _PARTS or isinstance(part, (type, enum.Enum, struct.Struct)):
+            elif kind in _LOADED or kind in _PARTS or issubclass(kind, (type, enum.Enum, struct.Struct)):
                 pending.append(part)
     return done
 
@@ -91,10 +96,10 @@ def _held_by(own: Iterable[object]) -> Iterator[object]:
         if id(one) in seen:
             continue
         seen.add(id(one))
-        ours = kind in _HELD or kind.__module__.startswith(_PACKAGES)
-        if ours or kind in _ATOMS or id(one) in roots or isinstance(one, _FunctionPointer):
+        ours = kind in _HELD or str(kind.__module__).startswith(_PACKAGES)
+        if ours or kind in _ATOMS or id(one) in roots or issubclass(kind, _FunctionPointer):
             yield one
-        if isinstance(one, types.FunctionType):
+        if type(one) is types.FunctionType:
             if (one.__module__ or "").startswith(_PACKAGES):
                 pending += one.__closure__ or ()
         elif ours:
@@ -122,7 +127,8 @@ def possible() -> bool:
 
 def _parts(one: object) -> Iterable[object]:
     """Return what belongs to an object for as long as it lives."""
-    if isinstance(one, types.CodeType):
+    kind = type(one)
+    if type(one) is types.CodeType:
         return (
             one.co_consts,
             one.co_names,
@@ -132,9 +138,9 @@ def _parts(one: object) -> Iterable[object]:
             one.co_linetable,
             one.co_exceptiontable,
         )
-    if isinstance(one, (types.FunctionType, tuple, frozenset, staticmethod, classmethod, property)):
+    if issubclass(kind, (types.FunctionType, tuple, frozenset, staticmethod, classmethod, property)):
         return gc.get_referents(one)
-    if isinstance(one, (type, types.ModuleType)):
+    if issubclass(kind, (type, types.ModuleType)):
         return _of_namespace(one)
     return ()
 

@@ -143,13 +143,14 @@ def _end_adopted(pid: int) -> bool:
 
     One that is not the child of this process is let alone: its parent is about to end, or it is somebody else's.
     """
+    if not hasattr(os, "waitid"):  # macOS before Python 3.13, where nobody adopts
+        return not _exists(pid)
     try:
-        if os.waitpid(pid, os.WNOHANG)[0] == pid:
-            return True
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
     except ChildProcessError:
         return not _exists(pid)
-    guards.kill_group(pid, signal.SIGKILL)
-    return False
+    guards.kill_group(pid, signal.SIGKILL)  # before it is reaped: until then nobody else has this number
+    return os.waitpid(pid, os.WNOHANG)[0] == pid
 
 
 def _exists(pid: int) -> bool:

@@ -72,7 +72,7 @@ def _raised(error: BaseException, *, retryable: bool, sensitive: bool = False) -
         "exception_type": f"{kind.__module__}.{kind.__qualname__}".removeprefix("builtins."),
         "memory": isinstance(error, MemoryError),
         "stopped": isinstance(error, (TaskTimeout, TaskCancelled)),
-        "fingerprint": fingerprint(error),
+        "origin": origin(error),
         "retryable": retryable,
     }
 
@@ -108,8 +108,11 @@ def user_traceback(trace: TracebackType | None) -> TracebackType | None:
     return found or trace
 
 
-def fingerprint(error: BaseException) -> str:
-    """Return what groups equal failures: a hash of the exception's type and of the function that raised it."""
+def origin(error: BaseException) -> str:
+    """Return what groups equal failures: the exception's type and the function that raised it.
+
+    The worker makes a hash of it: a child that has no memory or descriptor left could not load what does that.
+    """
     trace = user_traceback(error.__traceback__)
     place = ""
     while trace is not None:
@@ -117,6 +120,4 @@ def fingerprint(error: BaseException) -> str:
         place = f"{code.co_filename.rpartition('/')[2]}:{code.co_qualname}"
         trace = trace.tb_next
     kind = type(error)
-    from _blake2 import blake2b  # hashlib would bring OpenSSL's library; and tasks that succeed need neither
-
-    return blake2b(f"{kind.__module__}.{kind.__qualname__}@{place}".encode(), digest_size=8).hexdigest()
+    return f"{kind.__module__}.{kind.__qualname__}@{place}"

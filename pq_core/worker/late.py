@@ -20,12 +20,10 @@ MODULES = (
     "uuid",
     "zoneinfo",
     "pathlib",
-    "binascii",
-    "_blake2",
     "difflib",
 )
 """What tasks may load by enqueueing, by completing themselves in a transaction, by payloads that are sealed or have
-values of such types, or by failing."""
+values of such types, or by misspelling a name."""
 
 
 def loaded() -> frozenset[str]:

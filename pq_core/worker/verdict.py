@@ -106,7 +106,7 @@ def judge(task: ClaimedTask, evidence: Evidence) -> Verdict:
 
 def _raised(task: ClaimedTask, evidence: Evidence, end: dict[str, Any]) -> Verdict:
     memory = bool(end.get("memory"))
-    error = _text(end.get("error")) or ""
+    error, origin = _text(end.get("error")) or "", _text(end.get("origin"))
     if memory:
         limit = task.options.get("memory_limit")
         error = f"{describe_memory(limit=limit, peak=evidence.peak)}\n{error}"
@@ -114,7 +114,7 @@ def _raised(task: ClaimedTask, evidence: Evidence, end: dict[str, Any]) -> Verdi
         outcome=Outcome.OUT_OF_MEMORY if memory else Outcome.RAISED,
         error=error,
         exception_type=_text(end.get("exception_type")),
-        fingerprint=_text(end.get("fingerprint")),
+        fingerprint=None if origin is None else _fingerprint(task_words=origin),
         retryable=bool(end.get("retryable", True)),
         after=_number(end.get("after")),
     )
@@ -171,7 +171,7 @@ def _crashed(words: str, evidence: Evidence) -> Verdict:
 
 
 def _fingerprint(*, task_words: str) -> str:
-    return hashlib.blake2b(task_words.encode(), digest_size=8).hexdigest()
+    return hashlib.blake2b(task_words.encode(errors="replace"), digest_size=8).hexdigest()
 
 
 def _text(value: object) -> str | None:

@@ -150,8 +150,8 @@ def loaded_by(module: str) -> set[str]:
     return found
 
 
-def test_one_module_forks() -> None:
-    assert users_of(FORKS) == {"pq_core/worker/forking.py"}
+def test_one_module_forks_and_one_knows_how_else_to() -> None:
+    assert users_of(FORKS) == {"pq_core/worker/forking.py", "pq_core/worker/bare_fork.py"}
 
 
 def test_one_module_opens_connections() -> None:

@@ -111,6 +111,15 @@ def test_equal_failures_have_one_fingerprint(bench: Bench) -> None:
     assert first.fingerprint == second.fingerprint != other.fingerprint
 
 
+def test_failure_of_a_task_that_has_used_up_its_descriptors_is_told(bench: Bench) -> None:
+    record = bench.run(tasks.uses_up_descriptors.call())
+
+    assert (record.status, record.outcome) == (FAILED, Outcome.RAISED)
+    assert "Too many open files" in (record.error or "")
+    (attempt,) = bench.attempts(record)
+    assert attempt.fingerprint
+
+
 def test_causes_and_groups_are_shown(bench: Bench) -> None:
     chained, group = bench.run(tasks.chained.call()), bench.run(tasks.group_of_errors.call())
 

@@ -351,6 +351,12 @@ def hangs_with_grandchildren(path: str, ignore: bool) -> None:
     time.sleep(60)
 
 
+@jobs.task(max_attempts=1)
+def uses_up_descriptors() -> None:
+    while True:
+        os.open(os.devnull, os.O_RDONLY)
+
+
 @jobs.task
 def pool_of_processes() -> list[int]:
     import multiprocessing

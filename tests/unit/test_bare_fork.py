@@ -138,15 +138,35 @@ print("well")
     assert run(PREFACE + program) == "well\n"
 
 
-def test_a_hook_that_fails_is_logged_and_no_more() -> None:
+def test_a_hook_that_fails_is_written_out_and_no_more() -> None:
     program = """
 import io
 fork = bare_fork.choose()
-logging.basicConfig(stream=(words := io.StringIO()))
-os.register_at_fork(before=lambda: 1 / 0, after_in_child=lambda: told.append("after it"))
+os.register_at_fork(before=lambda: 1 / 0, after_in_parent=sys.exit, after_in_child=lambda: told.append("after it"))
+words, sys.stderr = sys.stderr, io.StringIO()
 found = in_child(fork, lambda: {"pid": os.getpid(), "told": told})
+words, sys.stderr = sys.stderr, words
 assert found["told"][-1] == "after it"
-assert "ZeroDivisionError" in words.getvalue()
+assert "ZeroDivisionError" in words.getvalue() and "SystemExit" in words.getvalue()
+print("well")
+"""
+    assert run(PREFACE + program) == "well\n"
+
+
+def test_where_hooks_are_kept_in_another_way_it_is_os_fork() -> None:
+    program = """
+kept, register = [], os.register_at_fork
+def theirs(*, before=None, after_in_parent=None, after_in_child=None):
+    kept.extend(one for one in (before, after_in_parent, after_in_child) if one)
+    register(after_in_child=lambda: [one() for one in kept])
+os.register_at_fork = theirs
+assert bare_fork.choose() is os.fork
+os.register_at_fork = register
+
+fork = bare_fork.choose()
+assert fork is not os.fork
+sys.modules["eventlet"] = threading
+assert bare_fork.choose() is os.fork
 print("well")
 """
     assert run(PREFACE + program) == "well\n"

@@ -77,3 +77,23 @@ def test_programs_end_as_ever(module: str) -> None:
     assert (done.returncode, word) == (0, "at exit")
     assert Path(path).read_text() == "written at the very end"
     Path(path).unlink()
+
+
+def test_modules_that_load_themselves_when_asked_are_let_alone(tmp_path: Path) -> None:
+    (tmp_path / "heavy.py").write_text("raise SystemExit('it was loaded')\n")
+    program = """
+import importlib.util, sys
+from pq_core.worker.immortal import immortalize
+spec = importlib.util.find_spec("heavy")
+spec.loader = importlib.util.LazyLoader(spec.loader)
+module = sys.modules["heavy"] = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(module)
+assert immortalize([module], module) > 0
+print("well")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", f"import sys; sys.path[:0] = [{str(ROOT)!r}, {str(tmp_path)!r}]\n{program}"],
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stdout.strip(), done.stderr) == (0, "well", "")

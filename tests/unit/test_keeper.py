@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 
+from pq_core.worker import keeper
 from pq_core.worker.keeper import Page
 
 PROGRAM = """
@@ -55,3 +56,23 @@ def test_write_that_was_never_finished_leaves_what_stood_there_before() -> None:
     page.write(0, 0.0, [])
     assert page.read() == (0, 0.0, [])
     assert Page(children=1).read() == (0, 0.0, [])
+
+
+def test_group_of_a_child_that_has_ended_already_is_ended_before_its_number_is_given_back() -> None:
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.setpgid(0, 0)
+        grandchild = os.fork()
+        if grandchild == 0:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            os.close(reader)  # the other end stays open for as long as it lives
+            time.sleep(60)
+        os._exit(0)
+    os.close(writer)
+    os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)
+
+    assert keeper._end_adopted(child)
+
+    assert os.read(reader, 1) == b"", "the grandchild is gone"
+    os.close(reader)

@@ -722,3 +722,18 @@ def test_the_quick_way_is_not_taken_near_the_limit() -> None:
     assert not are_plain(("a" * 2000,), {}, 10_000)
     with pytest.raises(PayloadTooLarge):
         payload.encode(("a" * 2000,), {}, limit=1000)
+
+
+def test_types_are_known_where_their_module_is_loaded_in_parts() -> None:
+    program = (
+        "import _decimal\n"
+        "from pq_core import payload\n"
+        "from pq_core.payload_library import library_name\n"
+        "assert library_name(_decimal.Decimal) == 'Decimal'\n"
+        "class UUID: pass\n"
+        "assert library_name(UUID) is None\n"
+        "UUID.__module__ = 'uuid'\n"
+        "assert library_name(UUID) is None\n"
+        "assert library_name(None) is None\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
