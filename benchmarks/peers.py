@@ -42,7 +42,10 @@ PEERS = {
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Add what this benchmark takes."""
-    parser.add_argument("--tasks", type=int, default=500, help="for a process per task; ten times as many for the rest")
+    parser.add_argument(
+        "--tasks", type=int, default=500, help="for a process per task; up to forty times as many for others"
+    )
+    parser.add_argument("--variants", nargs="+", default=list(PEERS), choices=list(PEERS), metavar="NAME", help="[all]")
     parser.add_argument("--samples", type=int, default=60, help="of the latency, in each round and variant")
     parser.add_argument("--python", default=sys.executable, help="at least 3.13, for python-pq")
     parser.add_argument("--environment", type=Path, help="a virtual environment that has them; by default a new one")
@@ -55,14 +58,15 @@ def run(given: argparse.Namespace) -> Report:
         report.server = describe_server(server)
         report.versions |= installed(python)
         for _ in range(given.rounds):
-            for variant, (program, told) in PEERS.items():
+            for variant in given.variants:
+                program, told = PEERS[variant]
                 with a_database(server, tables=False) as dsn:
                     _measure(report, given, python, variant, program, told, dsn)
-    ours = [variant for variant, (program, _) in PEERS.items() if program == "pq_toolkit"]
-    for peer in (variant for variant in PEERS if variant not in ours):
-        report.ratio("drain", ours[0], peer, goal=">= 8" if "two workers" in peer else "")
-        for variant in ours[1:]:
-            report.ratio("drain", variant, peer, goal="> 1")
+    ours = [variant for variant in given.variants if PEERS[variant][0] == "pq_toolkit"]
+    for peer in (variant for variant in given.variants if variant not in ours):
+        for variant in ours:
+            goal = "> 1" if "reused" in variant else ">= 8" if peer == "python-pq, two workers" else ""
+            report.ratio("drain", variant, peer, goal=goal)
     report.note("no-op tasks, one machine for all and for Postgres; drain is from the first completion to the last")
     report.note("Procrastinate and PgQueuer run handlers inside the worker's event loop, without a process between")
     return report
@@ -73,9 +77,9 @@ def _measure(
 ) -> None:
     ours = program == "pq_toolkit"
     forks = ours and told["PQ_BENCH_PER_CHILD"] == "1"
-    count = given.tasks if forks or program == "python_pq" else given.tasks * 10
-    if program == "python_pq":
-        count = max(given.tasks // 4, 20)
+    # Long enough to outweigh the start of a second worker process.
+    times = {"procrastinate": 10, "pgqueuer": 40, "python_pq": 0.25}.get(program, 1 if forks else 40)
+    count = max(int(given.tasks * times), 20)
     environment = {
         **os.environ,
         **told,

@@ -24,7 +24,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from pq_core.worker import bare_fork, guards, holes
+from pq_core.worker import bare_fork, guards
 from pq_core.worker.child import run_child
 from pq_core.worker.forking import fork_all, reap_all
 from pq_core.worker.orders import Gone, Line, Order
@@ -158,9 +158,6 @@ class ForkServer:
             except Exception:  # it was there for a child: whatever is wrong, children go on to load it themselves
                 logger.warning("%s is not loaded for the children", name, exc_info=True)
         self._begin_life(self._setup.worker_id)
-        self._tell_of_image()
-
-    def _tell_of_image(self) -> None:
         with contextlib.suppress(OSError):  # no process left to measure with: what was measured before is near enough
             self._line.send(Order.IMAGE, self.image_rss())
 
@@ -189,8 +186,6 @@ class ForkServer:
         if self._forks >= SETTLE_AGAIN and not self._settled_again:
             self._settled_again = True
             self._settle()
-            holes.fill()  # once: to do it again would fill the rest of what it has made room in
-            self._tell_of_image()
 
     def _forget(self, places: list[int]) -> None:
         for number in places:
