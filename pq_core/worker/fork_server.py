@@ -45,8 +45,11 @@ IGNORED = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.
 """Signals that are for the worker: service managers and terminals send them to all processes of a group."""
 
 
-SETTLE_AGAIN = 30
-"""Forks after which the image is settled once more: what is imported or made at the first use is there by then."""
+SETTLE_AGAIN, AT_THE_LATEST = 30, 100
+"""Forks after which the image is settled once more: what is imported or made at the first use is there then. It takes
+some ten milliseconds, so it waits until nobody wants a child, up to the second number of forks."""
+QUIET = 0.2
+"""Seconds without an order after which nobody does."""
 EXECUTORS = "concurrent.futures.thread"
 
 
@@ -116,7 +119,10 @@ class ForkServer:
             poller.register(end, select.POLLIN)
         try:
             while True:
-                for descriptor, _ in poller.poll():
+                events = poller.poll(QUIET * 1000 if self._forks >= SETTLE_AGAIN and not self._settled_again else None)
+                if not events:
+                    self._settle_again()
+                for descriptor, _ in events:
                     if descriptor == woken.fileno():
                         woken.recv(4096)
                         self._tell_of_ended()
@@ -151,6 +157,10 @@ class ForkServer:
         streams = [one for stream in (sys.stdout, sys.stderr) for one in (stream, getattr(stream, "_stream", None))]
         self.settle(self, self.sock, threading.main_thread(), *guards.FOR_EVER, *streams)
 
+    def _settle_again(self) -> None:
+        self._settled_again = True
+        self._settle()
+
     def _load(self, names: list[str]) -> None:
         for name in names:
             try:
@@ -183,9 +193,8 @@ class ForkServer:
         for descriptor in left:
             os.close(descriptor)
         self._line.send(Order.FORKED, forked, *_words(error))
-        if self._forks >= SETTLE_AGAIN and not self._settled_again:
-            self._settled_again = True
-            self._settle()
+        if self._forks >= AT_THE_LATEST and not self._settled_again:
+            self._settle_again()
 
     def _forget(self, places: list[int]) -> None:
         for number in places:
