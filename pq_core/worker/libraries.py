@@ -44,19 +44,24 @@ def unwritten(smaps: Iterable[str]) -> Iterator[tuple[int, int]]:
     span: tuple[int, int] | None = None
     seen: set[str] = set()
     for line in smaps:
-        key, *values = line.split(None, 5)
-        if not key.endswith(":"):
+        if line[0] in _ADDRESS:
             if span is not None and seen == _WRITTEN:
                 yield span
+            key, *values = line.split(None, 5)
             span, seen = _library(key, values), set()
-        elif key in _WRITTEN and values[0] == "0":
-            seen.add(key)
+        elif span is not None and line.startswith(_FIRST):  # of thousands of lines a few hundred
+            key, size = line.split(None, 2)[:2]
+            if key in _WRITTEN and size == "0":
+                seen.add(key)
     if span is not None and seen == _WRITTEN:
         yield span
 
 
 _WRITTEN = {"Anonymous:", "Swap:", "Locked:", "Private_Hugetlb:", "Shared_Hugetlb:"}
 """What must be nothing, and be said to be nothing: what was written, and huge pages, which count as no other memory."""
+_FIRST = tuple(_WRITTEN)
+_ADDRESS = frozenset("0123456789abcdef")
+"""What a mapping's first line begins with; the others begin with a capital letter (proc_pid_smaps(5))."""
 
 
 def _library(span: str, values: list[str]) -> tuple[int, int] | None:
