@@ -17,7 +17,7 @@ VARIABLES = ("PQ_DATABASE_URL", "DATABASE_URL")
 EMBEDDED = "embedded:"
 ENCODE = "in a URL, the characters @ : / ? # % of a user name or password are written percent-encoded"
 
-_announced: set[object] = set()
+_announced: set[str] = set()
 
 
 def find_dsn(dsn: DSN | None = None) -> str:
@@ -117,8 +117,8 @@ def _start_embedded(text: str) -> str:
     from pq_core import embedded
 
     path = Path(text.removeprefix(EMBEDDED).removeprefix("//") or ".pq").expanduser().resolve()
-    if path not in _announced:
-        _announced.add(path)
+    if str(path) not in _announced:
+        _announced.add(str(path))
         print(f"pq: using the embedded Postgres in {path}", file=sys.stderr, flush=True)
     return embedded.start(path)
 

@@ -7,6 +7,7 @@ system call, also after it has closed every file descriptor; what it wrote is th
 from __future__ import annotations
 
 import enum
+import fcntl
 import mmap
 import os
 import resource
@@ -284,6 +285,4 @@ def _high(handle: int) -> int:
     """
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     lowest = 512 if soft == resource.RLIM_INFINITY else min(soft // 2, 512)
-    import fcntl  # not in an image: who makes a place has it, who is forked gets one that is made
-
     return fcntl.fcntl(handle, fcntl.F_DUPFD_CLOEXEC, lowest)
