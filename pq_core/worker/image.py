@@ -6,16 +6,13 @@ import contextlib
 import ctypes
 import errno
 import gc
+import logging
 import sys
 
 from pq_core.worker.immortal import immortalize
+from pq_core.worker.packing import HUGE_PAGE, MADV_COLLAPSE, MADV_HUGEPAGE, huge_ranges, movable, pack, rests, used
 
-MADV_HUGEPAGE = 14
-MADV_COLLAPSE = 25
-HUGE_PAGE = 2 * 2**20
-"""Bytes of a huge page on the machines that have this advice (x86-64, and arm64 with pages of 4 KiB)."""
-MOSTLY = 0.5
-"""Part of a huge page's range that must be in use already: the rest of it is memory that was not needed before."""
+logger = logging.getLogger("pq.worker")
 
 
 def settle(*own: object, immortal: bool = False) -> None:
@@ -37,50 +34,34 @@ def collapse() -> int:
 
     A fork copies one entry for 2 MiB then instead of 512: of an image of 250 MB it took 3 ms instead of 17. Linux ≥ 6.1
     does it on request (madvise(2), MADV_COLLAPSE); elsewhere nothing happens. What a process writes after a fork breaks
-    a page up again, so the one that forks had better not write much.
+    a page up again, so the one that forks had better not write much. What lies at no such address is packed (see
+    ``packing``).
     """
     if not sys.platform.startswith("linux"):
         return 0
     libc = ctypes.CDLL(None, use_errno=True)
-    done = 0
     try:
-        ranges = _heap()
-    except OSError:
+        heap = _heap()
+    except (OSError, ValueError) as error:
+        logger.info("the image stays in small pages: /proc/self/smaps: %s", error)
         return 0
-    for low, high in ranges:
-        for start in range(low, high, HUGE_PAGE):
-            if not _used(libc, start):
-                continue
-            address, length = ctypes.c_void_p(start), ctypes.c_size_t(HUGE_PAGE)
-            libc.madvise(address, length, MADV_HUGEPAGE)
-            if libc.madvise(address, length, MADV_COLLAPSE) == 0:
-                done += 1
-            elif ctypes.get_errno() == errno.EINVAL:  # an older kernel, or one without huge pages
-                return done
-    return done
-
-
-def _used(libc: ctypes.CDLL, start: int) -> bool:
-    resident = (ctypes.c_ubyte * (HUGE_PAGE // 4096))()
-    if libc.mincore(ctypes.c_void_p(start), ctypes.c_size_t(HUGE_PAGE), resident) != 0:
-        return False
-    return bytes(resident).count(0) <= len(resident) * (1 - MOSTLY)
+    done: list[int] = []
+    for start in huge_ranges(heap):
+        if not used(libc, start, start + HUGE_PAGE):
+            continue
+        address, length = ctypes.c_void_p(start), ctypes.c_size_t(HUGE_PAGE)
+        libc.madvise(address, length, MADV_HUGEPAGE)
+        if libc.madvise(address, length, MADV_COLLAPSE) == 0:
+            done.append(start)
+        elif ctypes.get_errno() == errno.EINVAL:  # an older kernel, or one without huge pages
+            return len(done)
+    pack([(low, high) for low, high in rests(heap, done) if used(libc, low, high)])
+    return len(done)
 
 
 def _heap() -> list[tuple[int, int]]:
-    """Return the parts of private, anonymous, writable memory that whole huge pages fit into."""
-    found = []
-    with open("/proc/self/maps", encoding="utf-8") as maps:  # noqa: PTH123 - read line by line
-        for line in maps:
-            span, access, _, _, inode, *name = line.split(None, 5)
-            if access[:2] != "rw" or access[3] != "p" or inode != "0" or not _anonymous(name):
-                continue
-            low, high = (int(one, 16) for one in span.split("-"))
-            low = -(-low // HUGE_PAGE) * HUGE_PAGE
-            if high - low >= HUGE_PAGE:
-                found.append((low, high // HUGE_PAGE * HUGE_PAGE))
-    return found
-
-
-def _anonymous(name: list[str]) -> bool:
-    return not name or name[0].strip() in ("", "[heap]") or name[0].startswith("[anon:")
+    libc = ctypes.CDLL(None)
+    libc.pthread_self.restype = ctypes.c_void_p
+    # Near the thread's descriptor is what the kernel writes to, too (rseq(2)).
+    with open("/proc/self/smaps", errors="surrogateescape", newline="\n", encoding="utf-8") as smaps:  # noqa: PTH123
+        return list(movable(smaps, but=libc.pthread_self()))
