@@ -5,7 +5,6 @@ A tag is an object with the key ``$pq``: ``{"$pq": "datetime", "value": "2026-03
 
 from __future__ import annotations
 
-import binascii
 import collections
 import dataclasses
 import enum
@@ -268,6 +267,8 @@ def _parsed_duration(text: str) -> timedelta:
 
 
 def _bytes(_: Decoder, tagged: dict[str, Any]) -> bytes:
+    import binascii  # no part of the image: see the encoding
+
     try:
         return binascii.a2b_base64(_text(tagged), strict_mode=True)
     except binascii.Error as error:

@@ -6,7 +6,6 @@ The rule: what is encoded decodes to a value that is equal and of the same type.
 
 from __future__ import annotations
 
-import binascii
 import collections
 import dataclasses
 import enum
@@ -303,6 +302,8 @@ def _decimal(encoder: Encoder, value: Decimal) -> JSON:
 
 
 def _bytes(encoder: Encoder, value: bytes | bytearray) -> JSON:
+    import binascii  # it and zlib are ten mapped regions, which each fork copies
+
     return _tag(type(value).__name__, encoder.text(binascii.b2a_base64(value, newline=False).decode()))
 
 

@@ -10,6 +10,7 @@ from math import inf
 from pq_core.types import ClaimedTask
 from pq_core.worker.child_setup import ChildSetup
 from pq_core.worker.crowd import Crowd
+from pq_core.worker.earshot import Earshot
 from pq_core.worker.feeding import Feeding
 from pq_core.worker.forker import Forker
 from pq_core.worker.halting import Halting
@@ -48,16 +49,20 @@ class Children:
         is_async: Callable[[ClaimedTask], bool] = lambda task: False,
         spares: int = 0,
     ) -> None:
-        processes = Processes(setup=setup, forker=forker, selector=selector, tail=tail)
+        # With reused children, and coroutines, somebody always waits for what comes of an end.
+        earshot = Earshot(selector) if setup.tasks_per_child == 1 and async_concurrency == 1 else None
+        own = selector if earshot is None else earshot.selector
+        processes = Processes(setup=setup, forker=forker, selector=own, tail=tail, earshot=earshot)
 
         def fork(claimed: Claimed, run: Run) -> Child:
-            return processes.fork(Wanted(claimed=claimed, fed=True, crowd=True))
+            return processes.add(Wanted(claimed=claimed, fed=True, crowd=True))
 
         crowd = Crowd(
             size=async_concurrency,
             lifetime=setup.tasks_per_child if setup.tasks_per_child > 1 else CROWD_TASKS,
             wanted=lambda claimed: is_async(claimed.task),
             fork=fork,
+            room_to_fork=lambda: processes.room,
             run=lambda claimed, now: feeding.new_run(claimed, now, begun=True),
             frame_limit=lambda claimed: processes.frame_limit(claimed.task),
         )
@@ -87,6 +92,11 @@ class Children:
     def has_work(self) -> bool:
         """True while a task is under way, or waits for a process."""
         return bool(self.busy or self.feeding.stock)
+
+    @property
+    def have_news(self) -> bool:
+        """True when something that they said is to be acted on before one of them has ended."""
+        return bool(self.listening.finished or self.listening.news or self.crowd.has_finished)
 
     def next_event(self, now: float) -> float | None:
         """Return when there is something to do, if nothing else happens."""

@@ -25,14 +25,15 @@ class Crowd:
 
     A child that has run its share gets no more, and ends when the last coroutine in it has, beside its successor.
     ``child``: the one that gets what comes. ``wanted``: says of a task whether it is a coroutine that may share.
-    ``fork``: starts the child with its first run. ``run``: makes a run of a claimed task.
-    ``frame_limit``: bytes that its end may take.
+    ``fork``: has the child forked with its first run, where there is ``room_to_fork``. ``run``: makes a run of a
+    claimed task. ``frame_limit``: bytes that its end may take.
     """
 
     size: int
     lifetime: int
     wanted: Callable[[Claimed], bool]
     fork: Callable[[Claimed, Run], Child]
+    room_to_fork: Callable[[], int]
     run: Callable[[Claimed, float], Run]
     frame_limit: Callable[[Claimed], int]
     child: Child | None = None
@@ -78,18 +79,30 @@ class Crowd:
     @property
     def has_place(self) -> bool:
         """True when one more can begin."""
-        return len(self._runs) < self.size and monotonic() >= self._full_until
+        return self._has_room and (self._takes_more or self.room_to_fork() > 0)
+
+    @property
+    def waits(self) -> bool:
+        """True when one more could begin if a child could be asked for: one is, in a moment."""
+        return self._has_room and not self._takes_more and not self.room_to_fork()
+
+    @property
+    def _has_room(self) -> bool:
+        return 1 < self.size > len(self._runs) and monotonic() >= self._full_until
+
+    @property
+    def _takes_more(self) -> bool:
+        return self.child is not None and not self.child.leaving and self.child.left > 0
 
     def start(self, claimed: Claimed) -> bool:
-        """Begin to run a task; False when there is no place. Raises OSError when no child can be forked."""
+        """Begin to run a task; False when there is no place. Raises OSError where a new child gets no descriptor."""
         if not self.has_place:
             return False
         now = monotonic()
         run = self.run(claimed, now)
+        if self.child is not None and not self._takes_more:
+            self._retire(self.child)
         child = self.child
-        if child is not None and (child.leaving or child.left <= 0):
-            self._retire(child)
-            child = None
         if child is None:
             self.child = child = self.fork(claimed, run)
             child.left = self.lifetime - 1
@@ -204,6 +217,14 @@ class Crowd:
                 else:
                     child.look_at = min(child.look_at, deadline)
         return False
+
+    def forget_child(self, child: Child) -> list[Run]:
+        """Return the runs that were handed to a child which the system had no room for."""
+        self.child = None if self.child is child else self.child
+        runs = [run for where, run in self if where is child]
+        for run in runs:
+            self._forget(run)
+        return runs
 
     def reaped(self, child: Child, exit_: Exit, now: float, stacks: str) -> list[Ended]:
         """Return what was in the child when it ended.

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pq_core.worker.claims import Claims
     from pq_core.worker.host import Host
     from pq_core.worker.program import Program
-    from pq_core.worker.runs import Ended
+    from pq_core.worker.runs import Ended, Run
 
 logger = logging.getLogger("pq.worker")
 
@@ -67,6 +67,17 @@ class Entering:
     def put_back(self, task: ClaimedTask, error: str) -> None:
         """Note that a task did not begin, and is to be claimed anew."""
         self.enter(task, Verdict(outcome=Outcome.INTERRUPTED, error=error, started=False))
+
+    def stopped_unstarted(self, run: Run) -> None:
+        """Note that a run was stopped whose process was never there."""
+        words = f"stopped before it began{': ' + run.words if run.words else ''}"
+        match run.reason:
+            case StopReason.LOST:
+                self.claims.child_ended(run.task)
+            case StopReason.CANCEL:
+                self.enter(run.task, Verdict(outcome=Outcome.CANCELLED, error=words, started=False))
+            case _:
+                self.put_back(run.task, words)
 
     def put_back_unstarted(self, why: str) -> None:
         """Put everything back that no child has received."""

@@ -85,51 +85,67 @@ class Feeding:
     # --- to the children ----------------------------------------------------------------------------------------
 
     def start(self) -> tuple[list[Claimed], OSError | None]:
-        """Run what can begin, in idle children or new ones; return what the system had no room for, and what it said.
+        """Run what can begin, in idle children or new ones; return what there was no descriptor for, and the error.
 
-        All that need a process of their own get it together: what is written between two forks is copied.
+        All that need a process of their own get it by one order, as far as there is room in it. What the system has no
+        process for is known later (``take_refused``).
         """
-        forks: list[tuple[Claimed, Wanted]] = []
         refused: list[Claimed] = []
         error: OSError | None = None
-        while error is None and (at := self._startable(len(forks))) is not None:
+        while error is None and (at := self._startable()) is not None:
             claimed = self.stock[at]
             del self.stock[at]
             self.before(claimed.task)
             try:
-                wanted = self._begin(claimed, at, len(forks))
+                if not self._begin(claimed):
+                    self.stock.insert(at, claimed)  # the inboxes were full
+                    break
             except OSError as reason:
                 refused, error = [claimed], reason
-            else:
-                if wanted is not None:
-                    forks.append((claimed, wanted))
-        children, no_room = self.processes.fork_all([wanted for _, wanted in forks]) if forks else ([], None)
-        for child, (claimed, _) in zip(children, forks, strict=False):
-            child.push(self.new_run(claimed, child.forked, begun=True), child.forked)
-        return [claimed for claimed, _ in forks[len(children) :]] + refused, error or no_room
+        self.processes.order()
+        return refused, error
 
-    def _startable(self, forks: int) -> int | None:
-        """Return the place in the stock of the first task that can start: a coroutine needs no free process.
+    def take_refused(self) -> list[tuple[Run, OSError]]:
+        """Return the runs of children that the system had no room for, each with what it said."""
+        refused, self.processes.refused = self.processes.refused, []
+        found: list[tuple[Run, OSError]] = []
+        for child, error in refused:
+            runs = self.crowd.forget_child(child) if child.crowd else list(child.runs)
+            if not runs and child.single:
+                self.processes.spare_refused = str(error)
+            found += [(run, error) for run in runs]
+        return found
 
-        ``forks``: how many are about to get one.
-        """
+    def _startable(self) -> int | None:
+        """Return the place in the stock of the first task that can start: a coroutine needs no free process."""
         if not self.stock:
             return None
-        if self.processes.working + forks < self.concurrency:
+        first = self.stock[0]
+        if self.crowd.size > 1 and self.crowd.takes(first):
+            if self.crowd.has_place:
+                return 0
+            if self.crowd.waits:
+                return None
+        if self.processes.working < self.concurrency and (self.processes.room or self._idle(first)):
             return 0
         if self.crowd.size > 1 and self.crowd.has_place:
             return next((at for at, one in enumerate(islice(self.stock, SEARCHED)) if self.crowd.takes(one)), None)
         return None
 
-    def _begin(self, claimed: Claimed, at: int, forks: int) -> Wanted | None:
-        """Run what was at ``at`` in a child that is there; return the one that is wanted where there is none."""
+    def _idle(self, claimed: Claimed) -> list[Child]:
+        """Return the children that are there for the task, those first that take what they get."""
+        if self.processes.setup.tasks_per_child > 1 and needs_own_process(claimed.task):
+            return []
+        return sorted((child for child in self.processes if child.idle), key=lambda one: one.unheard)
+
+    def _begin(self, claimed: Claimed) -> bool:
+        """Run a task in a child that is there, or else in a new one; False when no child takes it."""
         if self.crowd.takes(claimed) and self.crowd.start(claimed):
-            return None
-        if self.processes.working + forks >= self.concurrency:
-            self.stock.insert(at, claimed)  # its inbox was full; has_place is false now
-            return None
+            return True
+        if self.processes.working >= self.concurrency:
+            return False
         one_each = self.processes.setup.tasks_per_child == 1
-        idle = sorted((child for child in self.processes if child.idle), key=lambda one: one.unheard)
+        idle = self._idle(claimed)
         alone = not idle if one_each else needs_own_process(claimed.task)
         message = None if alone else inbox.pack(claimed.row)
         if message is not None and len(message) > inbox.TASK_LIMIT:
@@ -137,10 +153,21 @@ class Feeding:
         if message is not None:
             for child in idle:
                 if self._hand_over(child, claimed, message):
-                    return None
-        elif idle and not one_each and len(self.processes) + forks >= self.concurrency:
-            self.let_go(idle[-1])  # so that no more processes live than agreed
-        return Wanted(claimed=claimed, fed=message is not None and not one_each)
+                    return True
+        if not self.processes.room:
+            return False
+        if message is None and not one_each:
+            self._make_way()
+        child = self.processes.add(Wanted(claimed=claimed, fed=message is not None and not one_each))
+        now = monotonic()
+        child.push(self.new_run(claimed, now, begun=True), now)
+        return True
+
+    def _make_way(self) -> None:
+        """Let an idle child end, so that no more processes live than agreed."""
+        idle = [child for child in self.processes if child.idle]
+        if idle and len(self.processes) >= self.concurrency:
+            self.let_go(max(idle, key=lambda one: one.unheard))
 
     def top_up(self) -> None:
         """Let short tasks wait with the children, so that none of these waits for the worker.
@@ -198,7 +225,7 @@ class Feeding:
         """Take back what waits behind a run that takes long; the stock's first then goes to whoever is free."""
         self._looked_at = now
         for child in self.processes:
-            if not child.runs:
+            if not child.runs or not child.pid:
                 continue
             if now >= _deaf_at(child) and not child.leaving and child.began(child.runs[0]) is None:
                 self.let_go(child)  # it is stopped, or something that an earlier run left behind keeps it from going on
@@ -212,7 +239,7 @@ class Feeding:
 
         That may be over by now: then it is due at once.
         """
-        fed = [child for child in self.processes if child.runs and child.inbox is not None]
+        fed = [child for child in self.processes if child.pid and child.runs and child.inbox is not None]
         return min(
             (at for child in fed for at in (_deaf_at(child), _long_at(child)) if self._looked_at < at < inf),
             default=None,

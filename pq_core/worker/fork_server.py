@@ -85,7 +85,8 @@ class ForkServer:
     _line: Line = field(init=False)
     _setup: ChildSetup = field(init=False)
     _places: dict[int, Place] = field(default_factory=dict)
-    _alive: set[int] = field(default_factory=set)
+    _alive: dict[int, int] = field(default_factory=dict)
+    _pids: dict[int, int] = field(default_factory=dict)
     _forks: int = 0
     _settled_again: bool = False
     _own: list[int] = field(default_factory=list)
@@ -125,7 +126,8 @@ class ForkServer:
                 for descriptor, _ in events:
                     if descriptor == woken.fileno():
                         woken.recv(4096)
-                        self._tell_of_ended()
+                        if ended := self._ended():
+                            self._line.send(Order.ENDED, ended)
                     else:
                         for message, descriptors in self._line.receive():
                             self._obey(message, descriptors)
@@ -138,8 +140,8 @@ class ForkServer:
         match message:
             case (Order.FORK, places, wanted):
                 self._fork(places, wanted, descriptors)
-            case (Order.SIGNAL, pid, number, whole_group):
-                self._signal(pid, number, whole_group)
+            case (Order.SIGNAL, child, number, whole_group):
+                self._signal(child, number, whole_group)
             case (Order.PING,):
                 self._line.send(Order.PONG)
             case (Order.LIFE, worker_id):
@@ -175,7 +177,7 @@ class ForkServer:
 
     def _fork(self, places: list[int], wanted: list[tuple[Any, ...]], descriptors: list[int] | None) -> None:
         if descriptors is None:
-            self._line.send(Order.FORKED, [], *_words(OSError(errno.EMFILE, "no descriptor left for them")))
+            self._line.send(Order.FORKED, [], *_words(OSError(errno.EMFILE, "no descriptor left for them")), [])
             return
         left = descriptors
         try:
@@ -189,10 +191,12 @@ class ForkServer:
         if not forked:
             self._forget(places)  # the worker sends them again, under other numbers
         self._forks += len(forked)
-        self._alive.update(pid for pid, _ in forked)
+        for (pid, _), (child, *_) in zip(forked, wanted, strict=False):
+            self._alive[pid] = child
+            self._pids[child] = pid
         for descriptor in left:
             os.close(descriptor)
-        self._line.send(Order.FORKED, forked, *_words(error))
+        self._line.send(Order.FORKED, forked, *_words(error), self._ended())
         if self._forks >= AT_THE_LATEST and not self._settled_again:
             self._settle_again()
 
@@ -205,7 +209,7 @@ class ForkServer:
         """Return what each child does: all that can be done before the first fork is."""
         drop = [*self._own, *descriptors]
         bodies: list[Callable[[], NoReturn]] = []
-        for number, fed, crowd, task in wanted:
+        for _, number, fed, crowd, task in wanted:
             fd, *descriptors = descriptors
             inbox_fd = None
             if fed:
@@ -226,21 +230,24 @@ class ForkServer:
 
     # --- ending -------------------------------------------------------------------------------------------------
 
-    def _signal(self, pid: int, number: int, whole_group: bool) -> None:
-        if pid not in self._alive:
-            return  # it has ended by itself; the worker is about to learn how
+    def _signal(self, child: int, number: int, whole_group: bool) -> None:
+        pid = self._pids.get(child)
+        if pid is None:
+            return  # it has ended by itself, or was never forked; the worker is about to learn it
         if whole_group:
             guards.kill_group(pid, number)
         else:
             with contextlib.suppress(PermissionError):  # it goes by another uid now
                 os.kill(pid, number)
 
-    def _tell_of_ended(self) -> None:
-        ended = [one for one in reap_all(self._alive, last=self._end_group) if one.pid in self._alive]
-        self._alive.difference_update(one.pid for one in ended)
-        if ended:
-            told = [(one.pid, one.status, one.cpu_user, one.cpu_system, one.max_rss) for one in ended]
-            self._line.send(Order.ENDED, told)
+    def _ended(self) -> list[tuple[Any, ...]]:
+        """Give back the children that have ended; return what is told of them."""
+        told: list[tuple[Any, ...]] = []
+        for one in reap_all(self._alive, last=self._end_group):
+            if (child := self._alive.pop(one.pid, None)) is not None:
+                del self._pids[child]
+                told.append((child, one.pid, one.status, one.cpu_user, one.cpu_system, one.max_rss))
+        return told
 
     def _end_group(self, pid: int) -> None:
         """End what is left of a child's group. Another process may have been left to this one by a task's doing."""

@@ -35,10 +35,11 @@ GOODBYE = 2.0
 class Request:
     """A child that is to be forked, with what it needs.
 
-    ``task``: as ``handing`` packs it; None: it waits for one. ``inbox``: where more come from. ``crowd``: it runs
-    coroutines.
+    ``number``: what it is called from now on, as its pid is known later; given to no other one. ``task``: as
+    ``handing`` packs it; None: it waits for one. ``inbox``: where more come from. ``crowd``: it runs coroutines.
     """
 
+    number: int
     place: Place
     socket: int
     inbox: int | None
@@ -46,12 +47,35 @@ class Request:
     crowd: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What came of an order: pid of each child in order and when it was forked, of the monotonic clock.
+
+    ``error``: why there are fewer than were wanted.
+    """
+
+    forked: list[tuple[int, float]]
+    error: OSError | None
+
+
+@dataclass(slots=True)
+class _UnderWay:
+    """An order that is not answered yet. ``places``: numbers of those that the server does not know, by their ids.
+
+    ``refusal``: why only this part of it was sent again.
+    """
+
+    wanted: Sequence[Request]
+    places: dict[int, int]
+    refusal: OSError | None = None
+
+
 class Forker:
     """A fork server, as its worker sees it.
 
     ``pid``: its process. ``patience``: seconds that it may take for an answer. ``on_image``: is told the resident bytes
-    of a child that has done nothing when they have changed. ``exits``: children that have ended, by their pids, until
-    somebody takes them out. ``lost``: why it is of no use any more.
+    of a child that has done nothing when they have changed. ``exits``: children that have ended, by their numbers,
+    until somebody takes them out. ``lost``: why it is of no use any more.
     """
 
     def __init__(
@@ -70,7 +94,8 @@ class Forker:
         self._line = Line(sock)
         self._places = 0
         self._loaded: set[str] = set()
-        self._answer: tuple[list[tuple[int, float]], OSError | None] | None = None
+        self._under_way: _UnderWay | None = None
+        self._answer: Answer | None = None
         self._pinged = False
         self._ping_at = monotonic() + patience
         self._waited = 0.0
@@ -125,29 +150,30 @@ class Forker:
             self._loaded.update(new)
             self._send(Order.LOAD, new)
 
-    def fork_all(self, wanted: Sequence[Request]) -> tuple[list[tuple[int, float]], OSError | None]:
-        """Fork a child for each of ``wanted``, in order; return pids with when, and why there are fewer than that.
+    @property
+    def busy(self) -> bool:
+        """True while an order is not answered, or its answer not taken."""
+        return self._under_way is not None or self._answer is not None
 
-        Waits for the answer: as long as it takes to fork them. Where the server is ``lost`` meanwhile, nobody knows
-        whether it has forked any.
+    def order(self, wanted: Sequence[Request]) -> None:
+        """Have a child forked for each of ``wanted``, in order: ``AT_ONCE`` at most, and only when not ``busy``.
+
+        Does not wait: what came of it is in ``take_answer``, some time after a ``read``. What they were given must stay
+        open until then.
         """
-        forked: list[tuple[int, float]] = []
-        for start in range(0, len(wanted), AT_ONCE):
-            some, error = self._fork_some(wanted[start : start + AT_ONCE])
-            forked += some
-            if error is not None:
-                return forked, error
-        return forked, None
+        assert not self.busy
+        assert 0 < len(wanted) <= AT_ONCE
+        self._fork(wanted, None)
 
-    def _fork_some(self, wanted: Sequence[Request]) -> tuple[list[tuple[int, float]], OSError | None]:
-        """Fork what there is room for: descriptors arrive all or none, so with fewer some may."""
-        forked, error = self._fork(wanted)
-        while error is not None and error.errno == errno.EMFILE and not forked and len(wanted) > 1:
-            wanted = wanted[: len(wanted) // 2]
-            forked, _ = self._fork(wanted)
-        return forked, error
+    def take_answer(self) -> Answer | None:
+        """Return what came of the order, once; None: it is not known yet.
 
-    def _fork(self, wanted: Sequence[Request]) -> tuple[list[tuple[int, float]], OSError | None]:
+        Where the server is ``lost`` meanwhile, nobody knows whether it has forked any.
+        """
+        answer, self._answer = self._answer, None
+        return answer
+
+    def _fork(self, wanted: Sequence[Request], refusal: OSError | None) -> None:
         new = [one.place for one in wanted if one.place.number is None]
         numbers = {id(place): self._places + at for at, place in enumerate(new)}
         self._places += len(new)
@@ -155,25 +181,35 @@ class Forker:
         children = []
         for one in wanted:
             descriptors += [one.socket] if one.inbox is None else [one.socket, one.inbox]
-            number = numbers.get(id(one.place), one.place.number)
-            children.append((number, one.inbox is not None, one.crowd, one.task))
-        self._answer = None
+            place = numbers.get(id(one.place), one.place.number)
+            children.append((one.number, place, one.inbox is not None, one.crowd, one.task))
+        self._under_way = _UnderWay(wanted, numbers, refusal)
         self._send(Order.FORK, list(numbers.values()), children, descriptors=descriptors)
-        forked, error = self._answered()
-        if forked:  # else nobody knows whether the places arrived: they are sent again, as others
-            for place in new:
-                place.number = numbers[id(place)]
-                place.release()
-        return forked, error
 
-    def signal(self, pid: int, number: int, *, whole_group: bool = False) -> None:
-        """Send a signal to a child, if it has not ended."""
+    def _forked(self, forked: list[tuple[int, float]], error: OSError | None) -> None:
+        order = self._under_way
+        if order is None:
+            return  # nobody asked
+        if error is not None and error.errno == errno.EMFILE and not forked and len(order.wanted) > 1:
+            # Descriptors arrive all or none: for fewer children there may be room.
+            self._fork(order.wanted[: len(order.wanted) // 2], error)
+            return
+        if forked:  # else nobody knows whether the places arrived: they are sent again, as others
+            for one in order.wanted:
+                if (number := order.places.get(id(one.place))) is not None:
+                    one.place.number = number
+                    one.place.release()
+        self._under_way = None
+        self._answer = Answer(forked, error or order.refusal)
+
+    def signal(self, child: int, pid: int, number: int, *, whole_group: bool = False) -> None:
+        """Send a signal to a child, if it has not ended. ``pid``: 0 where it is not known yet."""
         if self.lost is None:
             # By its parent: only that knows whether the pid is still the child's.
-            self._send(Order.SIGNAL, pid, int(number), whole_group)
+            self._send(Order.SIGNAL, child, int(number), whole_group)
         # Without it nobody knows for certain, but they were its children a moment ago. The kernel ends them with their
         # parent, where it does such things, and this what is left of their groups.
-        if self.lost is not None and number == signal.SIGKILL:
+        if self.lost is not None and number == signal.SIGKILL and pid:
             guards.kill_group(pid, signal.SIGKILL)
 
     # --- answers ------------------------------------------------------------------------------------------------
@@ -182,24 +218,29 @@ class Forker:
         """Take in what the server has said; wait for something if that is nothing."""
         try:
             for message, _ in self._line.receive():
+                self._waited = 0.0
                 match message:
                     case (Order.ENDED, ended):
-                        for pid, status, user, system, max_rss in ended:
-                            self.exits[pid] = Exit(pid, status, user, system, max_rss)
+                        self._ended(ended)
                     case (Order.IMAGE, rss):
                         self._on_image(rss)
                     case (Order.PONG,):
                         self._pinged = False
-                    case (Order.FORKED, forked, number, words):
-                        self._answer = (forked, OSError(number, words) if number else None)
+                    case (Order.FORKED, forked, number, words, ended):
+                        self._forked(forked, OSError(number, words) if number else None)
+                        self._ended(ended)
         except Gone as error:
             self._lose(str(error))
+
+    def _ended(self, ended: list[tuple[int, int, int, float, float, int]]) -> None:
+        for child, pid, status, user, system, max_rss in ended:
+            self.exits[child] = Exit(pid, status, user, system, max_rss)
 
     def check(self, now: float) -> None:
         """Ask from time to time whether the server goes on; give it up when it has not answered for too long."""
         if self.lost is not None:
             return
-        if self._pinged:
+        if self._awaited:
             self._waited += min(now - self._checked_at, SLICE)
             if self._waited >= self.patience:
                 self._lose(f"no answer for {self.patience:g} s")
@@ -213,20 +254,11 @@ class Forker:
         """Return when ``check`` has something to do, if no answer comes."""
         if self.lost is not None:
             return None
-        return now + SLICE if self._pinged else self._ping_at
+        return now + SLICE if self._awaited else self._ping_at
 
-    def _answered(self) -> tuple[list[tuple[int, float]], OSError | None]:
-        poller = select.poll()
-        poller.register(self._line.sock, select.POLLIN)
-        waited = 0.0
-        while self._answer is None and self.lost is None:
-            if poller.poll(SLICE * 1000):
-                self.read()
-            else:
-                waited += SLICE
-                if waited >= self.patience:
-                    self._lose(f"no answer for {self.patience:g} s")
-        return self._answer or ([], OSError(errno.ECHILD, "the process that forks has ended"))
+    @property
+    def _awaited(self) -> bool:
+        return self._pinged or self._under_way is not None
 
     def _send(self, order: Order, *items: object, descriptors: list[int] | None = None) -> None:
         if self.lost is None:

@@ -91,7 +91,7 @@ class Halting:
             if child.kill_at is not None:
                 if now >= child.kill_at:
                     kill(child)
-            elif now >= child.look_at:
+            elif child.pid and now >= child.look_at:
                 if not child.crowd:
                     self._check_time(child, now)
                 elif self.crowd.enforce(child, now):

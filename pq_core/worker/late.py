@@ -21,6 +21,7 @@ MODULES = (
     "zoneinfo",
     "pathlib",
     "difflib",
+    "binascii",
 )
 """What tasks may load by enqueueing, by completing themselves in a transaction, by payloads that are sealed or have
 values of such types, or by misspelling a name."""

@@ -28,9 +28,10 @@ class Order(enum.IntEnum):
     LIFE = 1
     """To the fork server: the worker's id in this life."""
     FORK = 2
-    """To it: numbers of new places, and (place, fed, crowd, packed task) of each child; with descriptors for both."""
+    """To it: numbers of new places, and (number, place, fed, crowd, packed task) of each child; with descriptors for
+    both."""
     SIGNAL = 3
-    """To it: pid, number of the signal, whether all of the process group gets it."""
+    """To it: number of the child, of the signal, whether all of the process group gets it."""
     LOAD = 4
     """To it: names of modules that children need."""
     PING = 5
@@ -38,11 +39,12 @@ class Order(enum.IntEnum):
     PONG = 6
     """From it: it goes on."""
     FORKED = 7
-    """From it: (pid, moment) of each child in order; number and words of the error where there are fewer."""
+    """From it: (pid, moment) of each child in order; number and words of the error where there are fewer; who has ended
+    meanwhile, as ``ENDED`` says it."""
     IMAGE = 8
     """From it: resident bytes of a child that has done nothing, after something was loaded."""
     ENDED = 9
-    """From it: (pid, status, user and system seconds, largest resident size) of each child that has ended."""
+    """From it: (number, pid, status, user and system seconds, largest resident size) of each child that has ended."""
 
 
 class Gone(Exception):

@@ -121,7 +121,7 @@ class Phases:
 
     def _leave_when_done(self, now: float) -> None:
         self.children.feeding.dismiss_idle()
-        if self.children.processes.pids or self.obituaries:
+        if len(self.children.processes) or self.obituaries:
             return
         self.entering.put_back_unstarted("its worker stopped")
         if self.farewell.advance(now):

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import selectors
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import count
 
 from pq_core.types import ClaimedTask
 from pq_core.worker import forker, handing, inbox, wire
 from pq_core.worker.child_setup import ChildSetup
+from pq_core.worker.earshot import Earshot
 from pq_core.worker.forker import Forker
 from pq_core.worker.inbox import Inbox
 from pq_core.worker.runs import Child, Claimed
@@ -33,44 +36,55 @@ class Wanted:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Prepared:
-    """What a child needs, made before the fork."""
+class _Ordered:
+    """A child that is to be forked, and what it will have of what the worker holds until it has it."""
 
-    wanted: Wanted
-    ours: socket.socket
+    child: Child
     theirs: socket.socket
-    place: Place
-    box: Inbox | None
     task: bytes | None
 
     @property
-    def order(self) -> forker.Request:
+    def request(self) -> forker.Request:
         """What the fork server gets of it."""
+        child = self.child
         return forker.Request(
-            place=self.place,
+            number=child.number,
+            place=child.place,
             socket=self.theirs.fileno(),
-            inbox=None if self.box is None else self.box.theirs,
+            inbox=None if child.inbox is None else child.inbox.theirs,
             task=self.task,
-            crowd=self.wanted.crowd,
+            crowd=child.crowd,
         )
 
 
 @dataclass(slots=True, kw_only=True)
 class Processes:
-    """The children that are alive or not yet reaped.
+    """The children that are alive, about to be forked, or not yet reaped.
 
-    ``tail``: bytes of output kept per attempt. ``forks``: how many children there have been. ``spare_died``: one ended
-    by itself before it got a task.
+    ``earshot``: what the loop waits for in the stead of each child. ``tail``: bytes of output kept per attempt.
+    ``forks``: how many children there have been. ``spare_died``: one ended by itself before it got a task.
+    ``spare_refused``: why the system had no room for one. ``refused``: children that it had no room for, each with what
+    it said, until somebody takes them out.
+
+    A child is there from the moment that it is added: it may be handed tasks, and be stopped, before it is forked. The
+    worker does not wait for that. All that are added while one order is under way make the next one: of what is written
+    between two forks every page is copied.
     """
 
     setup: ChildSetup
     forker: Forker
     selector: selectors.BaseSelector
     tail: int
+    earshot: Earshot | None = None
     forks: int = 0
     spare_died: bool = False
+    spare_refused: str = ""
+    refused: list[tuple[Child, OSError]] = field(default_factory=list)
     _alive: dict[int, Child] = field(default_factory=dict)
     _places: list[Place] = field(default_factory=list)
+    _numbers: Iterator[int] = field(default_factory=lambda: count(1))
+    _added: list[_Ordered] = field(default_factory=list)
+    _ordered: list[_Ordered] = field(default_factory=list)
 
     def __iter__(self) -> Iterator[Child]:
         """Go through the children as they are now: some may be forgotten meanwhile."""
@@ -81,8 +95,8 @@ class Processes:
 
     @property
     def pids(self) -> list[int]:
-        """Their process ids."""
-        return list(self._alive)
+        """Their process ids, of those that are known to be forked."""
+        return [child.pid for child in self._alive.values() if child.pid]
 
     @property
     def working(self) -> int:
@@ -93,30 +107,15 @@ class Processes:
         """Return how long a frame may be that tells of the task."""
         return self.setup.result_limit_of(task) + wire.OVERHEAD
 
-    def fork(self, wanted: Wanted) -> Child:
-        """Fork a child. Raises OSError when the system has no process or socket left."""
-        children, error = self.fork_all((wanted,))
-        if error is not None:
-            raise error
-        return children[0]
+    # --- forking ------------------------------------------------------------------------------------------------
 
-    def fork_all(self, wanted: Sequence[Wanted]) -> tuple[list[Child], OSError | None]:
-        """Fork a child for each of ``wanted``, in order; return them, and why there are fewer than that."""
-        prepared: list[_Prepared] = []
-        refused: OSError | None = None
-        try:
-            for one in wanted:
-                prepared.append(self._prepared(one))
-        except OSError as reason:
-            refused = reason
-        forked, error = self.forker.fork_all([ready.order for ready in prepared])
-        self.forks += len(forked)
-        for left in prepared[len(forked) :]:
-            self._discard(left)
-        children = [self._child(pid, at, ready) for (pid, at), ready in zip(forked, prepared, strict=False)]
-        return [self._noted(child) for child in children], error or refused
+    @property
+    def room(self) -> int:
+        """How many more may be added to the next order; none while one is under way."""
+        return 0 if self.forker.busy or self.forker.lost is not None else forker.AT_ONCE - len(self._added)
 
-    def _prepared(self, wanted: Wanted) -> _Prepared:
+    def add(self, wanted: Wanted) -> Child:
+        """Add a child to the next order, where there is ``room``. Raises OSError when a descriptor can't be had."""
         ours, theirs = socket.socketpair()
         place = None
         try:
@@ -129,7 +128,36 @@ class Processes:
             if place is not None:
                 self._places.append(place)
             raise
-        return _Prepared(wanted=wanted, ours=ours, theirs=theirs, place=place, box=box, task=self._packed(wanted))
+        child = self._child(wanted, place, ours, box)
+        self._added.append(_Ordered(child=child, theirs=theirs, task=self._packed(wanted)))
+        return self._noted(child)
+
+    def order(self) -> None:
+        """Have those forked that were added."""
+        if self._added:
+            self._ordered, self._added = self._added, []
+            if self.earshot is not None:
+                self.earshot.hear(False)
+            self.forker.order([one.request for one in self._ordered])
+
+    def take_answer(self) -> None:
+        """Take in what came of the order, where that is known: its children have begun, or are ``refused``."""
+        answer = self.forker.take_answer()
+        if answer is None:
+            return
+        ordered, self._ordered = self._ordered, []
+        if self.earshot is not None:
+            self.earshot.hear(True)
+        self.forks += len(answer.forked)
+        for one, (pid, at) in zip(ordered, answer.forked, strict=False):
+            one.theirs.close()
+            one.child.forked(pid, at)
+        for one in ordered[len(answer.forked) :]:
+            one.theirs.close()
+            self.hang_up(one.child)
+            one.child.socket.close()
+            self.forget(one.child)
+            self.refused.append((one.child, answer.error or OSError(errno.EAGAIN, "not forked")))
 
     def _packed(self, wanted: Wanted) -> bytes | None:
         """Return the task as its child gets it, with its arguments decoded where the child has no inbox for more."""
@@ -141,25 +169,16 @@ class Processes:
         except ValueError:  # a row written by hand may be nested as deeply as it likes
             return inbox.pack(wanted.claimed.row)
 
-    def _discard(self, prepared: _Prepared) -> None:
-        prepared.ours.close()
-        prepared.theirs.close()
-        if prepared.box is not None:
-            prepared.box.close()
-        self._places.append(prepared.place)
-
-    def _child(self, pid: int, forked: float, prepared: _Prepared) -> Child:
-        setup, wanted = self.setup, prepared.wanted
+    def _child(self, wanted: Wanted, place: Place, ours: socket.socket, box: Inbox | None) -> Child:
+        setup = self.setup
         task = None if wanted.claimed is None else wanted.claimed.task
-        prepared.theirs.close()
         return Child(
-            pid=pid,
+            number=next(self._numbers),
             forker=self.forker,
-            forked=forked,
-            place=prepared.place,
-            socket=prepared.ours,
+            place=place,
+            socket=ours,
             decoder=wire.Decoder(wire.OVERHEAD if task is None else self.frame_limit(task)),
-            inbox=prepared.box,
+            inbox=box,
             left=setup.tasks_per_child - (task is not None) if wanted.fed else 0,
             crowd=wanted.crowd,
             single=not wanted.crowd and (setup.tasks_per_child == 1 or not wanted.fed),
@@ -167,9 +186,11 @@ class Processes:
 
     def _noted(self, child: Child) -> Child:
         child.socket.setblocking(False)
-        self._alive[child.pid] = child
+        self._alive[child.number] = child
         self.selector.register(child.socket, selectors.EVENT_READ, child)
         return child
+
+    # --- listening ----------------------------------------------------------------------------------------------
 
     def listen(self, child: Child) -> None:
         """Have the selector report the child, unless it has plenty to do."""
@@ -187,17 +208,21 @@ class Processes:
             self.selector.unregister(child.socket)
 
     def forget(self, child: Child) -> None:
-        """Give back what a reaped child had, but for its socket."""
+        """Give back what a child had that is no more, but for its socket."""
         if child.inbox is not None:
             child.inbox.close()
         self._places.append(child.place)
-        del self._alive[child.pid]
+        del self._alive[child.number]
 
     def close(self) -> None:
         """Give back memory and descriptors. Children that are still known have lost the process that forked them."""
+        for one in (*self._added, *self._ordered):
+            one.theirs.close()
         for child in self:
             child.socket.close()
             self.forget(child)
+        if self.earshot is not None:
+            self.earshot.close()
         for place in self._places:
             place.close()
         self._places.clear()

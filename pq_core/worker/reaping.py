@@ -29,8 +29,8 @@ class Reaping:
         """Collect every run that has ended, and every child with what is left of its process group."""
         done = [*self.listening.take_finished(), *self.crowd.take_finished()]
         if exits := self.processes.forker.exits:
-            for child in [one for one in self.processes if one.pid in exits]:
-                self._reap(child, exits.pop(child.pid), now, done)
+            for child in [one for one in self.processes if one.number in exits]:
+                self._reap(child, exits.pop(child.number), now, done)
             exits.clear()
         return done
 

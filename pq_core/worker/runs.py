@@ -70,7 +70,8 @@ class Run:
 class Child:
     """One process and the runs that it was handed, in order: it is in the first, or about to take it.
 
-    ``forker``: who has forked it. ``forked``: when, of the monotonic clock. ``left``: tasks that it may still get.
+    ``number``: what its worker and the fork server call it. ``pid``: 0 until it is known to be forked; no time runs
+    before that. ``forker``: who forks it. ``left``: tasks that it may still get.
     ``leaving``: it gets no more. ``look_at``: when the worker has to look whether the first run is over its time.
     ``silent``: the selector does not report it; it is read at every turn.
     ``since``: since when the first run is the first. ``unheard``: seconds for which it has held first runs that were
@@ -80,12 +81,12 @@ class Child:
     ``cpu_user``, ``cpu_system``: seconds that the runs which it has ended used.
     """
 
-    pid: int
+    number: int
+    pid: int = 0
     forker: Forker
     place: Place
     socket: socket.socket
     decoder: wire.Decoder
-    forked: float = 0.0
     inbox: Inbox | None = None
     left: int = 0
     runs: deque[Run] = field(default_factory=deque)
@@ -119,12 +120,22 @@ class Child:
     @property
     def next_event(self) -> float:
         """When the worker has to look after it next."""
-        return self.kill_at if self.kill_at is not None else self.look_at
+        if self.kill_at is not None:
+            return self.kill_at
+        return self.look_at if self.pid else inf
 
     def began(self, run: Run) -> float | None:
         """Return when its first run began, None if it has not received it."""
         noted = None if self.inbox is None else self.place.begun(*run.key)
         return run.handed if noted is None and run.begun else noted
+
+    def forked(self, pid: int, at: float) -> None:
+        """Note that it was forked ``at``, of the monotonic clock: what it was handed before has not waited for it."""
+        self.pid = pid
+        self.since = max(self.since, at)
+        if (head := self.head) is not None:
+            head.handed = max(head.handed, at)
+            self.look_at = inf if head.timeout is None else head.handed + head.timeout
 
     def push(self, run: Run, now: float) -> None:
         """Note that ``run`` was handed to it."""

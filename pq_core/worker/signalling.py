@@ -12,7 +12,7 @@ def ask_to_stop(child: Child, run: Run, reason: StopReason) -> None:
     """Note why the run is to stop, where its child can read it, and signal the child."""
     run.reason = reason
     child.place.stop(run.task.id, run.task.fence, reason, run.words)
-    child.forker.signal(child.pid, signal.SIGTERM)
+    child.forker.signal(child.number, child.pid, signal.SIGTERM)
 
 
 def stop_next(child: Child) -> None:
@@ -29,4 +29,4 @@ def kill(child: Child) -> None:
     child.killed = True
     child.kill_at = None
     child.leaving = True
-    child.forker.signal(child.pid, signal.SIGKILL, whole_group=True)
+    child.forker.signal(child.number, child.pid, signal.SIGKILL, whole_group=True)

@@ -35,14 +35,20 @@ class Spares:
         if self.processes.spare_died:
             self.processes.spare_died = False
             self._pause(now, "one died while it waited")
+        if self.processes.spare_refused:
+            self._pause(now, self.processes.spare_refused)
+            self.processes.spare_refused = ""
         if now < self._none_until or (self.feeding.stock and not self.always):
             return
         waiting = sum(1 for child in self.processes if child.idle)
         if waiting > (self.size // 4 if self.processes.working else self.size - 1):
             return  # while tasks run, several at once: what is written between two forks is copied
-        _, error = self.processes.fork_all([Wanted(fed=True)] * (self.size - waiting))
-        if error is not None:
+        try:
+            for _ in range(min(self.size - waiting, self.processes.room)):
+                self.processes.add(Wanted(fed=True))
+        except OSError as error:
             self._pause(now, str(error))
+        self.processes.order()
 
     def next_event(self, now: float) -> float | None:
         """Return when ``advance`` has something to do, if nothing else happens."""

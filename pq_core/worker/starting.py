@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING
 
 from pq_core.types import Outcome
 from pq_core.worker.child_setup import Unroutable
+from pq_core.worker.shared import StopReason
 from pq_core.worker.verdict import Verdict
 
 if TYPE_CHECKING:
+    from pq_core.types import ClaimedTask
     from pq_core.worker.entering import Entering
     from pq_core.worker.feeding import Feeding
     from pq_core.worker.host import Host
@@ -60,16 +62,18 @@ class Starting:
     def advance(self, now: float, *, allowed: bool) -> None:
         """Start what can be. ``allowed``: the worker goes on, and has its lease."""
         feeding = self.feeding
+        self._end_refused(now)
+        if feeding.processes.forker.lost is not None:
+            return  # nobody knows what it has forked: as if this worker had been killed, others take all back
         if not allowed:
             if feeding.stock:
                 self.entering.put_back_unstarted("its worker stops or has lost its lease")
             return
         feeding.even_out(now)
         refused, error = feeding.start()
-        if feeding.processes.forker.lost is not None:
-            return  # nobody knows what it has forked: as if this worker had been killed, others take all back
         if error is not None:
-            self._put_refused_back(refused, error, now)
+            for claimed in refused:
+                self._put_refused_back(claimed.task, error, now)
         feeding.top_up()
         if feeding.stock and now >= self._look_at:
             self._look_at = now + STALE / 10
@@ -90,9 +94,16 @@ class Starting:
         events = [self._look_at if self.feeding.stock else None, self.feeding.next_event()]
         return min((at for at in events if at is not None), default=None)
 
-    def _put_refused_back(self, refused: list[Claimed], error: OSError, now: float) -> None:
-        """Put back what the system has no process or descriptor for: not the tasks' fault, and others may have room."""
-        for claimed in refused:
-            logger.error("task %s can't be started: %s", claimed.task.id, error)
-            self.entering.put_back(claimed.task, f"its worker could not fork: {error}")
+    def _end_refused(self, now: float) -> None:
+        """Put back the runs of children that were not forked, but for what was to be stopped meanwhile."""
+        for run, error in self.feeding.take_refused():
+            if run.reason is StopReason.NONE:
+                self._put_refused_back(run.task, error, now)
+            else:
+                self.entering.stopped_unstarted(run)
+
+    def _put_refused_back(self, task: ClaimedTask, error: OSError, now: float) -> None:
+        """Put back what the system has no process or descriptor for: not the task's fault, and others may have room."""
+        logger.error("task %s can't be started: %s", task.id, error)
+        self.entering.put_back(task, f"its worker could not fork: {error}")
         self.refused_until = now + FORK_PAUSE

@@ -1,4 +1,4 @@
-"""The worker's loop: one thread, one selector, nothing in it that blocks but the forks."""
+"""The worker's loop: one thread, one selector, nothing in it that blocks."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from pq_core.worker.children import Children
 from pq_core.worker.claiming import Statements
 from pq_core.worker.claims import Claims
 from pq_core.worker.comparing import Comparing
+from pq_core.worker.earshot import Earshot
 from pq_core.worker.entering import Entering
 from pq_core.worker.farewell import Farewell
 from pq_core.worker.forker import Forker
@@ -28,7 +29,7 @@ from pq_core.worker.phases import Phase, Phases
 from pq_core.worker.program import Program
 from pq_core.worker.pruning import Pruner
 from pq_core.worker.registration import Registration, worker_info
-from pq_core.worker.runs import Child
+from pq_core.worker.runs import Child, Ended
 from pq_core.worker.scrapes import Scrape, ScrapeServer
 from pq_core.worker.sessions import Sessions
 from pq_core.worker.shared import StopReason
@@ -220,9 +221,10 @@ class Supervisor:
     def _inherited(self) -> list[int]:
         """Return the descriptors that a process which tells of the dead must put out of use."""
         own = [self.forker.fileno(), *(self._wakeup.filenos if self._wakeup is not None else [])]
-        poller = getattr(self.selector, "fileno", None)  # epoll and kqueue have a descriptor of their own
-        if poller is not None:
-            own.append(poller())
+        for waits in (self.selector, self.children.processes.earshot):
+            poller = getattr(waits, "fileno", None)  # epoll and kqueue have a descriptor of their own
+            if poller is not None:
+                own.append(poller())
         links = (self.sessions.work, self.sessions.watch, self.pruner)
         connected = [fd for link in links if (fd := link.fileno) is not None]
         scrapes = self.scrapes.filenos() if self.scrapes is not None else []
@@ -253,10 +255,17 @@ class Supervisor:
         return 0
 
     def _turn_once(self) -> None:
-        for key, _ in self.selector.select(self._timeout()):
+        events = self.selector.select(self._timeout())
+        only_children = bool(events)
+        for key, _ in events:
             match key.data:
                 case Child() as child:
                     self.children.listening.read(child)
+                    continue
+                case Earshot() as earshot:
+                    for heard, _ in earshot.selector.select(0):
+                        self.children.listening.read(heard.data)
+                    continue
                 case Forker() as forker:
                     forker.read()
                 case Link() as link:
@@ -266,18 +275,25 @@ class Supervisor:
                 case Wakeup() as wakeup:
                     for number in wakeup.numbers():
                         self._signalled(number)
+            only_children = False
+        if only_children and not self.children.have_news:
+            return  # a last word, or the end of all words: what comes of it is known when the process is gone
         self.forker.check(monotonic())
         if self._forker_is_lost():
             return
-        now = self._advance_children()
+        now, ended = self._advance_children()
+        self.lease.advance(now)
+        # The next are forked while the ends of those before are seen to.
+        self.starting.advance(now, allowed=self.phases.claiming)
+        for done in ended:
+            self.entering.run_ended(done)
+        self.obituaries.advance(now)
+        if self._forker_is_lost():
+            return
         self.sessions.work.advance(now)
         self.sessions.watch.advance(now)
         self.registration.check_first_contact(now)
         self._register(now)
-        self.lease.advance(now)
-        self.starting.advance(now, allowed=self.phases.claiming)
-        if self._forker_is_lost():
-            return
         self._advance_upkeep(now)
         self.turns.advance(now, claiming=self.phases.claiming)
         self.phases.advance(now)
@@ -288,16 +304,14 @@ class Supervisor:
             self._fail(self.forker.lost)
         return self.forker.lost is not None
 
-    def _advance_children(self) -> float:
-        """Take in what the children said and which of them ended; return the time that counts for this turn."""
+    def _advance_children(self) -> tuple[float, list[Ended]]:
+        """Take in what the children said, and which began; return the time that counts for this turn, and the ends."""
+        self.children.processes.take_answer()
         self.children.listening.read_silent()
         self.entering.note_progress(self.lease.worker_id)
         now = monotonic()
         self.children.halting.enforce(now)
-        for done in self.children.reaping.reap(now):
-            self.entering.run_ended(done)
-        self.obituaries.advance(now)
-        return now
+        return now, self.children.reaping.reap(now)
 
     def _advance_upkeep(self, now: float) -> None:
         work, worker_id = self.sessions.work, self.lease.worker_id
@@ -349,7 +363,8 @@ class Supervisor:
 
     def _reap_all(self) -> None:
         until = monotonic() + 5.0
-        while self.children.processes.pids and self.forker.lost is None and monotonic() < until:
+        while len(self.children.processes) and self.forker.lost is None and monotonic() < until:
+            self.children.processes.take_answer()
             self.children.reaping.reap(monotonic())
             for key, _ in self.selector.select(0.01):
                 if key.data is self.forker:
@@ -360,7 +375,7 @@ class Supervisor:
     def _register(self, now: float) -> None:
         if self.lease.worker_id is not None or not self.phases.running:
             return
-        if self.children.processes.pids or self.children.feeding.stock or self.book.entries:
+        if len(self.children.processes) or self.children.feeding.stock or self.book.entries:
             return  # what the last life has to report goes first: the next one will take its tasks back
         self.registration.advance(now)
 

@@ -28,6 +28,8 @@ LONGEST_PAUSE = 5.0
 """Seconds between two tries of a turn that fails again and again."""
 REPORT_PAUSE = 0.005
 """Seconds that ends may wait for others to be reported with, while there is work at hand."""
+FORK_PAUSE = 4 * REPORT_PAUSE
+"""The same while processes are being forked: with the answer come the ends of those that ended meanwhile."""
 REPORT_MANY = 64
 """Ends that don't wait for others."""
 
@@ -131,7 +133,8 @@ class Turns:
         since = self.book.waiting_since
         if since is None or self.children.feeding.hungry or len(self.book.entries) >= REPORT_MANY:
             return self._report_at
-        return max(self._report_at, since + REPORT_PAUSE)
+        pause = FORK_PAUSE if self.children.processes.forker.busy else REPORT_PAUSE
+        return max(self._report_at, since + pause)
 
     def _answered(self, asked: _Asked, results: Results | None, error: StatementError | None) -> None:
         now = monotonic()

@@ -6,14 +6,11 @@ import os
 import selectors
 import socket
 from collections.abc import Iterator
-from contextlib import nullcontext
 from datetime import UTC, datetime
 
 import pytest
 
-from pq_core.types import ClaimedTask
 from pq_core.worker import wire
-from pq_core.worker.child_setup import ChildSetup
 from pq_core.worker.children import Children
 from pq_core.worker.feeding import DEAF, Feeding
 from pq_core.worker.forker import Forker
@@ -22,6 +19,7 @@ from pq_core.worker.pace import HORIZON
 from pq_core.worker.rows import claimed_task
 from pq_core.worker.runs import Child, Claimed
 from pq_core.worker.shared import Place
+from tests.unit.child_setups import child_setup
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC).isoformat(sep=" ").encode()
 
@@ -32,28 +30,7 @@ def claimed(id_: int) -> Claimed:
     return Claimed(claimed_task(row), row, 0.0)
 
 
-def _as_it_is(task: ClaimedTask) -> ClaimedTask:
-    return task
-
-
-SETUP = ChildSetup(
-    worker_pid=os.getpid(),
-    worker_id=1,
-    schema="public",
-    as_declared=_as_it_is,
-    prepared=_as_it_is,
-    load=lambda task: (dict, (), {}),
-    load_ahead=lambda task: None,
-    function_of=lambda task: dict,
-    in_child=nullcontext,
-    retryable=lambda task, error: False,
-    sensitive=lambda task: False,
-    encode_result=lambda task, value, limit: value,
-    find_executor=lambda connection: None,
-    result_limit=1024,
-    default_timeout=None,
-    tasks_per_child=1000,
-)
+SETUP = child_setup(tasks_per_child=1000)
 
 
 @pytest.fixture
@@ -87,6 +64,7 @@ def child(children: Children, forker: Forker) -> Iterator[Child]:
     with ours, theirs:
         yield children.processes._noted(
             Child(
+                number=1,
                 pid=2**30,
                 forker=forker,
                 place=Place(tail=0),

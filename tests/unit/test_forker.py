@@ -3,46 +3,23 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import socket
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import closing, contextmanager
+from itertools import count
 from pathlib import Path
 from time import monotonic, sleep
 from typing import NoReturn
 
 import pytest
 
-from pq_core.types import ClaimedTask
-from pq_core.worker.child_setup import ChildSetup
 from pq_core.worker.fork_server import ForkServer
-from pq_core.worker.forker import AT_ONCE, Forker, Request
+from pq_core.worker.forker import AT_ONCE, Answer, Forker, Request
 from pq_core.worker.inbox import Inbox
 from pq_core.worker.shared import Place
-
-
-def _as_it_is(task: ClaimedTask) -> ClaimedTask:
-    return task
-
-
-def setup(worker_id: int) -> ChildSetup:
-    return ChildSetup(
-        worker_pid=os.getpid(),
-        worker_id=worker_id,
-        schema="public",
-        as_declared=_as_it_is,
-        prepared=_as_it_is,
-        load=lambda task: (dict, (), {}),
-        load_ahead=lambda task: None,
-        function_of=lambda task: dict,
-        in_child=nullcontext,
-        retryable=lambda task, error: False,
-        sensitive=lambda task: False,
-        encode_result=lambda task, value, limit: value,
-        find_executor=lambda connection: None,
-        result_limit=1024,
-        default_timeout=None,
-    )
+from tests.unit.child_setups import child_setup
 
 
 @pytest.fixture
@@ -57,7 +34,7 @@ def forker(images: list[int]) -> Iterator[Forker]:
     def serve(sock: socket.socket) -> NoReturn:
         ForkServer(
             sock=sock,
-            setup_of=setup,
+            setup_of=child_setup,
             run_crowd=None,
             tail=0,
             foreign=[],
@@ -69,6 +46,9 @@ def forker(images: list[int]) -> Iterator[Forker]:
         yield forker
 
 
+NUMBERS = count(1)
+
+
 @contextmanager
 def requests(count: int) -> Iterator[list[Request]]:
     """Make what so many waiting children need."""
@@ -76,7 +56,7 @@ def requests(count: int) -> Iterator[list[Request]]:
     places, boxes = [Place(tail=0) for _ in range(count)], [Inbox() for _ in range(count)]
     try:
         yield [
-            Request(place=place, socket=theirs.fileno(), inbox=box.theirs, task=None, crowd=False)
+            Request(number=next(NUMBERS), place=place, socket=theirs.fileno(), inbox=box.theirs, task=None, crowd=False)
             for place, box, (_, theirs) in zip(places, boxes, sockets, strict=True)
         ]
     finally:
@@ -87,24 +67,50 @@ def requests(count: int) -> Iterator[list[Request]]:
                 end.close()
 
 
+def answered(forker: Forker, wanted: list[Request]) -> Answer:
+    """Have them forked, and wait for what comes of it."""
+    forker.order(wanted)
+    while (answer := forker.take_answer()) is None:
+        assert forker.lost is None
+        forker.read()
+    return answer
+
+
 def descriptors(pid: int) -> int:
     return len(os.listdir(f"/proc/{pid}/fd"))
 
 
 def test_children_are_forked_in_order_and_their_ends_are_told(forker: Forker) -> None:
-    with requests(AT_ONCE + 3) as wanted:
-        forked, error = forker.fork_all(wanted)
-        assert error is None
-        pids = [pid for pid, _ in forked]
+    with requests(AT_ONCE) as wanted:
+        answer = answered(forker, wanted)
+        assert answer.error is None
+        pids = [pid for pid, _ in answer.forked]
         assert len(set(pids)) == len(wanted)
-        assert [at for _, at in forked] == sorted(at for _, at in forked)
-        for pid in pids:
-            forker.signal(pid, signal.SIGKILL, whole_group=True)
+        assert [at for _, at in answer.forked] == sorted(at for _, at in answer.forked)
+        for one, pid in zip(wanted, pids, strict=True):
+            forker.signal(one.number, pid, signal.SIGKILL, whole_group=True)
         while len(forker.exits) < len(pids):
             forker.read()
         assert {exit_.signal for exit_ in forker.exits.values()} == {signal.SIGKILL}
-        assert set(forker.exits) == set(pids)
+        assert {one.number: forker.exits[one.number].pid for one in wanted} == dict(
+            zip([one.number for one in wanted], pids, strict=True)
+        )
     assert forker.lost is None
+
+
+def test_child_can_be_signalled_before_its_worker_knows_that_it_is_there(forker: Forker) -> None:
+    with requests(2) as wanted:
+        forker.order(wanted)
+        assert forker.busy
+        forker.signal(wanted[1].number, 0, signal.SIGKILL, whole_group=True)
+        while not forker.exits:
+            forker.read()
+        assert forker.busy, "until its answer is taken"
+        answer = forker.take_answer()
+        assert answer is not None
+        assert not forker.busy
+        assert list(forker.exits) == [wanted[1].number]
+        assert forker.exits[wanted[1].number].pid == answer.forked[1][0]
 
 
 def test_signals_for_what_has_ended_reach_nobody_and_never_block(forker: Forker) -> None:
@@ -113,10 +119,10 @@ def test_signals_for_what_has_ended_reach_nobody_and_never_block(forker: Forker)
         sleep(60)
         os._exit(0)
     for _ in range(5000):
-        forker.signal(other, signal.SIGKILL)
+        forker.signal(next(NUMBERS), other, signal.SIGKILL)
     with requests(1) as wanted:
-        forked, error = forker.fork_all(wanted)
-        assert (len(forked), error, forker.lost) == (1, None, None)
+        answer = answered(forker, wanted)
+        assert (len(answer.forked), answer.error, forker.lost) == (1, None, None)
     assert os.waitpid(other, os.WNOHANG) == (0, 0), "a process that is not the server's was signalled"
     os.kill(other, signal.SIGKILL)
     os.waitpid(other, 0)
@@ -129,14 +135,14 @@ def test_what_could_not_be_forked_leaves_nothing_open(forker: Forker) -> None:
             broken = wanted[1].place
             broken.release()
             broken.memory_fd = os.open(os.devnull, os.O_RDWR)  # no memory: it can't be mapped
-            forked, error = forker.fork_all(wanted)
-            assert (forked, type(error)) == ([], OSError)
+            answer = answered(forker, wanted)
+            assert (answer.forked, type(answer.error)) == ([], OSError)
             assert [one.place.number for one in wanted] == [None, None]
         if not turn:
             before = descriptors(forker.pid)
     assert descriptors(forker.pid) == before
     with requests(2) as wanted:
-        assert len(forker.fork_all(wanted)[0]) == 2
+        assert len(answered(forker, wanted).forked) == 2
 
 
 def test_modules_are_loaded_once_and_the_image_measured_anew(forker: Forker, images: list[int]) -> None:
@@ -146,19 +152,25 @@ def test_modules_are_loaded_once_and_the_image_measured_anew(forker: Forker, ima
     while len(images) < 2:
         forker.read()
     with requests(1) as wanted:
-        assert forker.fork_all(wanted)[1] is None
+        assert answered(forker, wanted).error is None
     assert images == [4711, 4711]
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
 def test_server_that_is_gone_or_hangs_is_given_up(forker: Forker, how: int) -> None:
     with requests(1) as wanted:
-        ((pid, _),) = forker.fork_all(wanted)[0]
+        ((pid, _),) = answered(forker, wanted).forked
     os.kill(forker.pid, how)
     with requests(1) as wanted:
-        forked, error = forker.fork_all(wanted)
-    assert forked == []
-    assert isinstance(error, ChildProcessError)
+        forker.order(wanted)
+        look = select.poll()
+        look.register(forker, select.POLLIN)
+        while forker.lost is None:
+            assert forker.next_event(monotonic()) is not None
+            if look.poll(50):
+                forker.read()
+            forker.check(monotonic())
+        assert forker.take_answer() is None, "nobody knows whether it was forked"
     assert "the process that forks this worker's children is gone" in str(forker.lost)
     end = monotonic() + 20
     while Path(f"/proc/{pid}").exists() and Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z":

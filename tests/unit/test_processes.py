@@ -1,0 +1,283 @@
+"""Children from the order to the answer: what a worker may do with them while nobody knows whether they are there."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import selectors
+import signal
+import socket
+import stat
+from collections.abc import Iterator
+from contextlib import closing
+from datetime import UTC, datetime
+from math import inf
+from time import monotonic
+from typing import Any
+
+import pytest
+
+from pq_core.types import ClaimedTask
+from pq_core.worker.children import Children
+from pq_core.worker.forker import AT_ONCE, Forker
+from pq_core.worker.orders import Line, Order
+from pq_core.worker.rows import claimed_task
+from pq_core.worker.runs import Claimed
+from pq_core.worker.shared import StopReason
+from tests.unit.child_setups import child_setup
+
+NOON = datetime(2026, 3, 1, 12, tzinfo=UTC).isoformat(sep=" ").encode()
+
+
+def claimed(id_: int, timeout: bytes | None = None) -> Claimed:
+    row = [b"%d" % id_, b"short", b"q", b"50", b"1", b"1", b"1", b"{}", None, b"1", NOON, NOON, NOON]
+    row += [None, timeout, None, b"0", b"0", None, None, b"retry", None]
+    return Claimed(claimed_task(row), row, monotonic())
+
+
+def sockets_open() -> int:
+    """Return how many sockets this process has."""
+    found = 0
+    for name in os.listdir("/dev/fd"):
+        with contextlib.suppress(OSError):
+            found += stat.S_ISSOCK(os.fstat(int(name)).st_mode)
+    return found
+
+
+class Server:
+    """The other end of the line, which says what a test has it say."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.line = Line(sock)
+        self.messages: list[tuple[Any, ...]] = []
+
+    def orders(self, kind: Order) -> list[tuple[Any, ...]]:
+        """Return the messages of one kind that have come so far."""
+        self.line.sock.setblocking(False)
+        while received := self.line.receive():
+            for message, descriptors in received:
+                self.messages.append(message)
+                for one in descriptors or ():
+                    os.close(one)
+        self.line.sock.setblocking(True)
+        return [one for one in self.messages if one[0] == kind]
+
+
+@pytest.fixture
+def sockets() -> Iterator[tuple[socket.socket, socket.socket]]:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        yield ours, theirs
+
+
+@pytest.fixture
+def server(sockets: tuple[socket.socket, socket.socket]) -> Server:
+    return Server(sockets[1])
+
+
+class Worker:
+    """As much of one as has children."""
+
+    def __init__(self, forker: Forker, **options: Any) -> None:
+        self.forker = forker
+        self.selector = selectors.DefaultSelector()
+        self.before: list[ClaimedTask] = []
+        given: dict[str, Any] = {"concurrency": 3, "grace": 1.0, "tail": 0} | options
+        setup = child_setup(tasks_per_child=given.pop("tasks_per_child", 1))
+        self.children = Children(setup, forker=forker, selector=self.selector, before=self.before.append, **given)
+
+    def answer(self, server: Server, forked: int, error: OSError | None = None, ended: int = 0) -> list[int]:
+        """Have the server answer its order; return the pids of the children."""
+        _, _, wanted = server.orders(Order.FORK)[-1]
+        pids = [2**29 + number for number, *_ in wanted[:forked]]
+        told = [(wanted[at][0], pids[at], 0, 0.1, 0.2, 4096) for at in range(ended)]
+        words = (error.errno, error.strerror) if error is not None else (0, "")
+        server.line.send(Order.FORKED, [(pid, monotonic()) for pid in pids], *words, told)
+        self.forker.read()
+        self.children.processes.take_answer()
+        return pids
+
+    def close(self) -> None:
+        self.children.processes.close()
+        self.selector.close()
+
+
+@pytest.fixture
+def worker(sockets: tuple[socket.socket, socket.socket]) -> Iterator[Worker]:
+    with closing(Worker(Forker(sockets[0], 2**30))) as worker:
+        yield worker
+
+
+def test_what_may_begin_during_an_order_makes_the_next_one(worker: Worker, server: Server) -> None:
+    feeding, processes = worker.children.feeding, worker.children.processes
+    feeding.add([claimed(1), claimed(2)])
+    assert feeding.start() == ([], None)
+    assert (len(processes), processes.working, processes.pids, processes.forks) == (2, 2, [], 0)
+    feeding.add([claimed(3), claimed(4)])
+    feeding.start()
+    assert [one.task.id for one in feeding.stock] == [3, 4], "one at a time: they would copy each other's pages"
+    assert [task.id for task in worker.before] == [1, 2], "who waits was not shown to the hooks yet"
+
+    pids = worker.answer(server, 2)
+    assert (processes.pids, processes.forks) == (pids, 2)
+    feeding.start()
+    assert [one.task.id for one in feeding.stock] == [4], "as many at a time as agreed"
+    assert [len(wanted) for _, _, wanted in server.orders(Order.FORK)] == [2, 1]
+
+
+def test_ends_told_with_the_answer_leave_their_places_for_the_next_order(worker: Worker, server: Server) -> None:
+    feeding = worker.children.feeding
+    feeding.add([claimed(id_) for id_ in range(1, 6)])
+    feeding.start()
+    worker.answer(server, 3, ended=2)
+    ended = worker.children.reaping.reap(monotonic())
+    assert [done.run.task.id for done in ended] == [1, 2]
+    assert [(done.exit.cpu_user, done.exit.max_rss) for done in ended] == [(0.1, 4096)] * 2
+    feeding.start()
+    assert [len(wanted) for _, _, wanted in server.orders(Order.FORK)] == [3, 2]
+    places = [places for _, places, _ in server.orders(Order.FORK)]
+    assert places == [[0, 1, 2], []], "the memory of those that ended serves again"
+
+
+def test_order_has_an_end(sockets: tuple[socket.socket, socket.socket], server: Server) -> None:
+    with closing(Worker(Forker(sockets[0], 2**30), concurrency=100)) as worker:
+        worker.children.feeding.add([claimed(id_) for id_ in range(1, AT_ONCE + 6)])
+        worker.children.feeding.start()
+        assert len(worker.children.feeding.stock) == 5
+        worker.answer(server, AT_ONCE)
+        worker.children.feeding.start()
+        assert [len(wanted) for _, _, wanted in server.orders(Order.FORK)] == [AT_ONCE, 5]
+
+
+def test_runs_of_children_that_there_was_no_room_for_come_back(worker: Worker, server: Server) -> None:
+    feeding, processes = worker.children.feeding, worker.children.processes
+    before = sockets_open()
+    feeding.add([claimed(1), claimed(2), claimed(3)])
+    feeding.start()
+    worker.answer(server, 1, BlockingIOError(errno.EAGAIN, "no process left"))
+    refused = feeding.take_refused()
+    assert [(run.task.id, error.errno) for run, error in refused] == [(2, errno.EAGAIN), (3, errno.EAGAIN)]
+    assert feeding.take_refused() == []
+    assert (len(processes), processes.working) == (1, 1)
+    assert sockets_open() == before + 1, "of the one that is there"
+    assert len(processes._places) == 2, "their memory is for those that come next"
+
+
+def test_fewer_are_asked_for_where_descriptors_do_not_arrive(worker: Worker, server: Server) -> None:
+    feeding = worker.children.feeding
+    feeding.add([claimed(1), claimed(2), claimed(3)])
+    feeding.start()
+    worker.answer(server, 0, OSError(errno.EMFILE, "none left"))
+    assert feeding.take_refused() == [], "it is asked again"
+    worker.answer(server, 1)
+    assert [len(wanted) for _, _, wanted in server.orders(Order.FORK)] == [3, 1]
+    assert [(run.task.id, error.errno) for run, error in feeding.take_refused()] == [
+        (2, errno.EMFILE),
+        (3, errno.EMFILE),
+    ]
+
+
+def test_no_time_runs_before_the_fork(worker: Worker, server: Server) -> None:
+    feeding = worker.children.feeding
+    feeding.add([claimed(1, b"0.5")])
+    feeding.start()
+    (child,) = worker.children.processes
+    (run,) = child.runs
+    assert run.timeout == 0.5
+    late = run.handed + 100
+    assert child.next_event == inf
+    worker.children.halting.enforce(late)
+    assert run.reason is StopReason.NONE
+    before = monotonic()
+    worker.answer(server, 1)
+    assert run.handed >= before
+    assert child.next_event == run.handed + 0.5
+    worker.children.halting.enforce(late)
+    assert run.reason is StopReason.TIMEOUT
+
+
+def test_child_is_stopped_and_killed_by_its_number(worker: Worker, server: Server) -> None:
+    feeding, halting = worker.children.feeding, worker.children.halting
+    feeding.add([claimed(1), claimed(2)])
+    feeding.start()
+    first, second = worker.children.processes
+    halting.stop_run(first, first.runs[0], StopReason.CANCEL, "changed my mind")
+    halting.kill_all(StopReason.LOST)
+    assert [(child, number) for _, child, number, _ in server.orders(Order.SIGNAL)] == [
+        (first.number, signal.SIGTERM),
+        (first.number, signal.SIGKILL),
+        (second.number, signal.SIGKILL),
+    ]
+    worker.answer(server, 0, BlockingIOError(errno.EAGAIN, "no process left"))
+    assert [run.reason for run, _ in feeding.take_refused()] == [StopReason.CANCEL, StopReason.LOST]
+
+
+def test_child_that_is_not_forked_yet_takes_tasks(sockets: tuple[socket.socket, socket.socket], server: Server) -> None:
+    with closing(Worker(Forker(sockets[0], 2**30), tasks_per_child=10, concurrency=1)) as worker:
+        feeding = worker.children.feeding
+        for _ in range(10):
+            feeding.pace.note("short", 0.001)
+        feeding.add([claimed(id_) for id_ in range(1, 5)])
+        feeding.start()
+        feeding.top_up()
+        (child,) = worker.children.processes
+        assert [run.task.id for run in child.runs] == [1, 2, 3, 4]
+        feeding.even_out(child.since + 100)
+        assert (len(child.runs), child.leaving, feeding.next_event()) == (4, False, None), "it can't have begun"
+        worker.answer(server, 0, BlockingIOError(errno.EAGAIN, "no process left"))
+        assert [run.task.id for run, _ in feeding.take_refused()] == [1, 2, 3, 4]
+        assert len(worker.children.processes) == 0
+
+
+def test_coroutine_waits_for_its_process_while_another_order_is_under_way(
+    sockets: tuple[socket.socket, socket.socket], server: Server
+) -> None:
+    options = {"async_concurrency": 10, "is_async": lambda task: task.id > 1}
+    with closing(Worker(Forker(sockets[0], 2**30), **options)) as worker:
+        feeding, crowd = worker.children.feeding, worker.children.crowd
+        feeding.add([claimed(1)])
+        feeding.start()
+        feeding.add([claimed(2), claimed(3)])
+        feeding.start()
+        assert (len(crowd), len(feeding.stock)) == (0, 2)
+        worker.answer(server, 1)
+        feeding.start()
+        assert (len(crowd), len(feeding.stock), len(worker.children.processes)) == (2, 0, 2)
+        assert [wanted[0][3] for _, _, wanted in server.orders(Order.FORK)] == [False, True]
+        worker.answer(server, 0, BlockingIOError(errno.EAGAIN, "no process left"))
+        assert [run.task.id for run, _ in feeding.take_refused()] == [2, 3]
+        assert (len(crowd), crowd.child) == (0, None)
+
+
+def test_spare_that_there_is_no_room_for_is_not_asked_for_again_at_once(
+    sockets: tuple[socket.socket, socket.socket], server: Server
+) -> None:
+    with closing(Worker(Forker(sockets[0], 2**30), spares=2)) as worker:
+        spares = worker.children.spares
+        spares.advance(monotonic(), allowed=True)
+        assert len(worker.children.processes) == 2
+        worker.answer(server, 0, BlockingIOError(errno.EAGAIN, "no process left"))
+        assert worker.children.feeding.take_refused() == []
+        now = monotonic()
+        spares.advance(now, allowed=True)
+        assert len(worker.children.processes) == 0
+        event = spares.next_event(now)
+        assert event is not None
+        assert event > now + 5
+
+
+def test_words_of_children_wait_while_others_are_forked(worker: Worker, server: Server) -> None:
+    feeding = worker.children.feeding
+    feeding.add([claimed(1)])
+    feeding.start()
+    worker.answer(server, 1)
+    (child,) = worker.children.processes
+    feeding.add([claimed(2)])
+    feeding.start()
+    held = child.socket
+    held.shutdown(socket.SHUT_WR)
+    held.shutdown(socket.SHUT_RD)  # as readable as if it had spoken
+    assert worker.selector.select(0.05) == []
+    worker.answer(server, 1)
+    assert [key.data for key, _ in worker.selector.select(5)] == [worker.children.processes.earshot]
