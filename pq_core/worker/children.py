@@ -18,7 +18,7 @@ from pq_core.worker.listening import Listening
 from pq_core.worker.pace import HORIZON
 from pq_core.worker.processes import Processes, Wanted
 from pq_core.worker.reaping import Reaping
-from pq_core.worker.runs import Child, Claimed, Run
+from pq_core.worker.runs import Child, Claimed, Ended, Run
 from pq_core.worker.spares import Spares
 
 LOOK = 0.002
@@ -50,7 +50,7 @@ class Children:
         spares: int = 0,
     ) -> None:
         # With reused children, and coroutines, somebody always waits for what comes of an end.
-        earshot = Earshot(selector) if setup.tasks_per_child == 1 and async_concurrency == 1 else None
+        earshot = Earshot.beside(selector) if setup.tasks_per_child == 1 and async_concurrency == 1 else None
         own = selector if earshot is None else earshot.selector
         processes = Processes(setup=setup, forker=forker, selector=own, tail=tail, earshot=earshot)
 
@@ -93,6 +93,21 @@ class Children:
         """True while a task is under way, or waits for a process."""
         return bool(self.busy or self.feeding.stock)
 
+    def advance(self, now: float) -> list[Ended]:
+        """Take in which children have begun, and what those say that had to wait; return the runs that have ended."""
+        forked = self.processes.take_answer()
+        for child in forked:
+            if child.crowd:
+                self.crowd.forked(child, now)
+        self.listening.read_silent()
+        self.halting.enforce(now)
+        ended = self.reaping.reap(now)
+        earshot = self.processes.earshot
+        if earshot is not None and (forked or (earshot.next_event or inf) <= now):
+            for child in earshot.waiting():
+                self.listening.read(child)
+        return ended
+
     @property
     def have_news(self) -> bool:
         """True when something that they said is to be acted on before one of them has ended."""
@@ -103,6 +118,8 @@ class Children:
         if self.listening.finished or self.crowd.has_finished or self.processes.forker.exits:
             return now
         events = [at for child in self.processes if (at := child.next_event) < inf]
+        if self.processes.earshot is not None and (until := self.processes.earshot.next_event) is not None:
+            events.append(until)
         silent = [child.load for child in self.processes if child.silent]
         if silent:
             events.append(now + min(max(min(silent) / 4, LOOK), HORIZON))

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pq_core.worker.entering import Entering
     from pq_core.worker.host import Host
     from pq_core.worker.lease import Beat
+    from pq_core.worker.runs import Child, Run
     from pq_core.worker.turns import Turns
 
 logger = logging.getLogger("pq.worker")
@@ -41,7 +42,7 @@ class Comparing:
         for key, (child, run) in mine.items():
             if (words := beat.running.get(key)) is not None:
                 self.children.halting.stop_run(child, run, StopReason.CANCEL, words)
-            elif key not in beat.running and run.handed < beat.sent and not run.end and not run.completed_itself:
+            elif key not in beat.running and run.handed < beat.sent and not is_over(self.children, child, run):
                 logger.warning("task %s was taken away from this worker; its child is ended", run.task.id)
                 self.children.halting.stop_run(child, run, StopReason.LOST)
         self._forget_of_stock(beat)
@@ -73,3 +74,10 @@ class Comparing:
             task = self.host.placeholder(id_, fence)
             self.entering.put_back(task, "put back: the answer to its claim was lost")
         self._unknown = unknown
+
+
+def is_over(children: Children, child: Child, run: Run) -> bool:
+    """Say whether the run has ended, or completed its task itself, also if that was not read yet."""
+    if not run.end and not run.completed_itself:
+        children.listening.read(child)
+    return bool(run.end or run.completed_itself)

@@ -218,6 +218,15 @@ class Crowd:
                     child.look_at = min(child.look_at, deadline)
         return False
 
+    def forked(self, child: Child, at: float) -> None:
+        """Note that the child was forked: for what it was handed before no time has run."""
+        for where, run in self:
+            if where is child:
+                waited, run.handed = max(0.0, at - run.handed), max(run.handed, at)
+                if run.kill_at is not None:
+                    run.kill_at += waited
+        child.look_at = at  # it is set anew by who looks
+
     def forget_child(self, child: Child) -> list[Run]:
         """Return the runs that were handed to a child which the system had no room for."""
         self.child = None if self.child is child else self.child

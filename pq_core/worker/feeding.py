@@ -134,7 +134,7 @@ class Feeding:
 
     def _idle(self, claimed: Claimed) -> list[Child]:
         """Return the children that are there for the task, those first that take what they get."""
-        if self.processes.setup.tasks_per_child > 1 and needs_own_process(claimed.task):
+        if not self._shares(claimed) and not (self._one_each and inbox.fits(claimed.row)):
             return []
         return sorted((child for child in self.processes if child.idle), key=lambda one: one.unheard)
 
@@ -144,24 +144,28 @@ class Feeding:
             return True
         if self.processes.working >= self.concurrency:
             return False
-        one_each = self.processes.setup.tasks_per_child == 1
-        idle = self._idle(claimed)
-        alone = not idle if one_each else needs_own_process(claimed.task)
-        message = None if alone else inbox.pack(claimed.row)
-        if message is not None and len(message) > inbox.TASK_LIMIT:
-            message = None
-        if message is not None:
+        if idle := self._idle(claimed):
+            message = inbox.pack(claimed.row)
             for child in idle:
                 if self._hand_over(child, claimed, message):
                     return True
         if not self.processes.room:
             return False
-        if message is None and not one_each:
+        fed = self._shares(claimed)
+        if not fed and not self._one_each:
             self._make_way()
-        child = self.processes.add(Wanted(claimed=claimed, fed=message is not None and not one_each))
+        child = self.processes.add(Wanted(claimed=claimed, fed=fed))
         now = monotonic()
         child.push(self.new_run(claimed, now, begun=True), now)
         return True
+
+    @property
+    def _one_each(self) -> bool:
+        return self.processes.setup.tasks_per_child == 1
+
+    def _shares(self, claimed: Claimed) -> bool:
+        """Say whether the task goes to a child that runs others, too."""
+        return not self._one_each and not needs_own_process(claimed.task) and inbox.fits(claimed.row)
 
     def _make_way(self) -> None:
         """Let an idle child end, so that no more processes live than agreed."""
@@ -187,9 +191,9 @@ class Feeding:
                 claimed = self.stock[0]
                 if needs_own_process(claimed.task):
                     return  # the next free process is for this one
-                message = inbox.pack(claimed.row)
-                if len(message) > inbox.TASK_LIMIT:
+                if not inbox.fits(claimed.row):
                     return
+                message = inbox.pack(claimed.row)
                 if child.load + self.pace.expected(claimed.task.name) > HORIZON:
                     break
                 self.before(claimed.task)

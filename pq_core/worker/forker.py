@@ -11,7 +11,7 @@ import socket
 import struct
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from time import monotonic
 from typing import NoReturn
 
@@ -62,12 +62,13 @@ class Answer:
 class _UnderWay:
     """An order that is not answered yet. ``places``: numbers of those that the server does not know, by their ids.
 
-    ``refusal``: why only this part of it was sent again.
+    ``refusal``: why only this part of it was sent again. ``signals``: sent since, child, number, whole group.
     """
 
     wanted: Sequence[Request]
     places: dict[int, int]
-    refusal: OSError | None = None
+    refusal: OSError | None
+    signals: list[tuple[int, int, bool]] = field(default_factory=list)
 
 
 class Forker:
@@ -193,6 +194,8 @@ class Forker:
         if error is not None and error.errno == errno.EMFILE and not forked and len(order.wanted) > 1:
             # Descriptors arrive all or none: for fewer children there may be room.
             self._fork(order.wanted[: len(order.wanted) // 2], error)
+            for child, sent, whole_group in order.signals:  # there was nobody to get them
+                self.signal(child, 0, sent, whole_group=whole_group)
             return
         if forked:  # else nobody knows whether the places arrived: they are sent again, as others
             for one in order.wanted:
@@ -207,6 +210,8 @@ class Forker:
         if self.lost is None:
             # By its parent: only that knows whether the pid is still the child's.
             self._send(Order.SIGNAL, child, int(number), whole_group)
+            if self._under_way is not None:
+                self._under_way.signals.append((child, int(number), whole_group))
         # Without it nobody knows for certain, but they were its children a moment ago. The kernel ends them with their
         # parent, where it does such things, and this what is left of their groups.
         if self.lost is not None and number == signal.SIGKILL and pid:

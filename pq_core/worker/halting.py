@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import inf
 from time import monotonic
 
 from pq_core.worker.crowd import Crowd
@@ -106,6 +107,7 @@ class Halting:
             # Still behind another one, whose end is on its way to us.
             child.look_at = now + min(max(run.timeout / 4, 0.01), 0.25)
         elif now >= (deadline := min(max(began, run.handed), now) + run.timeout):
+            child.look_at = inf  # once: it is stopped now, or on its way out already
             self.stop(child, StopReason.TIMEOUT, only=run)
         else:
             child.look_at = deadline

@@ -6,13 +6,20 @@ import contextlib
 import ctypes
 import errno
 import gc
-import logging
 import sys
 
 from pq_core.worker.immortal import immortalize
-from pq_core.worker.packing import HUGE_PAGE, MADV_COLLAPSE, MADV_HUGEPAGE, huge_ranges, movable, pack, rests, used
-
-logger = logging.getLogger("pq.worker")
+from pq_core.worker.packing import (
+    HUGE_PAGE,
+    MADV_COLLAPSE,
+    MADV_HUGEPAGE,
+    anonymous,
+    huge_ranges,
+    movable,
+    pack,
+    rests,
+    used,
+)
 
 
 def settle(*own: object, immortal: bool = False) -> None:
@@ -42,8 +49,7 @@ def collapse() -> int:
     libc = ctypes.CDLL(None, use_errno=True)
     try:
         heap = _heap()
-    except (OSError, ValueError) as error:
-        logger.info("the image stays in small pages: /proc/self/smaps: %s", error)
+    except OSError:
         return 0
     done: list[int] = []
     for start in huge_ranges(heap):
@@ -55,11 +61,24 @@ def collapse() -> int:
             done.append(start)
         elif ctypes.get_errno() == errno.EINVAL:  # an older kernel, or one without huge pages
             return len(done)
-    pack([(low, high) for low, high in rests(heap, done) if used(libc, low, high)])
+    pack(lambda: rests(_movable(), done))
     return len(done)
 
 
 def _heap() -> list[tuple[int, int]]:
+    """Return the parts of private, anonymous, writable memory that whole huge pages fit into."""
+    found = []
+    with open("/proc/self/maps", encoding="utf-8", errors="surrogateescape") as maps:  # noqa: PTH123 - line by line
+        for line in maps:
+            span, access, _, _, inode, *name = line.split(None, 5)
+            if anonymous(access, inode, name):
+                low, high = (int(one, 16) for one in span.split("-"))
+                if high - low >= HUGE_PAGE:
+                    found.append((low, high))
+    return found
+
+
+def _movable() -> list[tuple[int, int]]:
     libc = ctypes.CDLL(None)
     libc.pthread_self.restype = ctypes.c_void_p
     # Near the thread's descriptor is what the kernel writes to, too (rseq(2)).

@@ -17,8 +17,16 @@ from pq_core.worker.rows import Row
 TASK_LIMIT = 64 * 1024
 """Bytes of a task that goes through an inbox; a larger one gets a process of its own."""
 
+_EACH = 8
+"""Bytes around each column of a row, at most."""
+
 _KIND = getattr(socket, "SOCK_SEQPACKET", socket.SOCK_DGRAM)  # macOS has no sequenced packets on Unix sockets
 _LEAVE = b""
+
+
+def fits(row: Row) -> bool:
+    """Say whether a task may go through an inbox."""
+    return sum(_EACH + len(column) for column in row if column is not None) <= TASK_LIMIT
 
 
 class Inbox:

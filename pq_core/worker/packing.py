@@ -6,26 +6,31 @@ can't. But small pages that are neighbours in one huge page are cheaper to fork,
 runs. Measured with the 12 MB of a small application, eight tasks at once: CPU time of a task 0.81 to 0.89.
 
 Between the copying and the moving nobody may write to that memory, and everything that Python does writes there. So
-both are one call to the C library: two contexts (makecontext(3)), of which the first copies and the second moves, each
-followed by the next, and the last one by the caller.
+both are one call to the C library: contexts (makecontext(3)), of which the first copies, the second moves and the third
+looks what came of it, each followed by the next, and the last one by the caller.
 """
 
 from __future__ import annotations
 
 import ctypes
+import logging
 import mmap
 import os
 import signal
 import sys
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 from pq_core.worker.bare_fork import alone
+from pq_core.worker.guards import status_bytes
+
+logger = logging.getLogger("pq.worker")
 
 HUGE_PAGE = 2 * 2**20
 """Bytes of a huge page on the machines that have the advice for it (x86-64, and arm64 with pages of 4 KiB)."""
 MADV_HUGEPAGE = 14
+MADV_POPULATE_READ = 22
 MADV_COLLAPSE = 25
 MOSTLY = 0.5
 """Part of a range that must be in use already: the rest of it is memory that was not needed before."""
@@ -77,8 +82,7 @@ def movable(smaps: Iterable[str], *, but: int) -> Iterator[tuple[int, int]]:
         if line[0] in _ADDRESS:
             key, access, _, _, inode, *name = line.split(None, 5)
             low, high = (int(one, 16) for one in key.split("-"))
-            private = access.startswith("rw-p") and inode == "0" and _anonymous(name)
-            span = (low, high) if private and not low <= but < high else None
+            span = (low, high) if anonymous(access, inode, name) and not low <= but < high else None
         elif span is None:
             continue
         elif line.startswith("ProtectionKey:") and line.split()[1] != "0":
@@ -93,8 +97,10 @@ _ADDRESS = frozenset("0123456789abcdef")
 """What a mapping's first line begins with; the others begin with a capital letter."""
 
 
-def _anonymous(name: list[str]) -> bool:
-    return not name or name[0].strip() in ("", "[heap]") or name[0].startswith("[anon:")
+def anonymous(access: str, inode: str, name: list[str]) -> bool:
+    """Say of a mapping in ``/proc/PID/maps`` whether it is private, writable memory of no file, and no stack."""
+    named = name[0].strip() if name else ""
+    return access.startswith("rw-p") and inode == "0" and (named in ("", "[heap]") or named.startswith("[anon:"))
 
 
 def used(libc: ctypes.CDLL, low: int, high: int) -> bool:
@@ -105,27 +111,29 @@ def used(libc: ctypes.CDLL, low: int, high: int) -> bool:
     return bytes(resident).count(0) <= len(resident) * (1 - MOSTLY)
 
 
-def pack(ranges: Iterable[tuple[int, int]]) -> int:
-    """Move the memory in ``ranges`` into parts of huge pages; return how many bytes were moved.
+def pack(find: Callable[[], Iterable[tuple[int, int]]]) -> int:
+    """Move the memory that ``find`` returns, as from, to, into parts of huge pages; return how many bytes were moved.
 
-    Nothing happens where that can't be done, or nothing is known of it: elsewhere than on Linux ≥ 6.9 on x86-64 with
-    glibc, with other threads, or where a device works with this process's memory. The addresses stay what they are.
+    ``find`` is asked when all is there that this takes itself. Nothing happens where it can't be done, or nothing is
+    known of it: elsewhere than on Linux ≥ 6.9 on x86-64 with glibc, with other threads, or where pages are locked or
+    pinned, as they are for devices. The addresses stay what they are.
     """
     if not _possible():
         return 0
-    try:
-        mover = _Mover(ctypes.PyDLL(None))
-    except AttributeError:  # another C library than glibc
-        return 0
+    mover = None
     before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals() - _FAULTS)
     try:
-        for low, high in ranges:
-            if not mover.take(low, high):
+        mover = _Mover(ctypes.PyDLL(None))
+        for low, high in list(find()):
+            if used(mover.libc, low, high) and not mover.take(low, high):
                 break
+    except (OSError, ValueError, MemoryError, AttributeError) as error:  # the last: another C library than glibc
+        logger.info("not all of the image is in huge pages: %s", error)
     finally:
-        mover.close()
+        if mover is not None:
+            mover.close()
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-    return mover.moved
+    return 0 if mover is None else mover.moved
 
 
 _FAULTS = {signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGABRT, signal.SIGTRAP}
@@ -140,10 +148,9 @@ def _possible() -> bool:
 
 
 def _pinned() -> bool:
-    """Say whether a device may write to pages of this process (RDMA, io_uring): it would write to those it knows."""
+    """Say whether a device may write to pages of this process (RDMA, io_uring, VFIO): it would go on with those."""
     try:
-        with open("/proc/self/status", encoding="utf-8") as status:  # noqa: PTH123 - no pathlib in an image
-            return any(line.startswith("VmPin:") and line.split()[1] != "0" for line in status)
+        return any(status_bytes(field) != 0 for field in ("VmPin", "VmLck"))
     except OSError:
         return True
 
@@ -187,35 +194,42 @@ class _Mover:
         self._at = ctypes.addressof(self._view)
 
     def take(self, low: int, high: int) -> bool:
-        """Move what is from ``low`` to ``high``; False when no more huge pages are to be had."""
+        """Move what can be of what is from ``low`` to ``high``; False when no more huge pages are to be had."""
         while low < high:
             if not self._left and not self._next_page():
                 return False
+            if low < self._page + HUGE_PAGE and self._page < high:
+                return True  # it has been given back since, and this page has come to lie there
             size = min(high - low, self._left)
             start = self._page + HUGE_PAGE - self._left
-            if not self._move(start, low, size):
-                return False
-            self._left -= size
-            self.moved += size
+            self._left -= size  # whatever happens: when it has been moved, something else may come to lie there
+            if self._move(start, low, size):
+                self.moved += size
+            else:
+                self._drop(start, start + size)
             low += size
         return True
 
     def _move(self, start: int, low: int, size: int) -> bool:
-        """Copy ``size`` bytes from ``low`` to ``start``, and move these pages to where those were."""
+        """Copy ``size`` bytes from ``low`` to ``start``, and move these pages to where those were; False: as before."""
         first, then, length = ctypes.c_void_p(start), ctypes.c_void_p(low), ctypes.c_size_t(size)
         how, vector = ctypes.c_long(_MREMAP_MAYMOVE | _MREMAP_FIXED), self._at + _VECTOR
         ctypes.memset(vector, _UNSEEN, size // PAGE)
         # What mremap says is lost, so the pages are looked at where they came from: nothing is to be there. In the same
         # breath, for the next arena may come to lie there.
-        self._in_a_row(
+        run = self._in_a_row(
             (self._memcpy, first, then, length),
             (self._mremap, first, length, length, how, then),
             (self._mincore, first, length, ctypes.c_void_p(vector)),
         )
+        # Some memory is not to be read, without a word in smaps (MADV_GUARD_INSTALL); or it has been given back since.
+        if self.libc.madvise(then, length, MADV_POPULATE_READ) != 0:
+            return False
+        self.libc.swapcontext(*run)
         return ctypes.string_at(vector, size // PAGE).count(_UNSEEN) == size // PAGE
 
-    def _in_a_row(self, *calls: tuple[Any, ...]) -> None:
-        """Call functions of the C library without anything in between."""
+    def _in_a_row(self, *calls: tuple[Any, ...]) -> tuple[ctypes.c_void_p, ctypes.c_void_p]:
+        """Return contexts which, swapped, call functions of the C library without anything in between, and return."""
         contexts = [ctypes.c_void_p(self._at + number * _CONTEXT_SIZE) for number in range(len(calls) + 1)]
         stack = self._at + _STACKS
         for number, (function, *args) in enumerate(calls, 1):
@@ -227,7 +241,7 @@ class _Mover:
             head.stack_size = _STACK_SIZE
             stack += _STACK_SIZE
             self.libc.makecontext(context, function, ctypes.c_int(len(args)), *args)
-        self.libc.swapcontext(contexts[0], contexts[1])
+        return contexts[0], contexts[1]
 
     def _next_page(self) -> bool:
         """Get another huge page."""

@@ -128,26 +128,33 @@ class Processes:
             if place is not None:
                 self._places.append(place)
             raise
-        child = self._child(wanted, place, ours, box)
-        self._added.append(_Ordered(child=child, theirs=theirs, task=self._packed(wanted)))
-        return self._noted(child)
+        ordered = _Ordered(child=self._child(wanted, place, ours, box), theirs=theirs, task=self._packed(wanted))
+        try:
+            self._noted(ordered.child)
+        except OSError:  # there is a limit to what can be waited for, too
+            theirs.close()
+            ours.close()
+            self.forget(ordered.child)
+            raise
+        self._added.append(ordered)
+        return ordered.child
 
     def order(self) -> None:
         """Have those forked that were added."""
         if self._added:
             self._ordered, self._added = self._added, []
             if self.earshot is not None:
-                self.earshot.hear(False)
+                self.earshot.hush()
             self.forker.order([one.request for one in self._ordered])
 
-    def take_answer(self) -> None:
-        """Take in what came of the order, where that is known: its children have begun, or are ``refused``."""
+    def take_answer(self) -> list[Child]:
+        """Take in what came of the order, if it is known: return the children that were forked; others ``refused``."""
         answer = self.forker.take_answer()
         if answer is None:
-            return
+            return []
         ordered, self._ordered = self._ordered, []
         if self.earshot is not None:
-            self.earshot.hear(True)
+            self.earshot.hear()
         self.forks += len(answer.forked)
         for one, (pid, at) in zip(ordered, answer.forked, strict=False):
             one.theirs.close()
@@ -158,6 +165,7 @@ class Processes:
             one.child.socket.close()
             self.forget(one.child)
             self.refused.append((one.child, answer.error or OSError(errno.EAGAIN, "not forked")))
+        return [one.child for one in ordered[: len(answer.forked)]]
 
     def _packed(self, wanted: Wanted) -> bytes | None:
         """Return the task as its child gets it, with its arguments decoded where the child has no inbox for more."""

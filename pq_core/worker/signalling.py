@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from math import inf
 
 from pq_core.worker.runs import Child, Run
 from pq_core.worker.shared import StopReason
@@ -28,5 +29,6 @@ def kill(child: Child) -> None:
     """End the child with its whole process group, now."""
     child.killed = True
     child.kill_at = None
+    child.look_at = inf
     child.leaving = True
     child.forker.signal(child.number, child.pid, signal.SIGKILL, whole_group=True)

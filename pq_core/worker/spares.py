@@ -27,6 +27,7 @@ class Spares:
     size: int
     always: bool
     _none_until: float = 0.0
+    _filling: bool = False
 
     def advance(self, now: float, *, allowed: bool) -> None:
         """Fork spares if few are left. ``allowed``: the worker goes on."""
@@ -41,8 +42,12 @@ class Spares:
         if now < self._none_until or (self.feeding.stock and not self.always):
             return
         waiting = sum(1 for child in self.processes if child.idle)
-        if waiting > (self.size // 4 if self.processes.working else self.size - 1):
-            return  # while tasks run, several at once: what is written between two forks is copied
+        # While tasks run, several at once: what is written between two forks is copied.
+        self._filling = waiting < self.size and (
+            self._filling or not self.processes.working or waiting <= self.size // 4
+        )
+        if not self._filling:
+            return
         try:
             for _ in range(min(self.size - waiting, self.processes.room)):
                 self.processes.add(Wanted(fed=True))

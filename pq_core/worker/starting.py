@@ -25,6 +25,8 @@ FORK_PAUSE = 1.0
 """Seconds without claims after a fork that the system refused."""
 STALE = 0.5
 """Seconds after its claim at which a task that no child has taken goes back: other workers may be free."""
+SLOW = 5.0
+"""The same where a process is free, but is not forked yet."""
 ASIDE = 0.1
 """Seconds without claims after that."""
 
@@ -80,12 +82,11 @@ class Starting:
             self._put_stale_back(now)
 
     def _put_stale_back(self, now: float) -> None:
-        stock = self.feeding.stock
-        stale = [one for one in stock if now >= one.at + STALE]
-        for one in stale:
-            stock.remove(one)
+        late = stale(self.feeding, now)
+        for one in late:
+            self.feeding.stock.remove(one)
             self.entering.put_back(one.task, "put back: this worker's processes are all in long runs")
-        if stale:
+        if late:
             # The same turn must not take them again: nobody else would ever see them.
             self.refused_until = max(self.refused_until, now + ASIDE)
 
@@ -107,3 +108,10 @@ class Starting:
         logger.error("task %s can't be started: %s", task.id, error)
         self.entering.put_back(task, f"its worker could not fork: {error}")
         self.refused_until = now + FORK_PAUSE
+
+
+def stale(feeding: Feeding, now: float) -> list[Claimed]:
+    """Return of the stock what had better go back to the database, where other workers may be free."""
+    # Those for which there is a process as soon as the forks under way are done have not long to wait.
+    soon = feeding.concurrency - feeding.processes.working if feeding.processes.forker.busy else 0
+    return [one for at, one in enumerate(feeding.stock) if now >= one.at + (SLOW if at < soon else STALE)]

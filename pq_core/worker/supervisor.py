@@ -1,4 +1,4 @@
-"""The worker's loop: one thread, one selector, nothing in it that blocks."""
+"""The worker's loop: one thread, one selector, nothing in it that waits for a fork."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from pq_core.worker.phases import Phase, Phases
 from pq_core.worker.program import Program
 from pq_core.worker.pruning import Pruner
 from pq_core.worker.registration import Registration, worker_info
-from pq_core.worker.runs import Child, Ended
+from pq_core.worker.runs import Child
 from pq_core.worker.scrapes import Scrape, ScrapeServer
 from pq_core.worker.sessions import Sessions
 from pq_core.worker.shared import StopReason
@@ -255,7 +255,8 @@ class Supervisor:
         return 0
 
     def _turn_once(self) -> None:
-        events = self.selector.select(self._timeout())
+        due = monotonic() + (timeout := self._timeout())
+        events = self.selector.select(timeout)
         only_children = bool(events)
         for key, _ in events:
             match key.data:
@@ -263,8 +264,8 @@ class Supervisor:
                     self.children.listening.read(child)
                     continue
                 case Earshot() as earshot:
-                    for heard, _ in earshot.selector.select(0):
-                        self.children.listening.read(heard.data)
+                    for child in earshot.waiting():
+                        self.children.listening.read(child)
                     continue
                 case Forker() as forker:
                     forker.read()
@@ -276,12 +277,14 @@ class Supervisor:
                     for number in wakeup.numbers():
                         self._signalled(number)
             only_children = False
-        if only_children and not self.children.have_news:
+        if only_children and not self.children.have_news and monotonic() < due:
             return  # a last word, or the end of all words: what comes of it is known when the process is gone
         self.forker.check(monotonic())
         if self._forker_is_lost():
             return
-        now, ended = self._advance_children()
+        now = monotonic()
+        ended = self.children.advance(now)
+        self.entering.note_progress(self.lease.worker_id)
         self.lease.advance(now)
         # The next are forked while the ends of those before are seen to.
         self.starting.advance(now, allowed=self.phases.claiming)
@@ -304,15 +307,6 @@ class Supervisor:
             self._fail(self.forker.lost)
         return self.forker.lost is not None
 
-    def _advance_children(self) -> tuple[float, list[Ended]]:
-        """Take in what the children said, and which began; return the time that counts for this turn, and the ends."""
-        self.children.processes.take_answer()
-        self.children.listening.read_silent()
-        self.entering.note_progress(self.lease.worker_id)
-        now = monotonic()
-        self.children.halting.enforce(now)
-        return now, self.children.reaping.reap(now)
-
     def _advance_upkeep(self, now: float) -> None:
         work, worker_id = self.sessions.work, self.lease.worker_id
         if self.phases.claiming:
@@ -323,13 +317,9 @@ class Supervisor:
             self.scrapes.advance(now)
 
     def _tend_host(self, now: float) -> None:
-        processes = self.children.processes
         self.host.tend(now)
         self._publish()
-        forks = processes.forks
         self.children.spares.advance(now, allowed=self.phases.claiming)
-        if processes.forks != forks:
-            self._publish()
 
     def _publish(self) -> None:
         pids = [self.forker.pid, *self.children.processes.pids]
@@ -364,8 +354,7 @@ class Supervisor:
     def _reap_all(self) -> None:
         until = monotonic() + 5.0
         while len(self.children.processes) and self.forker.lost is None and monotonic() < until:
-            self.children.processes.take_answer()
-            self.children.reaping.reap(monotonic())
+            self.children.advance(monotonic())
             for key, _ in self.selector.select(0.01):
                 if key.data is self.forker:
                     self.forker.read()

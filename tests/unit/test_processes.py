@@ -19,12 +19,16 @@ from typing import Any
 import pytest
 
 from pq_core.types import ClaimedTask
+from pq_core.worker import wire
 from pq_core.worker.children import Children
+from pq_core.worker.comparing import is_over
 from pq_core.worker.forker import AT_ONCE, Forker
+from pq_core.worker.inbox import TASK_LIMIT
 from pq_core.worker.orders import Line, Order
 from pq_core.worker.rows import claimed_task
-from pq_core.worker.runs import Claimed
+from pq_core.worker.runs import Child, Claimed, Ended
 from pq_core.worker.shared import StopReason
+from pq_core.worker.starting import SLOW, STALE, stale
 from tests.unit.child_setups import child_setup
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC).isoformat(sep=" ").encode()
@@ -51,6 +55,25 @@ class Server:
     def __init__(self, sock: socket.socket) -> None:
         self.line = Line(sock)
         self.messages: list[tuple[Any, ...]] = []
+        self.children: list[int] = []
+        self.descriptors: list[socket.socket] = []
+
+    def keep(self) -> None:
+        """Take in the first order, and be its children: keep their ends of their sockets."""
+        ((message, descriptors),) = self.line.receive()
+        assert descriptors is not None
+        self.messages.append(message)
+        _, _, wanted = message
+        self.children = [number for number, *_ in wanted]
+        ends = descriptors[-len(wanted) :]
+        self.descriptors = [socket.socket(fileno=end) for end in ends]
+        for one in descriptors[: -len(wanted)]:
+            os.close(one)
+
+    def close(self) -> None:
+        """Let the children go."""
+        for one in self.descriptors:
+            one.close()
 
     def orders(self, kind: Order) -> list[tuple[Any, ...]]:
         """Return the messages of one kind that have come so far."""
@@ -72,8 +95,9 @@ def sockets() -> Iterator[tuple[socket.socket, socket.socket]]:
 
 
 @pytest.fixture
-def server(sockets: tuple[socket.socket, socket.socket]) -> Server:
-    return Server(sockets[1])
+def server(sockets: tuple[socket.socket, socket.socket]) -> Iterator[Server]:
+    with closing(Server(sockets[1])) as server:
+        yield server
 
 
 class Worker:
@@ -83,6 +107,7 @@ class Worker:
         self.forker = forker
         self.selector = selectors.DefaultSelector()
         self.before: list[ClaimedTask] = []
+        self.ended: list[Ended] = []
         given: dict[str, Any] = {"concurrency": 3, "grace": 1.0, "tail": 0} | options
         setup = child_setup(tasks_per_child=given.pop("tasks_per_child", 1))
         self.children = Children(setup, forker=forker, selector=self.selector, before=self.before.append, **given)
@@ -95,7 +120,7 @@ class Worker:
         words = (error.errno, error.strerror) if error is not None else (0, "")
         server.line.send(Order.FORKED, [(pid, monotonic()) for pid in pids], *words, told)
         self.forker.read()
-        self.children.processes.take_answer()
+        self.ended = self.children.advance(monotonic())
         return pids
 
     def close(self) -> None:
@@ -131,9 +156,8 @@ def test_ends_told_with_the_answer_leave_their_places_for_the_next_order(worker:
     feeding.add([claimed(id_) for id_ in range(1, 6)])
     feeding.start()
     worker.answer(server, 3, ended=2)
-    ended = worker.children.reaping.reap(monotonic())
-    assert [done.run.task.id for done in ended] == [1, 2]
-    assert [(done.exit.cpu_user, done.exit.max_rss) for done in ended] == [(0.1, 4096)] * 2
+    assert [done.run.task.id for done in worker.ended] == [1, 2]
+    assert [(done.exit.cpu_user, done.exit.max_rss) for done in worker.ended] == [(0.1, 4096)] * 2
     feeding.start()
     assert [len(wanted) for _, _, wanted in server.orders(Order.FORK)] == [3, 2]
     places = [places for _, places, _ in server.orders(Order.FORK)]
@@ -213,6 +237,22 @@ def test_child_is_stopped_and_killed_by_its_number(worker: Worker, server: Serve
     assert [run.reason for run, _ in feeding.take_refused()] == [StopReason.CANCEL, StopReason.LOST]
 
 
+def test_child_that_is_killed_is_not_forked_and_forgotten_when_it_is_asked_for_again(
+    worker: Worker, server: Server
+) -> None:
+    worker.children.feeding.add([claimed(1, b"0.5"), claimed(2)])
+    worker.children.feeding.start()
+    first, _ = worker.children.processes
+    worker.children.halting.kill_all(StopReason.LOST)
+    assert len(server.orders(Order.SIGNAL)) == 2
+    worker.answer(server, 0, OSError(errno.EMFILE, "none left"))
+    assert [child for _, child, _, _ in server.orders(Order.SIGNAL)[2:]] == [first.number, first.number + 1]
+    worker.answer(server, 1)
+    assert (first.pid > 0, first.killed) == (True, True)
+    worker.children.halting.enforce(monotonic() + 100)
+    assert first.next_event == inf, "nothing is left to be done but to wait for its end"
+
+
 def test_child_that_is_not_forked_yet_takes_tasks(sockets: tuple[socket.socket, socket.socket], server: Server) -> None:
     with closing(Worker(Forker(sockets[0], 2**30), tasks_per_child=10, concurrency=1)) as worker:
         feeding = worker.children.feeding
@@ -267,17 +307,78 @@ def test_spare_that_there_is_no_room_for_is_not_asked_for_again_at_once(
         assert event > now + 5
 
 
-def test_words_of_children_wait_while_others_are_forked(worker: Worker, server: Server) -> None:
+def speak(child: Child, server: Server, word: bytes) -> None:
+    """Have the process of a child say something."""
+    number = next(at for at, one in enumerate(server.children) if one == child.number)
+    server.descriptors[number].send(word)
+
+
+def test_words_of_children_wait_while_others_are_forked_and_are_heard_between(worker: Worker, server: Server) -> None:
     feeding = worker.children.feeding
     feeding.add([claimed(1)])
     feeding.start()
+    server.keep()
     worker.answer(server, 1)
     (child,) = worker.children.processes
+    (run,) = child.runs
+    shares = []
+    for share in (0.25, 0.5, 0.75):
+        feeding.add([claimed(2)])
+        feeding.start()
+        speak(child, server, wire.pack(wire.Kind.PROGRESS, {"id": 1, "fence": 1, "share": share}))
+        assert worker.selector.select(0.01) == [], "it can wait until the others are there"
+        worker.answer(server, 1, ended=1)
+        shares.append((run.progress or {}).get("share"))
+        assert worker.children.have_news
+    assert shares == [0.25, 0.5, 0.75], "one order after the other, and each time it was heard"
+
     feeding.add([claimed(2)])
     feeding.start()
-    held = child.socket
-    held.shutdown(socket.SHUT_WR)
-    held.shutdown(socket.SHUT_RD)  # as readable as if it had spoken
-    assert worker.selector.select(0.05) == []
+    speak(child, server, wire.pack(wire.Kind.PROGRESS, {"id": 1, "fence": 1, "share": 1.0}))
+    event = worker.children.next_event(monotonic())
+    assert event is not None
+    assert event < monotonic() + 1
+    worker.children.advance(event)
+    assert (run.progress or {})["share"] == 1.0, "it does not wait for a server that takes long"
     worker.answer(server, 1)
+    assert worker.selector.select(0.01) == []
+    speak(child, server, wire.pack(wire.Kind.COMPLETED, {"id": 1, "fence": 1}))
     assert [key.data for key, _ in worker.selector.select(5)] == [worker.children.processes.earshot]
+
+
+def test_run_that_completed_its_task_is_not_taken_for_lost(worker: Worker, server: Server) -> None:
+    worker.children.feeding.add([claimed(1), claimed(2)])
+    worker.children.feeding.start()
+    server.keep()
+    worker.answer(server, 2)
+    first, second = worker.children.processes
+    speak(first, server, wire.pack(wire.Kind.COMPLETED, {"id": 1, "fence": 1}))
+    assert [is_over(worker.children, child, child.runs[0]) for child in (first, second)] == [True, False]
+
+
+def test_task_waits_for_the_forks_that_are_under_way(sockets: tuple[socket.socket, socket.socket]) -> None:
+    with closing(Worker(Forker(sockets[0], 2**30), concurrency=AT_ONCE + 4)) as worker:
+        feeding = worker.children.feeding
+        feeding.add([claimed(id_) for id_ in range(1, AT_ONCE + 11)])
+        feeding.start()
+        at = feeding.stock[0].at
+        assert [one.task.id for one in stale(feeding, at + STALE + 0.1)] == list(range(AT_ONCE + 5, AT_ONCE + 11)), (
+            "those for which no process is free: others may have one"
+        )
+        assert len(stale(feeding, at + SLOW + 0.1)) == 10
+
+
+def test_hooks_are_shown_a_task_once(worker: Worker, server: Server) -> None:
+    """One too large for a spare that waits, while no other can be asked for."""
+    worker.children.spares.size = 1
+    worker.children.spares.advance(monotonic(), allowed=True)
+    large = claimed(1)
+    large.row = [*large.row[:7], b'{"args": ["' + b"x" * TASK_LIMIT + b'"]}', *large.row[8:]]
+    worker.children.feeding.add([large])
+    for _ in range(3):
+        worker.children.feeding.start()
+    assert worker.before == []
+    worker.answer(server, 1)
+    worker.children.feeding.start()
+    assert [task.id for task in worker.before] == [1]
+    assert len(worker.children.processes) == 2
