@@ -256,28 +256,7 @@ class Supervisor:
 
     def _turn_once(self) -> None:
         due = monotonic() + (timeout := self._timeout())
-        events = self.selector.select(timeout)
-        only_children = bool(events)
-        for key, _ in events:
-            match key.data:
-                case Child() as child:
-                    self.children.listening.read(child)
-                    continue
-                case Earshot() as earshot:
-                    for child in earshot.waiting():
-                        self.children.listening.read(child)
-                    continue
-                case Forker() as forker:
-                    forker.read()
-                case Link() as link:
-                    link.pump()
-                case ScrapeServer() | Scrape() as served:
-                    served.pump()
-                case Wakeup() as wakeup:
-                    for number in wakeup.numbers():
-                        self._signalled(number)
-            only_children = False
-        if only_children and not self.children.have_news and monotonic() < due:
+        if self._take_in(timeout) and not self.children.have_news and monotonic() < due:
             return  # a last word, or the end of all words: what comes of it is known when the process is gone
         self.forker.check(monotonic())
         if self._forker_is_lost():
@@ -301,6 +280,31 @@ class Supervisor:
         self.turns.advance(now, claiming=self.phases.claiming)
         self.phases.advance(now)
         self._tend_host(now)
+
+    def _take_in(self, timeout: float) -> bool:
+        """Take in what happens within ``timeout`` seconds; return True if only children have spoken."""
+        events = self.selector.select(timeout)
+        only_children = bool(events)
+        for key, _ in events:
+            match key.data:
+                case Child() as child:
+                    self.children.listening.read(child)
+                    continue
+                case Earshot() as earshot:
+                    for child in earshot.waiting():
+                        self.children.listening.read(child)
+                    continue
+                case Forker() as forker:
+                    forker.read()
+                case Link() as link:
+                    link.pump()
+                case ScrapeServer() | Scrape() as served:
+                    served.pump()
+                case Wakeup() as wakeup:
+                    for number in wakeup.numbers():
+                        self._signalled(number)
+            only_children = False
+        return only_children
 
     def _forker_is_lost(self) -> bool:
         if self.forker.lost is not None:
