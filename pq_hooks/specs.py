@@ -82,7 +82,8 @@ def pq_pre_fork(task: ClaimedTask) -> None:
     """Take a last look at a task before it is handed to a process, which may have been forked ahead.
 
     That process is forked from another than the worker: nothing that is changed in memory here is seen there.
-    The worker serves nothing else meanwhile: no I/O, microseconds.
+    The worker serves nothing else meanwhile: no I/O, microseconds. It is called again for a task that no process could
+    take then.
 
     Runs in: worker
     On error: logged; the task runs.

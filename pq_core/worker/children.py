@@ -96,17 +96,24 @@ class Children:
     def advance(self, now: float) -> list[Ended]:
         """Take in which children have begun, and what those say that had to wait; return the runs that have ended."""
         forked = self.processes.take_answer()
-        for child in forked:
+        for child in forked or ():
             if child.crowd:
                 self.crowd.forked(child, now)
         self.listening.read_silent()
         self.halting.enforce(now)
         ended = self.reaping.reap(now)
         earshot = self.processes.earshot
-        if earshot is not None and (forked or (earshot.next_event or inf) <= now):
-            for child in earshot.waiting():
-                self.listening.read(child)
+        if earshot is not None and (forked is not None or (earshot.next_event or inf) <= now):
+            self.hear(earshot)
         return ended
+
+    def hear(self, earshot: Earshot) -> None:
+        """Read those that have said something."""
+        waiting = earshot.waiting()
+        for child in waiting:
+            self.listening.read(child)
+        if any(child.decoder.partial for child in waiting):
+            earshot.wait_for_rest()
 
     @property
     def have_news(self) -> bool:

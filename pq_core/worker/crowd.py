@@ -219,12 +219,10 @@ class Crowd:
         return False
 
     def forked(self, child: Child, at: float) -> None:
-        """Note that the child was forked: for what it was handed before no time has run."""
+        """Note that the child was forked: of what it was handed before no timeout has run."""
         for where, run in self:
             if where is child:
-                waited, run.handed = max(0.0, at - run.handed), max(run.handed, at)
-                if run.kill_at is not None:
-                    run.kill_at += waited
+                run.handed = max(run.handed, at)
         child.look_at = at  # it is set anew by who looks
 
     def forget_child(self, child: Child) -> list[Run]:

@@ -8,6 +8,8 @@ from typing import Any, Self
 
 LONGEST = 0.05
 """Seconds that a word waits at most."""
+SHORTEST = 0.001
+"""Seconds that the rest of one waits which was begun: a long one comes in pieces of what a socket holds."""
 
 
 class Earshot:
@@ -56,6 +58,11 @@ class Earshot:
         if self._quiet_until is not None:
             self._quiet_until = monotonic() + LONGEST
         return [key.data for key, _ in self.selector.select(0)]
+
+    def wait_for_rest(self) -> None:
+        """Have the loop come back soon: what was read was only a part."""
+        if self._quiet_until is not None:
+            self._quiet_until = monotonic() + SHORTEST
 
     def close(self) -> None:
         """Give the descriptor back."""

@@ -229,9 +229,9 @@ class Feeding:
         """Take back what waits behind a run that takes long; the stock's first then goes to whoever is free."""
         self._looked_at = now
         for child in self.processes:
-            if not child.runs or not child.pid:
+            if not child.runs:
                 continue
-            if now >= _deaf_at(child) and not child.leaving and child.began(child.runs[0]) is None:
+            if child.pid and now >= _deaf_at(child) and not child.leaving and child.began(child.runs[0]) is None:
                 self.let_go(child)  # it is stopped, or something that an earlier run left behind keeps it from going on
                 if child.runs and child.kill_at is None:
                     child.kill_at = now + LAST_WORD_GRACE  # it has received this one, and not come to note it
@@ -243,9 +243,14 @@ class Feeding:
 
         That may be over by now: then it is due at once.
         """
-        fed = [child for child in self.processes if child.pid and child.runs and child.inbox is not None]
+        fed = [child for child in self.processes if child.runs and child.inbox is not None]
         return min(
-            (at for child in fed for at in (_deaf_at(child), _long_at(child)) if self._looked_at < at < inf),
+            (
+                at
+                for child in fed
+                for at in (_deaf_at(child) if child.pid else inf, _long_at(child))
+                if self._looked_at < at < inf
+            ),
             default=None,
         )
 

@@ -210,7 +210,7 @@ class Forker:
         if self.lost is None:
             # By its parent: only that knows whether the pid is still the child's.
             self._send(Order.SIGNAL, child, int(number), whole_group)
-            if self._under_way is not None:
+            if self._under_way is not None and any(one.number == child for one in self._under_way.wanted):
                 self._under_way.signals.append((child, int(number), whole_group))
         # Without it nobody knows for certain, but they were its children a moment ago. The kernel ends them with their
         # parent, where it does such things, and this what is left of their groups.

@@ -20,6 +20,7 @@ import signal
 import sys
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import Any
 
 from pq_core.worker.bare_fork import alone
@@ -143,16 +144,13 @@ def _possible() -> bool:
     if not sys.platform.startswith("linux") or sys.maxsize < 2**32 or mmap.PAGESIZE != PAGE:
         return False
     system = os.uname()
-    major, minor = (int("".join(c for c in part if c.isdigit()) or 0) for part in system.release.split(".")[:2])
-    return system.machine == "x86_64" and (major, minor) >= SINCE and alone() and not _pinned()
+    release = tuple(int("".join(takewhile(str.isdigit, part)) or 0) for part in system.release.split(".")[:2])
+    return system.machine == "x86_64" and release >= SINCE and alone() and not _pinned()
 
 
 def _pinned() -> bool:
     """Say whether a device may write to pages of this process (RDMA, io_uring, VFIO): it would go on with those."""
-    try:
-        return any(status_bytes(field) != 0 for field in ("VmPin", "VmLck"))
-    except OSError:
-        return True
+    return any(status_bytes(field) != 0 for field in ("VmPin", "VmLck"))
 
 
 class _Head(ctypes.Structure):

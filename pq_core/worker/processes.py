@@ -147,11 +147,14 @@ class Processes:
                 self.earshot.hush()
             self.forker.order([one.request for one in self._ordered])
 
-    def take_answer(self) -> list[Child]:
-        """Take in what came of the order, if it is known: return the children that were forked; others ``refused``."""
+    def take_answer(self) -> list[Child] | None:
+        """Take in what came of the order: return the children that were forked, others are ``refused``.
+
+        None: nothing is known yet.
+        """
         answer = self.forker.take_answer()
         if answer is None:
-            return []
+            return None
         ordered, self._ordered = self._ordered, []
         if self.earshot is not None:
             self.earshot.hear()

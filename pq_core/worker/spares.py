@@ -43,13 +43,13 @@ class Spares:
             return
         waiting = sum(1 for child in self.processes if child.idle)
         # While tasks run, several at once: what is written between two forks is copied.
-        self._filling = waiting < self.size and (
-            self._filling or not self.processes.working or waiting <= self.size // 4
-        )
-        if not self._filling:
+        few = waiting <= (self.size // 4 if self.processes.working else self.size - 1)
+        missing = self.size - waiting
+        if not (few or self._filling) or missing <= 0 or not self.processes.room:
             return
+        self._filling = missing > self.processes.room  # the rest goes with the next order
         try:
-            for _ in range(min(self.size - waiting, self.processes.room)):
+            for _ in range(min(missing, self.processes.room)):
                 self.processes.add(Wanted(fed=True))
         except OSError as error:
             self._pause(now, str(error))

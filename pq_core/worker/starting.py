@@ -114,4 +114,5 @@ def stale(feeding: Feeding, now: float) -> list[Claimed]:
     """Return of the stock what had better go back to the database, where other workers may be free."""
     # Those for which there is a process as soon as the forks under way are done have not long to wait.
     soon = feeding.concurrency - feeding.processes.working if feeding.processes.forker.busy else 0
+    soon += feeding.crowd.room if feeding.crowd.waits else 0
     return [one for at, one in enumerate(feeding.stock) if now >= one.at + (SLOW if at < soon else STALE)]

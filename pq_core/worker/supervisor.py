@@ -46,6 +46,10 @@ if TYPE_CHECKING:
 logger = logging.getLogger("pq.worker")
 
 
+SKIPPED = 0.5
+"""Seconds at most for which nothing is looked after since only children speak, and say nothing new."""
+
+
 class Supervisor:
     """One life after another of one worker process. ``run`` returns its exit status."""
 
@@ -60,6 +64,7 @@ class Supervisor:
         self.selector = selectors.DefaultSelector()
         self._wakeup: Wakeup | None = None
         self._fatal: Exception | None = None
+        self._turned = 0.0
         self._set_up_work()
         self._set_up_lives()
         self._set_up_watching()
@@ -255,9 +260,10 @@ class Supervisor:
         return 0
 
     def _turn_once(self) -> None:
-        due = monotonic() + (timeout := self._timeout())
+        due = min(monotonic() + (timeout := self._timeout()), self._turned + SKIPPED)
         if self._take_in(timeout) and not self.children.have_news and monotonic() < due:
             return  # a last word, or the end of all words: what comes of it is known when the process is gone
+        self._turned = monotonic()
         self.forker.check(monotonic())
         if self._forker_is_lost():
             return
@@ -291,8 +297,7 @@ class Supervisor:
                     self.children.listening.read(child)
                     continue
                 case Earshot() as earshot:
-                    for child in earshot.waiting():
-                        self.children.listening.read(child)
+                    self.children.hear(earshot)
                     continue
                 case Forker() as forker:
                     forker.read()
@@ -360,8 +365,11 @@ class Supervisor:
         while len(self.children.processes) and self.forker.lost is None and monotonic() < until:
             self.children.advance(monotonic())
             for key, _ in self.selector.select(0.01):
-                if key.data is self.forker:
-                    self.forker.read()
+                match key.data:
+                    case Forker() as forker:
+                        forker.read()
+                    case Earshot() as earshot:
+                        self.children.hear(earshot)
 
     # --- the lease ----------------------------------------------------------------------------------------------
 

@@ -65,6 +65,11 @@ class Decoder:
         self._buffer = bytearray()
         self.limit = limit
 
+    @property
+    def partial(self) -> bool:
+        """True when the rest of a frame is to come."""
+        return bool(self._buffer)
+
     def feed(self, data: bytes) -> list[tuple[Kind, dict[str, Any]]]:
         """Return the frames that ``data`` completes.
 

@@ -22,9 +22,11 @@ from pq_core.types import ClaimedTask
 from pq_core.worker import wire
 from pq_core.worker.children import Children
 from pq_core.worker.comparing import is_over
+from pq_core.worker.earshot import LONGEST
 from pq_core.worker.forker import AT_ONCE, Forker
 from pq_core.worker.inbox import TASK_LIMIT
 from pq_core.worker.orders import Line, Order
+from pq_core.worker.pace import HORIZON
 from pq_core.worker.rows import claimed_task
 from pq_core.worker.runs import Child, Claimed, Ended
 from pq_core.worker.shared import StopReason
@@ -57,6 +59,8 @@ class Server:
         self.messages: list[tuple[Any, ...]] = []
         self.children: list[int] = []
         self.descriptors: list[socket.socket] = []
+        self.holds = False
+        self._held: list[int] = []
 
     def keep(self) -> None:
         """Take in the first order, and be its children: keep their ends of their sockets."""
@@ -71,9 +75,10 @@ class Server:
             os.close(one)
 
     def close(self) -> None:
-        """Let the children go."""
-        for one in self.descriptors:
-            one.close()
+        """Let the children go: of orders that were read, unless it ``holds`` them, and of those kept."""
+        for held in self._held:
+            os.close(held)
+        self._held.clear()
 
     def orders(self, kind: Order) -> list[tuple[Any, ...]]:
         """Return the messages of one kind that have come so far."""
@@ -81,8 +86,9 @@ class Server:
         while received := self.line.receive():
             for message, descriptors in received:
                 self.messages.append(message)
-                for one in descriptors or ():
-                    os.close(one)
+                self._held += descriptors or ()
+        if not self.holds:
+            self.close()
         self.line.sock.setblocking(True)
         return [one for one in self.messages if one[0] == kind]
 
@@ -98,6 +104,8 @@ def sockets() -> Iterator[tuple[socket.socket, socket.socket]]:
 def server(sockets: tuple[socket.socket, socket.socket]) -> Iterator[Server]:
     with closing(Server(sockets[1])) as server:
         yield server
+        for one in server.descriptors:
+            one.close()
 
 
 class Worker:
@@ -245,8 +253,9 @@ def test_child_that_is_killed_is_not_forked_and_forgotten_when_it_is_asked_for_a
     first, _ = worker.children.processes
     worker.children.halting.kill_all(StopReason.LOST)
     assert len(server.orders(Order.SIGNAL)) == 2
+    worker.forker.signal(2**20, 2**29, signal.SIGTERM)  # of a child of an earlier order
     worker.answer(server, 0, OSError(errno.EMFILE, "none left"))
-    assert [child for _, child, _, _ in server.orders(Order.SIGNAL)[2:]] == [first.number, first.number + 1]
+    assert [child for _, child, _, _ in server.orders(Order.SIGNAL)[3:]] == [first.number, first.number + 1]
     worker.answer(server, 1)
     assert (first.pid > 0, first.killed) == (True, True)
     worker.children.halting.enforce(monotonic() + 100)
@@ -263,11 +272,27 @@ def test_child_that_is_not_forked_yet_takes_tasks(sockets: tuple[socket.socket, 
         feeding.top_up()
         (child,) = worker.children.processes
         assert [run.task.id for run in child.runs] == [1, 2, 3, 4]
-        feeding.even_out(child.since + 100)
-        assert (len(child.runs), child.leaving, feeding.next_event()) == (4, False, None), "it can't have begun"
         worker.answer(server, 0, BlockingIOError(errno.EAGAIN, "no process left"))
         assert [run.task.id for run, _ in feeding.take_refused()] == [1, 2, 3, 4]
         assert len(worker.children.processes) == 0
+
+
+def test_what_waits_for_a_child_that_is_long_in_coming_is_for_others(
+    sockets: tuple[socket.socket, socket.socket], server: Server
+) -> None:
+    with closing(Worker(Forker(sockets[0], 2**30), tasks_per_child=10, concurrency=1)) as worker:
+        feeding = worker.children.feeding
+        for _ in range(10):
+            feeding.pace.note("short", 0.001)
+        feeding.add([claimed(id_) for id_ in range(1, 5)])
+        feeding.start()
+        feeding.top_up()
+        (child,) = worker.children.processes
+        assert feeding.next_event() == child.since + HORIZON
+        feeding.even_out(child.since + 100)
+        assert [run.task.id for run in child.runs] == [1], "that one is on its way with the order"
+        assert [one.task.id for one in feeding.stock] == [2, 3, 4]
+        assert (child.leaving, child.kill_at, feeding.next_event()) == (False, None, None), "it can't have begun"
 
 
 def test_coroutine_waits_for_its_process_while_another_order_is_under_way(
@@ -305,6 +330,27 @@ def test_spare_that_there_is_no_room_for_is_not_asked_for_again_at_once(
         event = spares.next_event(now)
         assert event is not None
         assert event > now + 5
+
+
+def test_spares_of_a_busy_worker_are_forked_several_at_once(
+    sockets: tuple[socket.socket, socket.socket], server: Server
+) -> None:
+    with closing(Worker(Forker(sockets[0], 2**30), spares=AT_ONCE + 4, concurrency=100)) as worker:
+        server.holds = True
+        spares, processes = worker.children.spares, worker.children.processes
+        for expected in (AT_ONCE, 4):
+            spares.advance(monotonic(), allowed=True)
+            worker.answer(server, expected)
+        sizes = []
+        for id_ in range(1, 40):
+            worker.children.feeding.add([claimed(id_)])
+            worker.children.feeding.start()
+            before = len(processes)
+            spares.advance(monotonic(), allowed=True)
+            if len(processes) > before:
+                sizes.append(len(processes) - before)
+                worker.answer(server, sizes[-1])
+        assert sizes == [15, 15], "when a quarter is left, and not one for each that is used"
 
 
 def speak(child: Child, server: Server, word: bytes) -> None:
@@ -382,3 +428,27 @@ def test_hooks_are_shown_a_task_once(worker: Worker, server: Server) -> None:
     worker.children.feeding.start()
     assert [task.id for task in worker.before] == [1]
     assert len(worker.children.processes) == 2
+
+
+def test_long_result_is_read_while_an_order_takes_long(worker: Worker, server: Server) -> None:
+    worker.children.feeding.add([claimed(1)])
+    worker.children.feeding.start()
+    server.keep()
+    worker.answer(server, 1)
+    (child,) = worker.children.processes
+    worker.children.feeding.add([claimed(2)])
+    worker.children.feeding.start()
+    (run,) = child.runs
+    frame = memoryview(wire.pack_done(1, 1, "x" * 500_000))
+    server.descriptors[0].setblocking(False)
+    pauses = []
+    while run.end is None:
+        if frame:
+            frame = frame[server.descriptors[0].send(frame) :]
+        event = worker.children.next_event(monotonic())
+        assert event is not None
+        worker.children.advance(event)
+        pauses.append((worker.children.next_event(monotonic()) or inf) - monotonic())
+    assert len(pauses) > 2
+    assert max(pauses[:-1]) < LONGEST / 10, "it does not wait for each piece as for a word"
+    assert len(run.end["result"]) == 500_000
