@@ -55,7 +55,7 @@ class Crowd:
 
     def takes(self, claimed: Claimed) -> bool:
         """Say whether the task runs here: a coroutine, without a memory limit, that was in no crash."""
-        if self.size <= 1 or needs_own_process(claimed.task) or claimed.task.id in self._suspects:
+        if self.size <= 1 or needs_own_process(claimed) or claimed.task.id in self._suspects:
             return False
         return self.wanted(claimed)
 

@@ -134,7 +134,7 @@ class Feeding:
 
     def _idle(self, claimed: Claimed) -> list[Child]:
         """Return the children that are there for the task, those first that take what they get."""
-        if not self._shares(claimed) and not (self._one_each and inbox.fits(claimed.row)):
+        if not (inbox.fits(claimed.row) if self._one_each else self._shares(claimed)):
             return []
         return sorted((child for child in self.processes if child.idle), key=lambda one: one.unheard)
 
@@ -165,7 +165,7 @@ class Feeding:
 
     def _shares(self, claimed: Claimed) -> bool:
         """Say whether the task goes to a child that runs others, too."""
-        return not self._one_each and not needs_own_process(claimed.task) and inbox.fits(claimed.row)
+        return not self._one_each and not needs_own_process(claimed)
 
     def _make_way(self) -> None:
         """Let an idle child end, so that no more processes live than agreed."""
@@ -189,10 +189,8 @@ class Feeding:
                 continue
             while self.stock and len(child.runs) <= most:
                 claimed = self.stock[0]
-                if needs_own_process(claimed.task):
+                if needs_own_process(claimed):
                     return  # the next free process is for this one
-                if not inbox.fits(claimed.row):
-                    return
                 message = inbox.pack(claimed.row)
                 if child.load + self.pace.expected(claimed.task.name) > HORIZON:
                     break

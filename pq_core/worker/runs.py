@@ -13,7 +13,7 @@ from pq_core.worker import wire
 from pq_core.worker.claiming import storable
 from pq_core.worker.forker import Forker
 from pq_core.worker.forking import Exit
-from pq_core.worker.inbox import TASK_LIMIT, Inbox
+from pq_core.worker.inbox import Inbox, fits
 from pq_core.worker.rows import Row
 from pq_core.worker.shared import Place, StopReason
 
@@ -185,9 +185,9 @@ class Ended:
     stacks: str = ""
 
 
-def needs_own_process(task: ClaimedTask) -> bool:
+def needs_own_process(claimed: Claimed) -> bool:
     """Say whether no other task may run in this one's process: its memory is limited, or it is too large."""
-    return bool(task.options.get("memory_limit")) or len(task.payload) > TASK_LIMIT
+    return bool(claimed.task.options.get("memory_limit")) or not fits(claimed.row)
 
 
 def grace_of(task: ClaimedTask, otherwise: float) -> float:

@@ -262,7 +262,9 @@ def test_child_that_is_killed_is_not_forked_and_forgotten_when_it_is_asked_for_a
     assert first.next_event == inf, "nothing is left to be done but to wait for its end"
 
 
-def test_child_that_is_not_forked_yet_takes_tasks(sockets: tuple[socket.socket, socket.socket], server: Server) -> None:
+@pytest.fixture
+def in_the_making(sockets: tuple[socket.socket, socket.socket]) -> Iterator[tuple[Worker, Child]]:
+    """A worker with one reused child, which is not forked yet and has four tasks."""
     with closing(Worker(Forker(sockets[0], 2**30), tasks_per_child=10, concurrency=1)) as worker:
         feeding = worker.children.feeding
         for _ in range(10):
@@ -272,27 +274,39 @@ def test_child_that_is_not_forked_yet_takes_tasks(sockets: tuple[socket.socket, 
         feeding.top_up()
         (child,) = worker.children.processes
         assert [run.task.id for run in child.runs] == [1, 2, 3, 4]
-        worker.answer(server, 0, BlockingIOError(errno.EAGAIN, "no process left"))
-        assert [run.task.id for run, _ in feeding.take_refused()] == [1, 2, 3, 4]
-        assert len(worker.children.processes) == 0
+        yield worker, child
 
 
-def test_what_waits_for_a_child_that_is_long_in_coming_is_for_others(
-    sockets: tuple[socket.socket, socket.socket], server: Server
+def test_child_that_is_not_forked_takes_its_tasks_with_it(in_the_making: tuple[Worker, Child], server: Server) -> None:
+    worker, _ = in_the_making
+    worker.answer(server, 0, BlockingIOError(errno.EAGAIN, "no process left"))
+    assert [run.task.id for run, _ in worker.children.feeding.take_refused()] == [1, 2, 3, 4]
+    assert len(worker.children.processes) == 0
+
+
+def test_what_waits_for_a_child_that_is_long_in_coming_is_for_others(in_the_making: tuple[Worker, Child]) -> None:
+    worker, child = in_the_making
+    feeding = worker.children.feeding
+    assert feeding.next_event() == child.since + HORIZON
+    feeding.even_out(child.since + 100)
+    assert [run.task.id for run in child.runs] == [1], "that one is on its way with the order"
+    assert [one.task.id for one in feeding.stock] == [2, 3, 4]
+    assert (child.leaving, child.kill_at, feeding.next_event()) == (False, None, None), "it can't have begun"
+
+
+@pytest.mark.parametrize("column", [7, 8], ids=["arguments", "headers"])
+def test_task_counts_with_the_bytes_that_an_inbox_would_hold(
+    sockets: tuple[socket.socket, socket.socket], column: int
 ) -> None:
-    with closing(Worker(Forker(sockets[0], 2**30), tasks_per_child=10, concurrency=1)) as worker:
-        feeding = worker.children.feeding
-        for _ in range(10):
-            feeding.pace.note("short", 0.001)
-        feeding.add([claimed(id_) for id_ in range(1, 5)])
-        feeding.start()
-        feeding.top_up()
-        (child,) = worker.children.processes
-        assert feeding.next_event() == child.since + HORIZON
-        feeding.even_out(child.since + 100)
-        assert [run.task.id for run in child.runs] == [1], "that one is on its way with the order"
-        assert [one.task.id for one in feeding.stock] == [2, 3, 4]
-        assert (child.leaving, child.kill_at, feeding.next_event()) == (False, None, None), "it can't have begun"
+    """Of letters that take three each, fewer than that many fit: what is cut off would be read as something else."""
+    with closing(Worker(Forker(sockets[0], 2**30), async_concurrency=10, is_async=lambda task: True)) as worker:
+        short, long = claimed(1), claimed(2)
+        for one, letters in ((short, 10_000), (long, 50_000)):
+            row = list(one.row)
+            row[column] = b'{"word": "' + "\u3042".encode() * letters + b'"}'
+            one.row = row
+            one.task = claimed_task(row)
+        assert [worker.children.crowd.takes(one) for one in (short, long)] == [True, False]
 
 
 def test_coroutine_waits_for_its_process_while_another_order_is_under_way(
