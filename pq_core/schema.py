@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from pq_core.types import DSN
 
-CODE_REVISION = 4
+CODE_REVISION = 5
 """The revision of the schema that this code was written for: the number of the latest migration."""
 
 VERSION_TABLE = "pq_alembic_version"

@@ -24,7 +24,7 @@ from pq_core import PQ, TaskStatus
 from pq_core.schema import CODE_REVISION, migrate
 from tests.integration.worker_process import ROOT, alive, children_of, descendants_of, eventually
 
-REVISIONS = {1: "0002_operations.sql", 3: "0004_workers.sql"}
+REVISIONS = {1: "0002_operations.sql", 3: "0004_workers.sql", 4: "0005_revision.sql"}
 """The revision of the older code, and a file of the one after it."""
 
 APP = """
