@@ -1,4 +1,4 @@
-"""``pq health``: for probes. ``--live`` reads a file and loads neither the application nor the database's driver."""
+"""``pq health``: for probes. ``--live`` and ``--here`` read a file, and load no application and no driver."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pq_adapters.cli.application import dsn_option, factory_option, json_option,
 from pq_adapters.cli.mistakes import NEGATIVE
 from pq_adapters.cli.output import print_json
 from pq_adapters.cli.parameters import duration, names
-from pq_core.worker.vitals import STALE, age
+from pq_core.worker.vitals import STALE, read
 
 if TYPE_CHECKING:
     from pq_core.client import PQ
@@ -29,6 +29,7 @@ class Findings:
 @click.command(short_help="Is it alive, is it ready? For probes.")
 @click.option("--live", is_flag=True, help="Has the worker of this machine given a sign of life? Reads --file alone.")
 @click.option("--ready", is_flag=True, help="Can tasks run: database, schema, live workers, waits? [default]")
+@click.option("--here", is_flag=True, help="Does a worker of this machine hold a lease, and go on? Reads --file alone.")
 @click.option(
     "--file",
     "file",
@@ -41,7 +42,12 @@ class Findings:
 )
 @click.option("--max-wait", type=duration, metavar="S", help="No due task has waited longer than this.")
 @click.option(
-    "--min-workers", type=click.IntRange(0), default=1, show_default=True, metavar="N", help="Alive at least."
+    "--min-workers",
+    type=click.IntRange(0),
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="So many at least hold a lease and go on.",
 )
 @click.option("--queues", "served", type=names, metavar="A,B", help="A live worker serves each of these.")
 @click.option("--app", metavar="APP", envvar="PQ_APP", show_envvar=True, help="Use the database and schema of this PQ.")
@@ -52,6 +58,7 @@ class Findings:
 def health(
     live: bool,
     ready: bool,
+    here: bool,
     file: str | None,
     max_age: timedelta,
     app: str | None,
@@ -64,17 +71,18 @@ def health(
     """Say whether all is well.
 
     Exit status: 0 yes, 1 no, 2 a mistake in what was asked (a missing file option, an unreachable database is 1).
-    --live is for liveness probes: it needs no database, since a restart mends none. --ready is for alerts and for
-    waiting at a deploy.
+    --live is for liveness probes: it needs no database, since a restart mends none. --here is for readiness probes: a
+    worker that never got its lease takes no other's place. --ready is for alerts and for waiting at a deploy.
     """
     findings = Findings()
-    if live:
+    if live or here:
         if file is None:
             raise click.UsageError(
-                "--live needs --file (or PQ_WORKER_HEALTH_FILE): what the worker has as --health-file"
+                f"--{'live' if live else 'here'} needs --file (or PQ_WORKER_HEALTH_FILE): "
+                "what the worker has as --health-file"
             )
-        check_file(file, max_age.total_seconds(), findings)
-    if ready or not live:
+        check_file(file, max_age.total_seconds(), findings, least=wanted["min_workers"] if here else 0)
+    if ready or not (live or here):
         check_readiness(dsn, app, factory, schema, wanted, findings)
     if as_json:
         print_json({"healthy": not findings.problems, "problems": findings.problems, "said": findings.said})
@@ -87,13 +95,19 @@ def health(
         click.get_current_context().exit(NEGATIVE)
 
 
-def check_file(path: str, most: float, findings: Findings) -> None:
-    """Look at the worker's health file."""
-    found, words = age(path)
-    if found is not None and found <= most:
-        findings.said.append(words)
+def check_file(path: str, most: float, findings: Findings, *, least: int = 0) -> None:
+    """Look at the worker's health file. ``least``: so many workers hold a lease and go on; 0: it need only live."""
+    sign = read(path)
+    if sign.age is None:
+        findings.problems.append(sign.words)
+    elif sign.age > most:
+        findings.problems.append(f"{sign.words}; more than {most:g} s")
+    elif least and sign.stopping:
+        findings.problems.append(f"{sign.words}; it is about to end")
+    elif sign.workers < least:
+        findings.problems.append(f"{sign.words}; {least} must hold a lease")
     else:
-        findings.problems.append(words if found is None else f"{words}; more than {most:g} s")
+        findings.said.append(sign.words)
 
 
 def check_readiness(
@@ -114,8 +128,10 @@ def check_readiness(
 
 
 def _check_work(pq: PQ, wanted: dict[str, Any], findings: Findings) -> None:
-    workers = [worker for worker in pq.workers() if worker.alive]
-    words = f"{len(workers)} worker(s) alive"
+    alive = [worker for worker in pq.workers() if worker.alive]
+    workers = [worker for worker in alive if not worker.draining]
+    draining = len(alive) - len(workers)
+    words = f"{len(workers)} worker(s) alive" + (f", and {draining} about to end" if draining else "")
     (findings.said if len(workers) >= wanted["min_workers"] else findings.problems).append(words)
     served = {queue for worker in workers for queue in worker.queues}
     for queue in wanted["served"] or ():

@@ -64,6 +64,13 @@ class Phases:
         """True while it may take something on: it has a lease and is not about to stop."""
         return self.running and self.lease.held
 
+    @property
+    def unready(self) -> str:
+        """Why it takes nothing on, in words for a probe; empty while it does."""
+        if not self.running:
+            return "it drains"
+        return "" if self.lease.held else "it holds no lease: the database is out of reach, or did not give it one yet"
+
     def next_event(self, now: float) -> float | None:
         """Return when ``advance`` has something to do, if nothing else happens."""
         events = [self._drain_until if self.phase is Phase.DRAINING else None, self.farewell.next_event(now)]

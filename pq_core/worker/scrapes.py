@@ -22,12 +22,23 @@ AGAIN = 1.0
 
 
 class ScrapeServer:
-    """``text``: makes the page. ``GET /metrics`` gets it, ``GET /health`` gets ``ok``."""
+    """``text``: makes the page of ``GET /metrics``. ``unready``: why ``GET /ready`` says no; empty while it says yes.
 
-    def __init__(self, address: tuple[str, int], *, selector: selectors.BaseSelector, text: Callable[[], str]) -> None:
+    ``GET /health`` gets ``ok``: the loop turns.
+    """
+
+    def __init__(
+        self,
+        address: tuple[str, int],
+        *,
+        selector: selectors.BaseSelector,
+        text: Callable[[], str],
+        unready: Callable[[], str],
+    ) -> None:
         self._address = address
         self.selector = selector
         self._text = text
+        self._unready = unready
         self._listener: socket.socket | None = None
         self._clients: dict[int, Scrape] = {}
         self._open_at = 0.0
@@ -106,8 +117,12 @@ class ScrapeServer:
                 return _response("200 OK", CONTENT_TYPE, self._text(), head=method == b"HEAD")
             case b"/health":
                 return _response("200 OK", "text/plain", "ok\n", head=method == b"HEAD")
+            case b"/ready":
+                why = self._unready()
+                status = "503 Service Unavailable" if why else "200 OK"
+                return _response(status, "text/plain", f"{why or 'ready'}\n", head=method == b"HEAD")
             case _:
-                return _response("404 Not Found", "text/plain", "there is /metrics, and /health\n")
+                return _response("404 Not Found", "text/plain", "there are /metrics, /health and /ready\n")
 
     def leave(self, client: Scrape) -> None:
         """Close a connection."""

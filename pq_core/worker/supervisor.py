@@ -221,6 +221,7 @@ class Supervisor:
                 address,
                 selector=self.selector,
                 text=lambda: gauges.text(draining=not self.phases.running),
+                unready=lambda: self.phases.unready,
             )
 
     def _inherited(self) -> list[int]:

@@ -32,6 +32,7 @@ class Vitals:
         self._ready = False
         self._stopping = False
         self._complained = False
+        self._last: tuple[int, bool] | None = None
 
     @property
     def wanted(self) -> bool:
@@ -51,15 +52,20 @@ class Vitals:
             self._tell("STOPPING=1", "STATUS=draining")
 
     def sign(self, *, workers: int, now: float | None = None) -> None:
-        """Give a sign of life if it is time. ``workers``: how many hold a lease."""
+        """Give a sign of life if it is time, or if something has changed. ``workers``: how many hold a lease."""
         now = monotonic() if now is None else now
-        if now < self._next:
+        state = (workers, self._stopping)
+        if now < self._next and state == self._last:
             return
         self._next = now + self._every
+        self._last = state
         self._tell("WATCHDOG=1")
         if self._file is not None:
             try:
-                write(self._file, {"monotonic": now, "pid": os.getpid(), "workers": workers})
+                write(
+                    self._file,
+                    {"monotonic": now, "pid": os.getpid(), "workers": workers, "stopping": int(self._stopping)},
+                )
                 self._complained = False
             except OSError as error:
                 if not self._complained:
@@ -108,20 +114,35 @@ def write(path: str, sign: dict[str, float | int]) -> None:
     os.replace(beside, path)  # noqa: PTH105
 
 
-def age(path: str) -> tuple[float | None, str]:
-    """Return how many seconds old the last sign of life in a health file is, and words on it; None without one.
+class Sign:
+    """The last sign of life in a health file.
 
-    By the clock that all processes of a machine share and nobody can set; one of before a reboot is none.
+    ``age``: in seconds, None where there is none. ``workers``: how many held a lease. ``words``: on all of it.
+    """
+
+    def __init__(self, age: float | None, words: str, *, workers: int = 0, stopping: bool = False) -> None:
+        self.age = age
+        self.words = words
+        self.workers = workers
+        self.stopping = stopping
+
+
+def read(path: str) -> Sign:
+    """Return what a health file says.
+
+    By the clock that all processes of a machine share and nobody can set; a sign of before a reboot is none.
     """
     try:
         with open(path, encoding="utf-8") as file:  # noqa: PTH123
             sign = json.loads(file.read())
         found = monotonic() - float(sign["monotonic"])
         workers, pid = int(sign["workers"]), int(sign["pid"])
+        stopping = bool(sign.get("stopping", 0))
     except OSError as error:
-        return None, f"{path}: {error.strerror}"
-    except (ValueError, TypeError, KeyError):
-        return None, f"{path} is no health file"
+        return Sign(None, f"{path}: {error.strerror}")
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return Sign(None, f"{path} is no health file")
     if found < 0:
-        return None, f"{path} is from before the machine's last start"
-    return found, f"last sign of life {found:.1f} s ago, of process {pid} with {workers} worker(s) at work"
+        return Sign(None, f"{path} is from before the machine's last start")
+    words = f"last sign of life {found:.1f} s ago, of process {pid} with {workers} worker(s) at work"
+    return Sign(found, words, workers=workers, stopping=stopping)

@@ -8,13 +8,14 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+import psycopg
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from pq_core import PQ
+from pq_core import PQ, TaskStatus
 from pq_core.worker.metrics import OTHER, SERIES, Counters
 from tests.integration import worker_tasks as tasks
-from tests.integration.worker_process import eventually, processes_of, running
+from tests.integration.worker_process import WorkerProcess, eventually, processes_of, running
 
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
@@ -123,6 +124,52 @@ def status_of(port: int, path: str, *, method: str = "GET") -> int:
     except urllib.error.HTTPError as error:
         with error:
             return error.code
+
+
+def answer_of(port: int, path: str) -> tuple[int, str]:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=20) as answer:
+            return int(answer.status), answer.read().decode()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.read().decode()
+    except OSError:
+        return 0, ""
+
+
+def test_ready_means_that_it_holds_a_lease_and_goes_on(database: str, tmp_path: Path) -> None:
+    port = free_ports(1)
+    options = {"metrics_port": port, "metrics_host": "127.0.0.1", "lease": 3, "drain_timeout": 60}
+    with PQ(database, tasks=[tasks.__name__]) as pq, running(database, tmp_path, **options) as worker:
+        assert eventually(lambda: answer_of(port, "/ready")[0]) == 200
+
+        # Nobody renews a lease, nor gets one.
+        with psycopg.connect(database) as blocking:
+            blocking.execute("LOCK TABLE pq_workers IN ACCESS EXCLUSIVE MODE")
+            said = eventually(lambda: (found := answer_of(port, "/ready"))[0] == 503 and found)
+            assert "holds no lease" in said[1]
+            assert answer_of(port, "/health") == (200, "ok\n")
+        eventually(lambda: answer_of(port, "/ready") == (200, "ready\n"))
+
+        id_ = pq.enqueue(tasks.nap.call(60.0))
+        eventually(lambda: (task := pq.get_task(id_)) and task.status is TaskStatus.RUNNING)
+        worker.signal(signal.SIGTERM)
+        eventually(lambda: answer_of(port, "/ready") == (503, "it drains\n"))
+        pq.cancel(id_)
+        assert worker.wait() == 0
+
+
+def test_worker_with_a_wrong_host_is_never_ready(tmp_path: Path) -> None:
+    port = free_ports(1)
+    dsn = "host=127.0.0.1 port=9 user=nobody dbname=nowhere"
+    worker = WorkerProcess(dsn, tmp_path / "log", metrics_port=port, metrics_host="127.0.0.1")
+    try:
+        eventually(lambda: answer_of(port, "/health")[0] == 200)
+        eventually(lambda: worker.text.count("the work connection is lost") > 1)
+
+        assert answer_of(port, "/ready")[0] == 503
+    finally:
+        worker.kill()
 
 
 def test_port_that_is_taken_stops_no_worker_and_is_used_when_it_is_free(database: str, tmp_path: Path) -> None:

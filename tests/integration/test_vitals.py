@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from pq_core import PQ
-from pq_core.worker.vitals import Notifier, Vitals, age, write
+from pq_core import PQ, TaskStatus
+from pq_core.worker.vitals import Notifier, Vitals, read, write
 from tests.integration import worker_tasks as tasks
 from tests.integration.worker_process import ROOT, WorkerProcess, alive, eventually, running
 
@@ -49,8 +49,8 @@ def systemd(address: str) -> Iterator[Systemd]:
         manager.socket.close()
 
 
-def health(file: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "pq_core", "health", "--live", "--file", str(file), *words]
+def health(file: Path, *words: str, kind: str = "--live") -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "pq_core", "health", kind, "--file", str(file), *words]
     return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=60)
 
 
@@ -75,7 +75,7 @@ def test_file_ages_while_the_keeper_is_stopped(database: str, tmp_path: Path) ->
         eventually(file.exists)
         worker.signal(signal.SIGSTOP)
         try:
-            eventually(lambda: (age(str(file))[0] or 0.0) > 1.0)
+            eventually(lambda: (read(str(file)).age or 0.0) > 1.0)
             said = health(file, "--max-age", "1")
         finally:
             worker.signal(signal.SIGCONT)
@@ -94,8 +94,34 @@ def test_file_stays_fresh_while_there_is_no_database(tmp_path: Path) -> None:
 
         assert json.loads(file.read_text())["workers"] == 0
         assert health(file).returncode == 0
+        said = health(file, kind="--here")
+        assert said.returncode == 1
+        assert "1 must hold a lease" in said.stderr
     finally:
         worker.kill()
+
+
+def test_here_asks_for_a_lease_of_this_machine_until_the_drain(database: str, tmp_path: Path) -> None:
+    file = tmp_path / "health"
+    with (
+        PQ(database, tasks=[tasks.__name__]) as pq,
+        running(database, tmp_path, processes=2, drain_timeout=60, health_file=str(file)) as worker,
+    ):
+        eventually(lambda: health(file, "--min-workers", "2", kind="--here").returncode == 0)
+        assert "3 must hold a lease" in health(file, "--min-workers", "3", kind="--here").stderr
+        id_ = pq.enqueue(tasks.nap.call(60.0))
+        eventually(lambda: (task := pq.get_task(id_)) and task.status is TaskStatus.RUNNING)
+
+        worker.signal(signal.SIGTERM)
+
+        eventually(lambda: "about to end" in health(file, kind="--here").stderr)
+        assert health(file).returncode == 0
+        ready = subprocess.run(
+            [sys.executable, "-m", "pq_core", "health", "--ready", "--dsn", database],
+            capture_output=True, text=True, cwd=ROOT, timeout=60,
+        )  # fmt: skip
+        assert "0 worker(s) alive, and " in ready.stderr
+        pq.cancel(id_)
 
 
 def test_worker_without_a_keeper_writes_it_itself(database: str, tmp_path: Path) -> None:
@@ -138,12 +164,13 @@ def test_live_without_a_file_is_a_mistake() -> None:
     assert "--file" in said.stderr
 
 
-def test_live_loads_neither_driver_nor_application(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["--live", "--here"])
+def test_a_look_at_the_file_loads_neither_driver_nor_application(tmp_path: Path, kind: str) -> None:
     file = tmp_path / "health"
     write(str(file), {"monotonic": time.monotonic(), "pid": 1, "workers": 1})
     program = (
         "import sys\nfrom pq_adapters.cli.root import root\n"
-        f"root(['health', '--live', '--file', {str(file)!r}], standalone_mode=False)\n"
+        f"root(['health', '{kind}', '--file', {str(file)!r}], standalone_mode=False)\n"
         "print({'psycopg', 'sqlalchemy', 'rich', 'pluggy', 'pq_core.client'} & set(sys.modules))"
     )
 

@@ -6,6 +6,8 @@ import configparser
 import json
 import re
 import shlex
+import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,10 +17,13 @@ import pytest
 import yaml
 
 from pq_adapters.cli.root import root
+from pq_core.schema import _MIGRATION_WAIT
 
 ROOT = Path(__file__).parents[2]
 UNITS = sorted((ROOT / "deploy" / "systemd").glob("*.service"))
-MANIFESTS = sorted((ROOT / "deploy" / "kubernetes").glob("*.yaml"))
+KUBERNETES = ROOT / "deploy" / "kubernetes"
+MANIFESTS = sorted(path for path in KUBERNETES.rglob("*.yaml") if path.name != "kustomization.yaml")
+KUSTOMIZATIONS = sorted(KUBERNETES.rglob("kustomization.yaml"))
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
 FENCE = re.compile(r"^```(sh|console|text)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
@@ -60,7 +65,7 @@ def manifests() -> list[dict[str, Any]]:
 
 
 def containers() -> list[tuple[dict[str, Any], dict[str, Any]]]:
-    pods = [one["spec"]["template"]["spec"] for one in manifests() if "template" in one["spec"]]
+    pods = [one["spec"]["template"]["spec"] for one in manifests() if one["kind"] in ("Deployment", "Job")]
     return [(pod, container) for pod in pods for container in pod["containers"]]
 
 
@@ -162,12 +167,127 @@ def test_kubernetes_waits_longer_than_a_drain_and_tells_the_memory_limit() -> No
         assert worker[probe]
 
 
+def test_no_pod_takes_anothers_place_before_it_holds_a_lease() -> None:
+    [deployment] = [
+        one for one in manifests() if one["kind"] == "Deployment" and one["metadata"]["name"] == "pq-worker"
+    ]
+
+    [worker] = deployment["spec"]["template"]["spec"]["containers"]
+    assert deployment["spec"]["strategy"]["rollingUpdate"]["maxUnavailable"] == 0
+    assert worker["readinessProbe"]["httpGet"] == {"path": "/ready", "port": "metrics"}
+    # A restart mends no database: what restarts it asks for less.
+    for probe in ("livenessProbe", "startupProbe"):
+        assert worker[probe]["exec"]["command"][:3] == ["pq", "health", "--live"]
+
+
+def test_workers_are_spread_over_nodes_and_zones() -> None:
+    [(pod, _)] = [(pod, one) for pod, one in containers() if one["name"] == "worker"]
+
+    spread = pod["topologySpreadConstraints"]
+    assert {one["topologyKey"] for one in spread} == {"kubernetes.io/hostname", "topology.kubernetes.io/zone"}
+    assert all(one["labelSelector"]["matchLabels"] == {"app": "pq-worker"} for one in spread)
+
+
 def test_every_container_is_confined() -> None:
+    assert len(containers()) == 3
     for pod, container in containers():
         assert "limits" in container["resources"]
-        if container["name"] != "migrate":
-            assert pod["securityContext"]["runAsNonRoot"]
-            assert not container["securityContext"]["allowPrivilegeEscalation"]
+        assert pod["securityContext"]["runAsNonRoot"]
+        assert pod["automountServiceAccountToken"] is False
+        assert container["securityContext"] == {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        }
+
+
+def test_images_have_a_tag_that_stays() -> None:
+    for _, container in containers():
+        assert re.fullmatch(r"[\w./-]+:\d+\.\d+\.\d+|[\w./-]+@sha256:[0-9a-f]{64}", container["image"])
+
+
+def test_a_migration_ends_and_gives_up_on_locks_before_that() -> None:
+    [job] = [one for one in manifests() if one["kind"] == "Job"]
+    migrate = unit(ROOT / "deploy" / "systemd" / "pq-migrate.service")["Service"]
+
+    assert job["spec"]["activeDeadlineSeconds"] > _MIGRATION_WAIT
+    assert float(migrate["TimeoutStartSec"]) > _MIGRATION_WAIT
+
+
+def test_what_selects_pods_finds_them() -> None:
+    pods = [one["spec"]["template"] for one in manifests() if one["kind"] in ("Deployment", "Job")]
+    selectors = []
+    for one in manifests():
+        match one["kind"]:
+            case "NetworkPolicy":
+                selectors.append(one["spec"]["podSelector"]["matchLabels"])
+            case "PodMonitor" | "PodDisruptionBudget" | "Deployment":
+                selectors.append(one["spec"]["selector"]["matchLabels"])
+            case "Service":
+                selectors.append(one["spec"]["selector"])
+    assert len(selectors) == 9
+    for selector in selectors:
+        assert any(selector.items() <= pod["metadata"]["labels"].items() for pod in pods), selector
+    # Every pod is under a policy in both directions, and each port that one names is one of the container's.
+    policies = [one["spec"] for one in manifests() if one["kind"] == "NetworkPolicy"]
+    for pod in pods:
+        labels = pod["metadata"]["labels"].items()
+        mine = [one for one in policies if one["podSelector"]["matchLabels"].items() <= labels]
+        assert {kind for one in mine for kind in one["policyTypes"]} == {"Ingress", "Egress"}
+        ports = {port["name"] for one in pod["spec"]["containers"] for port in one.get("ports", ())}
+        asked = {port["port"] for one in mine for rule in one.get("ingress", ()) for port in rule["ports"]}
+        assert asked <= ports
+    [monitor] = [one for one in manifests() if one["kind"] == "PodMonitor"]
+    assert [one["port"] for one in monitor["spec"]["podMetricsEndpoints"]] == ["metrics"]
+
+
+def test_every_manifest_is_a_resource_of_one_kustomization() -> None:
+    named = []
+    for path in KUSTOMIZATIONS:
+        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+        kinds = {"Kustomization": "kustomize.config.k8s.io/v1beta1", "Component": "kustomize.config.k8s.io/v1alpha1"}
+        assert found["apiVersion"] == kinds[found["kind"]]
+        for name in (*found["resources"], *found.get("components", ())):
+            assert (path.parent / name).exists(), (path, name)
+            named.append((path.parent / name).resolve())
+    assert sorted(one for one in named if one.is_file()) == MANIFESTS
+
+
+def render(folder: str) -> list[dict[str, Any]]:
+    if shutil.which("kubectl") is None:
+        pytest.skip("there is no kubectl to render with")
+    done = subprocess.run(
+        ["kubectl", "kustomize", str(KUBERNETES / folder)], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    return [one for one in yaml.safe_load_all(done.stdout) if one]
+
+
+def test_overlay_is_rendered_with_its_image_and_leaves_the_number_of_workers_to_keda() -> None:
+    found = {(one["kind"], one["metadata"]["name"]): one for one in render("example")}
+
+    worker, dashboard = found["Deployment", "pq-worker"], found["Deployment", "pq-dashboard"]
+    assert "replicas" not in worker["spec"]
+    for one in (worker, dashboard):
+        [container] = one["spec"]["template"]["spec"]["containers"]
+        assert container["image"] == "registry.example.com/shop:1.4.2"
+        assert resolve(container["args"]).callback is not None
+        assert "shop.jobs:pq" in container["args"]
+    assert found["ScaledObject", "pq-worker"]["spec"]["scaleTargetRef"]["name"] == worker["metadata"]["name"]
+    assert ("Job", "pq-migrate") not in found  # it runs before, by itself
+    assert [one["kind"] for one in render("migrate")] == ["Job"]
+
+
+def test_autoscaling_aims_at_what_a_pod_runs_at_once() -> None:
+    [scaled] = [one for one in manifests() if one["kind"] == "ScaledObject"]
+    [trigger] = scaled["spec"]["triggers"]
+    [authentication] = [one for one in manifests() if one["kind"] == "TriggerAuthentication"]
+    [worker] = [one for _, one in containers() if one["name"] == "worker"]
+
+    variables = {one["name"]: one.get("value") for one in worker["env"]}
+    assert trigger["metadata"]["targetQueryValue"] == variables["PQ_WORKER_CONCURRENCY"]
+    assert trigger["authenticationRef"]["name"] == authentication["metadata"]["name"]
+    assert scaled["spec"]["minReplicaCount"] >= 1
 
 
 def test_variables_of_the_worker_are_ones_that_it_reads() -> None:
@@ -186,3 +306,8 @@ def test_units_stop_in_good_order() -> None:
     assert (service["Type"], service["KillMode"]) == ("notify", "mixed")
     assert float(service["TimeoutStopSec"]) >= drain + 5
     assert float(service["WatchdogSec"]) >= 30
+
+
+@pytest.mark.parametrize("path", UNITS, ids=lambda path: path.name)
+def test_units_are_started_again_however_often_they_end(path: Path) -> None:
+    assert unit(path)["Unit"]["StartLimitIntervalSec"] == "0"
