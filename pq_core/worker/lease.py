@@ -18,6 +18,12 @@ logger = logging.getLogger("pq.worker")
 
 SETTLING = 1.2
 """Seconds between the end of another's lease and the look whether it was renewed: rescue.sql lets one pass."""
+AGAIN = 1.0
+"""Seconds between two looks at least: a lease that has ended may be locked, or not be watched for long enough yet."""
+
+
+_OWN = 5
+"""Columns of rescue.sql's answer before those of the task."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +71,6 @@ class Lease:
     _next_beat: float = 0.0
     _next_rescue: float | None = None
     _sent: float = 0.0
-    _expired_others: bool = False
     _blameless: set[int] = field(default_factory=set)
     _plain: bool = False
 
@@ -165,16 +170,15 @@ class Lease:
             )
         )
 
-    def _plan_rescue(self, others: bytes | None) -> None:
+    def _plan_rescue(self, others: bytes | None, *, least: float = 0.0) -> None:
         """Look again when the next of the other leases ends; at least once per lease, for tasks without any."""
-        now = monotonic()
-        self._expired_others = others is not None and float(others) < 0
         if self.known_dead:
             return  # the rescue that is due takes these first
-        wait = self.seconds if others is None else min(max(float(others), 0.0) + SETTLING, self.seconds)
+        wait = self.seconds if others is None else min(max(float(others) + SETTLING, least), self.seconds)
+        at = monotonic() + wait
         # One that is due already stays so: put off by each heartbeat that comes just before it, it would never come.
-        if self._next_rescue is None or now + wait < self._next_rescue:
-            self._next_rescue = now + wait
+        if self._next_rescue is None or at < self._next_rescue:
+            self._next_rescue = at
 
     def _rescue(self, worker_id: int) -> None:
         dead, self.known_dead = self.known_dead, []
@@ -197,14 +201,16 @@ class Lease:
         self._plain = False
         self._blameless.difference_update(dead)
         rows = results[0]
-        found = [_rescued(row) for row in rows if row[4] is not None]
+        found = [_rescued(row) for row in rows if row[_OWN] is not None]
         workers = int(rows[0][0] or 0) if rows else 0
         if workers or found:
             logger.warning("%d worker(s) died; %d task(s) were taken back", workers, len(found))
-        # An expired lease may have been locked, or not count before a full lease was watched: look again soon.
-        # Otherwise the next heartbeat plans the next look.
-        self._next_rescue = monotonic() + 1.0 if workers or found or self._expired_others else None
-        self._expired_others = self._expired_others and not workers
+        # By its own answer, not by the next heartbeat's: the lease that it was planned for may have been renewed just
+        # before, for the last time.
+        self._plan_rescue(rows[0][4] if rows else None, least=AGAIN)
+        if (workers or found) and self._next_rescue is not None:
+            # A row of the dead one may have been locked: its killed child's session was just ending.
+            self._next_rescue = min(self._next_rescue, monotonic() + AGAIN)
         if found:
             self.on_rescued(found)
 
@@ -214,9 +220,9 @@ def _ids(ids: Iterable[int]) -> bytes:
 
 
 def _rescued(row: Row) -> Rescued:
-    _, status, error, _ = row[:4]
+    _, status, error, _, _ = row[:_OWN]
     return Rescued(
-        task=claimed_task(row[4:]),
+        task=claimed_task(row[_OWN:]),
         status=TaskStatus((status or b"pending").decode()),
         error=(error or b"").decode("utf-8", "replace"),
     )

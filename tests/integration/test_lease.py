@@ -80,6 +80,23 @@ def test_tasks_of_a_dead_worker_are_taken_over(
     assert record_of(pq, replaced).losses == 0, "the version that was parked has lost nothing yet"
 
 
+def test_lease_that_was_renewed_for_the_last_time_is_looked_at_when_it_ends(
+    pq: PQ, database: str, tmp_path: Path, connection: psycopg.Connection
+) -> None:
+    worker = dead_worker(connection)
+    task_id = pq.enqueue(tasks.add.call(1, 1))
+    left_running(connection, task_id, worker)
+    connection.execute("UPDATE pq_workers SET expires_at = now() + interval '4 s' WHERE id = %s", (worker,))
+
+    # The rescuer's heartbeats are further apart than any test waits: its first one plans the look at this end, which
+    # is not the end any more by then.
+    with running(database, tmp_path, lease=3600):
+        beaten = "SELECT FROM pq_workers WHERE id <> %s AND heartbeat_at > started_at"
+        eventually(lambda: connection.execute(beaten, (worker,)).fetchone() is not None)
+        connection.execute("UPDATE pq_workers SET expires_at = now() + interval '4 s' WHERE id = %s", (worker,))
+        assert pq.wait(task_id, timeout=PATIENCE) == 2
+
+
 def test_worker_that_lost_its_lease_ends_its_children_and_begins_anew(
     pq: PQ, database: str, tmp_path: Path, connection: psycopg.Connection
 ) -> None:

@@ -434,7 +434,7 @@ class Machine(RuleBasedStateMachine):
         named = [worker for worker in named if worker != rescuer]
         ids = text_array(map(str, named))
         rows = self.run("rescue", integer(rescuer), ids, b"f", ids if blameless else b"{}")
-        found = {int(row[4]) for row in rows if row[4] is not None}
+        found = {int(row[5]) for row in rows if row[5] is not None}
         dead = {worker for worker in named if worker in self.model.leases}
         if self.model.leases.get(rescuer):
             dead |= {worker for worker, lives in self.model.leases.items() if not lives}

@@ -7,6 +7,7 @@
 -- $3 boolean  leave on_failure out: one of them was found broken, and must not keep the others from being rescued
 -- $4 bigint[] of $2 those that gave their lease up by themselves, with the database out of reach: nobody's fault
 -- The second after the end of a lease belongs to the keeper of its worker, which kills one that did not notice.
+-- Every row says, too, in how many seconds the next of the other leases ends (below 0: it has; NULL: there is no other).
 -- A lost task comes back uncounted, or fails where on_lost says so. From the second loss on it runs alone; lost three
 -- times while alone, it fails as suspect of killing its workers.
 WITH rescuer AS (
@@ -75,9 +76,11 @@ WITH rescuer AS (
 ), woken AS MATERIALIZED (
     SELECT count(pg_notify({schema}.pq_channel('wake'), q.queue)) FROM (SELECT DISTINCT queue FROM rescued WHERE status = 'pending') q
 )
--- The task as it was claimed, columns as in claim_one_queue.sql.
+-- After five of its own: the task as it was claimed, columns as in claim_one_queue.sql.
 SELECT (SELECT count(*) FROM dead) AS dead, r.status, r.error,
     (SELECT enqueued FROM consequences) + (SELECT count FROM told) + (SELECT count FROM woken) AS told,
+    (SELECT extract(epoch FROM min(o.expires_at) - clock_timestamp())::double precision FROM {schema}.pq_workers o
+        WHERE o.id <> $1::bigint AND NOT EXISTS (SELECT FROM dead d WHERE d.id = o.id)) AS others,
     l.id, l.name, l.queue, l.priority, l.fence, l.attempts AS number, l.max_attempts, l.payload::text AS payload,
     l.headers::text AS headers, l.version, l.run_at, l.created_at, l.started_at, l.client_id,
     l.max_runtime_seconds AS timeout, l.options::text AS options, l.losses, l.snoozes, l.schedule_id, l.tick_at,
