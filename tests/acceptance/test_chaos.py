@@ -6,13 +6,15 @@ import ast
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import psycopg
 import pytest
 
-from tests.chaos import checker, record
+from tests.chaos import checker, history, record
 from tests.chaos.checker import Checker, Findings
 from tests.chaos.stage import TABLES
 
@@ -32,7 +34,7 @@ def test_short_form_passes() -> None:
 
 
 def test_checker_has_nothing_of_the_code_under_test() -> None:
-    for module in (checker, record):
+    for module in (checker, history, record):
         tree = ast.parse(Path(module.__file__ or "").read_text())
         names = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
         names |= {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
@@ -165,3 +167,87 @@ def test_checker_measures_how_long_two_attempts_live(scene: Scene, database: str
 
     (seconds,) = scene.check(database).overlaps
     assert seconds >= 0
+
+
+class LostHistory:
+    """A scene of which the last part was lost, all well so far: ``a-once`` ran then, ``b-once`` waited, and the id of a
+    task ``gone`` is another's now."""
+
+    def __init__(self, scene: Scene, dsn: str) -> None:
+        self.scene = scene
+        self.dsn = dsn
+        scene.run("UPDATE pq_tasks SET started_at = clock_timestamp() - interval '1 hour'")
+        scene.task("once", "b-once")
+        scene.order("once", "b-once")
+        scene.run("UPDATE pq_tasks SET status = 'running', fence = 2 WHERE id = %s", "a-once")
+        scene.run("UPDATE pq_tasks SET status = 'pending' WHERE id = %s", "b-once")
+        orders, tasks = history.look(dsn)
+        scene.run("UPDATE pq_tasks SET status = 'failed' WHERE id = %s", "a-once")
+        scene.task("plain", "new")
+        record.append(record.ORDERS, "committed", "gone", "first")
+        record.note("start", task=scene.ids["new"], fence=1, attempt=1, key="gone")
+        self.ended = time.monotonic()
+        history.note(
+            scene.folder,
+            history.Switch(
+                began=self.ended, ended=self.ended, until=self.ended + 60, servers=["first"], orders=orders, tasks=tasks
+            ),
+        )
+        record.note("end", task=scene.ids["new"], fence=1, attempt=1, key="gone")
+        scene.order("plain", "new")
+        for key in ("new", "b-once"):
+            self.claim(key)
+            scene.ran("start", key)
+            scene.ran("end", key)
+
+    def claim(self, key: str) -> None:
+        self.scene.run("UPDATE pq_tasks SET status = 'completed', started_at = clock_timestamp() WHERE id = %s", key)
+
+    def check(self) -> Findings:
+        return self.scene.check(self.dsn)
+
+
+@pytest.fixture
+def lost(scene: Scene, database: str) -> LostHistory:
+    return LostHistory(scene, database)
+
+
+def test_checker_tells_what_was_lost_with_a_history_from_what_must_be_there(lost: LostHistory) -> None:
+    found = lost.check()
+
+    assert found.problems == []
+    assert (found.gone, found.reused) == (1, 1)
+
+
+LATE = "UPDATE pq_tasks SET started_at = clock_timestamp() + interval '1 minute' WHERE id = %s"
+OTHERS = "INSERT INTO chaos_effects VALUES ('gone', %s, 1)"
+SPOILED_AFTER: dict[str, tuple[str, Callable[[Scene], object]]] = {
+    "completed by an attempt of the lost history": ("lost", lambda s: s.run(LATE, "new")),
+    "the effect of a lost task": ("wrong", lambda s: s.run(OTHERS, "new")),
+    "what ran is started again": ("duplicated", lambda s: s.ran("start", "a-once", fence=3)),
+    "what survived is gone": ("lost", lambda s: s.connection.execute("DELETE FROM chaos_orders WHERE key = 'a-plain'")),
+    "a task that survived is gone": ("lost", lambda s: s.run("UPDATE pq_tasks SET id = 900 WHERE id = %s", "a-plain")),
+    "acknowledged afterwards, and gone": (
+        "lost",
+        lambda s: record.append(record.ORDERS, "committed", "another", "second"),
+    ),
+}
+
+
+@pytest.mark.parametrize("what", SPOILED_AFTER)
+def test_checker_finds_after_a_lost_history(lost: LostHistory, what: str) -> None:
+    kind, spoil = SPOILED_AFTER[what]
+
+    spoil(lost.scene)
+
+    found = lost.check()
+    assert getattr(found, kind), found
+
+
+def test_checker_finds_what_runs_on_of_a_lost_history(lost: LostHistory) -> None:
+    path = lost.scene.folder / history.SWITCHES
+    (switch,) = history.switches(lost.scene.folder)
+    path.unlink()
+    history.note(lost.scene.folder, replace(switch, until=switch.ended))
+
+    assert any("of a lost history" in words for words in lost.check().wrong)

@@ -16,7 +16,8 @@ from pathlib import Path
 import psycopg
 
 from tests.chaos import report
-from tests.chaos.faults import Fault, Storm, all_faults
+from tests.chaos.fault import Fault
+from tests.chaos.faults import Storm, all_faults
 from tests.chaos.server import Server
 from tests.chaos.stage import Result, Size, Stage, prepare
 
@@ -43,6 +44,10 @@ def run(fault: Fault, server: Server, folder: Path, size: Size, *, keep: bool, s
             if fault.promise == "processes" and (found := [one for one in findings.overlaps if one > MARGIN]):
                 problems.append(
                     f"two attempts of a task lived at once, {len(found)} times, for up to {max(found):.2f} s"
+                )
+            if fault.loses and not (findings.gone and findings.reused):
+                problems.append(
+                    f"the fault did not strike: {findings.gone} orders lost, {findings.reused} ids used twice"
                 )
             return Result(
                 injected=injected, kills=stage.fleet.kills, findings=findings, recovery=recovery, before=before,
@@ -99,7 +104,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parse(arguments)
     random.seed(options.seed)
     faults = _chosen(options)
-    size = Size(workers=options.workers, rate=options.rate, lease=options.lease)
+    size = Size(workers=options.workers, rate=options.rate, lease=options.lease, probes=options.probes)
     if options.short:
         size = replace(size, workers=2, warm_up=1.0, probes=0, lease=3.0, rate=20.0)
     folder = Path(tempfile.mkdtemp(prefix="pq-chaos-"))
@@ -169,6 +174,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--workers", type=int, default=3, help="worker processes (%(default)s)")
     parser.add_argument("--rate", type=float, default=25, help="tasks enqueued per second (%(default)s)")
     parser.add_argument("--lease", type=float, default=5, help="seconds (%(default)s)")
+    parser.add_argument("--probes", type=int, default=3, help="bursts that measure throughput, 0: none (%(default)s)")
     parser.add_argument("--seed", type=int, default=int(time.time()), help="of what is left to chance")
     parser.add_argument("--keep", action="store_true", help="leave logs and databases where they are")
     parser.add_argument("--write-docs", action="store_true", help="put the table into docs/reliability.md")

@@ -6,6 +6,7 @@ import fcntl
 import os
 import select
 import time
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -45,8 +46,9 @@ class Watch:
 
     def __init__(self, key: str) -> None:
         attempt = current_attempt()
-        self.id = attempt.id
         self._known = {"task": attempt.id, "fence": attempt.fence, "attempt": attempt.number, "key": key}
+        # Another task of the same id, of a history that was lost, is another one.
+        self._byte = zlib.crc32(f"{attempt.id} {key}".encode())
         self._lock = os.open(Path(os.environ[record.FOLDER]) / record.LIVE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
         self.note("start")
         self._alone = self._take()
@@ -69,7 +71,7 @@ class Watch:
 
     def _take(self) -> bool:
         try:
-            fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, self.id)
+            fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, self._byte)
         except OSError:
             return False
         return True
@@ -97,17 +99,19 @@ def once(key: str, pause: float = 0.0) -> None:
 
 
 @jobs.task(max_attempts=1000, backoff=SOON, timeout=15)
-def effect(key: str, pause: float = 0.0) -> None:
-    """Write into the database and complete in the same transaction: exactly once."""
+def effect(key: str, pause: float = 0.0, linger: float = 0.0) -> None:
+    """Write into the database and complete in the same transaction: exactly once. Then go on for ``linger`` seconds."""
     with watched(key) as watch:
         watch.pause(pause)
         attempt = current_attempt()
         with psycopg.connect(os.environ[EFFECTS], connect_timeout=5, prepare_threshold=None) as connection:
             connection.execute(
-                "INSERT INTO chaos_effects (key, task, fence) VALUES (%s, %s, %s)", (key, attempt.id, attempt.fence)
+                "INSERT INTO chaos_effects (key, task, fence, pid) VALUES (%s, %s, %s, %s)",
+                (key, attempt.id, attempt.fence, os.getpid()),
             )
             attempt.complete(connection)
         watch.note("end")
+        watch.pause(linger)
 
 
 @jobs.task(max_attempts=TRIES, backoff=SOON)

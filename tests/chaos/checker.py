@@ -5,9 +5,10 @@ What it proves is said with each function; what it finds are sentences, sorted b
 
 from __future__ import annotations
 
+import time
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,11 @@ from typing import Any
 import psycopg
 from psycopg.rows import namedtuple_row
 
-from tests.chaos import record
+from tests.chaos import history, record
 
 TASKS = """
     SELECT id, name, payload -> 'args' ->> 0 AS key, payload -> 'args' ->> 1 AS second, status, outcome, fence,
-        attempts, losses, client_id, schedule_id, tick_at, coalesce(error, '') AS error
+        started_at, attempts, losses, client_id, schedule_id, tick_at, coalesce(error, '') AS error
     FROM pq_tasks WHERE name <> 'chaos.probe'
 """
 MAY_END = {
@@ -33,17 +34,26 @@ MAY_END = {
     "cancelled": {"completed", "cancelled"},
 }
 """By what was ordered, the final states that are right."""
+SLACK = timedelta(seconds=0.05)
+"""By how much an attempt may seem to have begun before its claim: two clocks are compared."""
 
 
 @dataclass(slots=True)
 class Findings:
-    """What was counted, and what is wrong. ``overlaps``: seconds for which two attempts of a task lived at once."""
+    """What was counted, and what is wrong. ``overlaps``: seconds for which two attempts of a task lived at once.
+
+    Of a history that was lost: ``gone``: orders acknowledged in it, lost with it; ``reused``: ids under which tasks of
+    both histories ran; ``again``: tasks that must not start twice, started in both, the first of which did not survive.
+    """
 
     tasks: int = 0
     effects: int = 0
     starts: int = 0
     ticks: int = 0
     suspects: int = 0
+    gone: int = 0
+    reused: int = 0
+    again: int = 0
     overlaps: list[float] = field(default_factory=list)
     lost: list[str] = field(default_factory=list)
     duplicated: list[str] = field(default_factory=list)
@@ -62,23 +72,27 @@ class Checker:
     def __init__(self, dsn: str, folder: Path) -> None:
         self.runs = record.runs(folder)
         self.orders = record.orders(folder)
+        self.switches = history.switches(folder)
         self.found = Findings()
         with psycopg.connect(dsn, row_factory=namedtuple_row) as connection:
             self.tasks: dict[int, Any] = {row.id: row for row in connection.execute(TASKS)}
             self.booked: dict[str, Any] = {row.key: row for row in connection.execute("SELECT * FROM chaos_orders")}
-            self.effects = connection.execute("SELECT key, task, fence FROM chaos_effects").fetchall()
-            self.attempts: dict[int, dict[int, str]] = defaultdict(dict)
-            for row in connection.execute("SELECT task_id, fence, outcome FROM pq_attempts"):
-                self.attempts[row.task_id][row.fence] = row.outcome
+            self.effects = connection.execute("SELECT key, task, fence, pid FROM chaos_effects").fetchall()
+            self.attempts: dict[int, dict[int, Any]] = defaultdict(dict)
+            for row in connection.execute("SELECT task_id, fence, outcome, started_at FROM pq_attempts"):
+                self.attempts[row.task_id][row.fence] = row
             self.schedules = connection.execute(
                 "SELECT id, run_every, next_run, clock_timestamp() AS now FROM pq_periodic"
             ).fetchall()
         self.by_key: dict[tuple[str, str], list[Any]] = defaultdict(list)
         for task in self.tasks.values():
             self.by_key[_kind(task), task.key].append(task)
+        self.starts = [line for line in self.runs if line.what == "start"]
         self.ends: dict[tuple[int, int], list[record.Line]] = defaultdict(list)
+        self._begun = self._beginnings()
+        self._zero = datetime.now(UTC) - timedelta(seconds=time.monotonic())
         for line in self.runs:
-            if line.what == "end":
+            if line.what == "end" and self._own(line):
                 self.ends[line.task, line.fence].append(line)
 
     def check(self) -> Findings:
@@ -90,15 +104,51 @@ class Checker:
         self._consequences()
         self._versions()
         self._ticks()
+        self._lost_histories()
         self._overlaps()
         self.found.tasks = len(self.tasks)
-        self.found.starts = sum(line.what == "start" for line in self.runs)
+        self.found.starts = len(self.starts)
         return self.found
+
+    def _beginnings(self) -> dict[record.Line, float]:
+        """Return when the attempt began that wrote a line, for each."""
+        began: dict[tuple[int, int, int, str], float] = {}
+        found = {}
+        for line in self.runs:
+            attempt = (line.pid, line.task, line.fence, line.key)
+            if line.what == "start":
+                began[attempt] = line.at
+            found[line] = began.get(attempt, line.at)
+        return found
+
+    def _own(self, line: record.Line) -> bool:
+        """Say whether it is of a claim that is on record: where no history was lost id and fence tell; else it is the
+        payload that was claimed, and began after this claim, not before one that has the same fence by chance."""
+        if not self.switches:
+            return True
+        claim = self._claim(line)
+        if claim is None:
+            task = self.tasks.get(line.task)
+            # Of an earlier version's success nothing is on record.
+            return task is not None and _kind(task) == "version" and line.key == task.key and line.fence < task.fence
+        return bool(self._zero + timedelta(seconds=self._begun[line]) >= claim - SLACK)
+
+    def _claim(self, line: record.Line) -> datetime | None:
+        """Return when the task of a line was claimed under its fence, None if nothing is on record."""
+        task = self.tasks.get(line.task)
+        if task is None or task.key != line.key:
+            return None
+        on_record = task if line.fence == task.fence else self.attempts[line.task].get(line.fence)
+        return on_record.started_at if on_record is not None else None
 
     def _transactions(self) -> None:
         """What was committed is there with its one task; what was rolled back is not, nor is anything of it."""
-        for key in self.orders["committed"]:
-            if key not in self.booked:
+        for key, server in self.orders["committed"].items():
+            if key in self.booked:
+                continue
+            if any(server in switch.servers and key not in switch.orders for switch in self.switches):
+                self.found.gone += 1
+            else:
                 self.found.lost.append(f"{key} was committed, and its transaction is gone")
         for key in self.orders["rolled-back"]:
             if key in self.booked or any(kind != "version" and name == key for kind, name in self.by_key):
@@ -138,7 +188,7 @@ class Checker:
         """Given up after it was lost five times, three of them while it ran alone on its worker: that is the rule."""
         if task.status != "failed" or "suspect of killing" not in task.error:
             return False
-        losses = sum(outcome == "lost" for outcome in self.attempts[task.id].values())
+        losses = sum(attempt.outcome == "lost" for attempt in self.attempts[task.id].values())
         if losses < 5:
             self.found.lost.append(f"task {task.id} was given up as suspect after {losses} losses")
         self.found.suspects += 1
@@ -147,9 +197,12 @@ class Checker:
     def _starts(self) -> None:
         """Each claim started one process at most, and no attempt ran that is not on record."""
         seen: Counter[tuple[int, int]] = Counter()
-        for line in self.runs:
-            if line.what == "start":
+        for line in self.starts:
+            task = self.tasks.get(line.task)
+            if self._own(line):
                 seen[line.task, line.fence] += 1
+                if task is not None and task.key != line.key:
+                    self.found.wrong.append(f"task {line.task} ({task.key}) ran with the payload of {line.key}")
         for (task_id, fence), count in seen.items():
             task = self.tasks.get(task_id)
             if count > 1:
@@ -166,7 +219,7 @@ class Checker:
         """What completes in its own transaction has one effect; what may not start twice has not."""
         effects = Counter(row.key for row in self.effects)
         fences = {row.key: row.fence for row in self.effects}
-        starts = Counter(line.task for line in self.runs if line.what == "start")
+        starts = Counter(line.task for line in self.starts if self._own(line))
         self.found.effects = len(self.effects)
         for key, order in self.booked.items():
             for task in self.by_key[_function(order.kind), key]:
@@ -179,6 +232,13 @@ class Checker:
                     self.found.duplicated.append(f"{key} may not start twice, and was started {starts[task.id]} times")
         for key in effects.keys() - self.booked.keys():
             self.found.wrong.append(f"there is an effect of {key}, which was never ordered")
+        own = {(line.task, line.fence, line.pid) for line in self.starts if self._own(line)}
+        for row in self.effects:
+            task = self.tasks.get(row.task)
+            if task is None or task.key != row.key:
+                self.found.wrong.append(f"the effect of {row.key} is that of task {row.task}, which is another")
+            elif row.pid is not None and (row.task, row.fence, row.pid) not in own:
+                self.found.wrong.append(f"the effect of {row.key} comes from an attempt of which nothing is on record")
 
     def _consequences(self) -> None:
         """A failure for good has its consequence, once."""
@@ -225,6 +285,41 @@ class Checker:
                     self.found.lost.append(f"schedule {schedule.id} did not tick between {one} and {other}")
             if schedule.next_run != times[-1] + schedule.run_every:
                 self.found.lost.append(f"schedule {schedule.id} goes on at {schedule.next_run}, after {times[-1]}")
+
+    def _lost_histories(self) -> None:
+        """What survived is there; nothing lost runs on; what is known to have begun does not start again."""
+        for switch in self.switches[-1:]:
+            for key in set(switch.orders) - self.booked.keys():
+                self.found.lost.append(f"{key} had survived, and its transaction is gone")
+            for known in switch.tasks:
+                if known.id not in self.tasks or self.tasks[known.id].key != known.key:
+                    self.found.lost.append(f"task {known.id} ({known.key}) had survived, and is gone")
+        for switch in self.switches:
+            for known in switch.tasks:
+                if known.name.endswith(".once"):
+                    self._started_in_both(switch, known)
+        for line in self.runs if self.switches else []:
+            if not self._own(line) and not any(line.at < switch.until for switch in self.switches):
+                late = line.at - self.switches[-1].ended
+                self.found.wrong.append(
+                    f"an attempt at task {line.task} ({line.key}, fence {line.fence}) of a lost history wrote"
+                    f" {line.what!r} {late:.1f} s after it was lost"
+                )
+        keys: dict[int, set[str]] = defaultdict(set)
+        for line in self.starts:
+            keys[line.task].add(line.key)
+        self.found.reused = sum(len(found) > 1 for found in keys.values())
+
+    def _started_in_both(self, switch: history.Switch, known: history.Known) -> None:
+        times = [line.at for line in self.starts if (line.task, line.key) == (known.id, known.key)]
+        if not (any(at < switch.ended for at in times) and any(at >= switch.ended for at in times)):
+            return
+        if known.status == "pending":
+            self.found.again += 1
+        else:
+            self.found.duplicated.append(
+                f"{known.key} may not start twice, was {known.status} when a history was lost, and was started again"
+            )
 
     def _overlaps(self) -> None:
         """How long two attempts of a task lived at once, by the locks that the kernel kept for them."""

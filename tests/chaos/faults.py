@@ -13,45 +13,13 @@ import psycopg
 from psycopg.conninfo import make_conninfo
 
 from tests.chaos import pooler
+from tests.chaos.failover import Isolate, Lag, Promote, Restore
+from tests.chaos.fault import PAUSE, Fault
 from tests.chaos.fleet import children_of, kill, processes_of
 from tests.chaos.proxy import Mode, Proxy
-from tests.chaos.server import Server
-from tests.chaos.stage import ROLE, Stage, prepare
+from tests.chaos.stage import ROLE, Stage
 
-PAUSE = 0.7
-"""Seconds between two blows."""
 FAKETIME = "/usr/lib/*/faketime/libfaketime.so.1"
-
-
-class Fault:
-    """One fault. ``title`` is its line of the table. ``promise``: who sees one live attempt of a task at most,
-    ``processes`` or, where a worker goes on that cannot be told, the ``database`` alone."""
-
-    name = ""
-    title = ""
-    promise = "processes"
-
-    def missing(self) -> str | None:
-        """Return what the machine lacks for it, None if nothing."""
-        return None
-
-    @contextmanager
-    def around(self, stage: Stage) -> Iterator[None]:
-        """Prepare the stage before it opens; undo it after it closed."""
-        yield
-
-    def inject(self, stage: Stage, seconds: float) -> int:
-        """Do it for about so long, and return how often. What it has changed is undone when it returns."""
-        count, until = 0, time.monotonic() + seconds
-        while time.monotonic() < until:
-            count += self.blow(stage)
-            stage.fleet.ensure()
-            time.sleep(PAUSE)
-        return count
-
-    def blow(self, stage: Stage) -> int:
-        """Strike once; return how often it hit."""
-        raise NotImplementedError
 
 
 class KillChildren(Fault):
@@ -192,87 +160,6 @@ class Terminate(Fault):
             (ROLE,),
         )
         return len(rows)
-
-
-class Promote(Fault):
-    name = "promote"
-    title = "primary killed, synchronous standby promoted, multi-host DSN"
-
-    @contextmanager
-    def around(self, stage: Stage) -> Iterator[None]:
-        with pair(stage) as (primary, standby):
-            self.primary, self.standby = primary, standby
-            stage.via = hosts(primary.port, standby.port)
-            yield
-
-    def inject(self, stage: Stage, seconds: float) -> int:
-        self.primary.stop("immediate")
-        promote(self.standby)
-        stage.server = self.standby
-        return 1
-
-
-class Isolate(Fault):
-    name = "isolate"
-    title = "primary falls silent (half-open), standby promoted, multi-host DSN"
-
-    @contextmanager
-    def around(self, stage: Stage) -> Iterator[None]:
-        with pair(stage) as (primary, standby):
-            self.standby = standby
-            self.proxy = Proxy(primary.port)
-            stage.via = hosts(self.proxy.port, standby.port)
-            try:
-                yield
-            finally:
-                self.proxy.close()
-
-    def inject(self, stage: Stage, seconds: float) -> int:
-        self.proxy.set(Mode.HALF_OPEN)
-        promote(self.standby)
-        stage.server = self.standby
-        return 1
-
-
-@contextmanager
-def pair(stage: Stage) -> Iterator[tuple[Server, Server]]:
-    """Run a primary with a synchronous standby in the place of the stage's server."""
-    before = stage.server
-    primary = Server(stage.folder / "primary").create().start()
-    standby = None
-    try:
-        prepare(primary)
-        standby = primary.copy_to(stage.folder / "standby")
-        primary.execute("ALTER SYSTEM SET synchronous_standby_names = 'standby'")
-        primary.execute("SELECT pg_reload_conf()")
-        until = time.monotonic() + 20
-        while not primary.execute("SELECT 1 FROM pg_stat_replication WHERE sync_state = 'sync'"):
-            if time.monotonic() > until:
-                raise RuntimeError("the standby does not follow")
-            time.sleep(0.1)
-        stage.server = primary
-        yield primary, standby
-    finally:
-        primary.stop("immediate")
-        if standby is not None:
-            standby.stop("immediate")
-        stage.server = before
-
-
-def hosts(*ports: int) -> str:
-    """Return a DSN that finds the one of several servers that takes writes."""
-    return make_conninfo(
-        host=",".join("127.0.0.1" for _ in ports),
-        port=",".join(map(str, ports)),
-        target_session_attrs="read-write",
-        connect_timeout=3,
-    )
-
-
-def promote(standby: Server) -> None:
-    """Make the standby the primary."""
-    standby.execute("ALTER SYSTEM RESET synchronous_standby_names")
-    standby.execute("SELECT pg_promote()")
 
 
 class Network(Fault):
@@ -451,6 +338,9 @@ def all_faults() -> list[Fault]:
         Terminate(),
         Promote(),
         Isolate(),
+        Lag(),
+        Restore("restore-files", "files of 3 s ago put back under running workers, same timeline", new_timeline=False),
+        Restore("restore-timeline", "restored to 3 s ago under running workers, new timeline", new_timeline=True),
         Network(Mode.CUT, "connections cut", shares=(1.0, 1.5)),
         Network(Mode.DELAY, "each packet 200 ms late", shares=(3.0, 1.0)),
         Network(Mode.HALF_OPEN, "connections half-open for longer than a lease", shares=(8.0, 6.0)),

@@ -57,27 +57,33 @@ def main(name: str, rate: float, seed: int) -> None:
                     connection = psycopg.connect(
                         os.environ["PQ_DATABASE_URL"], connect_timeout=3, prepare_threshold=None
                     )
-                known = _order(pq, connection, key, kind, chance, f"{name}-debounced-{count % DEBOUNCED}", count)
+                known, server = _order(
+                    pq, connection, key, kind, chance, f"{name}-debounced-{count % DEBOUNCED}", count
+                )
             except OUTAGE:
                 # Before, at or after its commit: nobody can say.
-                known = "unknown"
+                known, server = "unknown", "-"
                 with contextlib.suppress(psycopg.Error):
                     if connection is not None:
                         connection.close()
                 connection = None
                 time.sleep(0.1)
             signal.setitimer(signal.ITIMER_REAL, 0)
-            record.append(record.ORDERS, known, key)
+            record.append(record.ORDERS, known, key, server)
             time.sleep(max(0.0, 1 / rate - (time.monotonic() - started)))
 
 
 def _order(
     pq: PQ, connection: psycopg.Connection, key: str, kind: str, chance: random.Random, client: str, count: int
-) -> str:
-    """Enqueue one task with its order in one transaction; return what became of that."""
+) -> tuple[str, str]:
+    """Enqueue one task with its order in one transaction; return what became of that, and when its server started."""
     debounced = kind == "version"
     row = (key, kind, client if debounced else None, count if debounced else None)
-    connection.execute("INSERT INTO chaos_orders (key, kind, client, number) VALUES (%s, %s, %s, %s)", row)
+    (server,) = connection.execute(
+        "INSERT INTO chaos_orders (key, kind, client, number) VALUES (%s, %s, %s, %s)"
+        " RETURNING extract(epoch FROM pg_postmaster_start_time())::text",
+        row,
+    ).fetchone() or ("",)
     bound = pq.using(connection)
     if debounced:
         task_id = bound.upsert(app.version.call(client, count, chance.choice([0.0, 0.2, 0.5])), client_id=client)
@@ -87,7 +93,7 @@ def _order(
         time.sleep(0.3)
     if chance.random() < ROLLED_BACK:
         connection.rollback()
-        return "rolled-back"
+        return "rolled-back", server
     connection.commit()
     if kind == "cancelled":
         time.sleep(chance.choice([0.0, 0.2]))
@@ -95,7 +101,7 @@ def _order(
         with contextlib.suppress(*OUTAGE):
             pq.using(connection).cancel(task_id)
             connection.commit()
-    return "committed"
+    return "committed", server
 
 
 def _call(kind: str, key: str, chance: random.Random) -> Call[object]:

@@ -15,9 +15,9 @@ FOLDER = "CHAOS_FOLDER"
 RUNS = "runs.log"
 """``what monotonic pid task fence attempt key extra``, by the tasks."""
 ORDERS = "orders.log"
-"""``what key``, by the enqueuers: committed, rolled-back or unknown."""
+"""``what key server``, by the enqueuers: committed, rolled-back or unknown, and when the server started."""
 LIVE = "live.lock"
-"""One byte per task id, locked by the process that runs it: the kernel lets go of it when the process is gone."""
+"""One byte per task, locked by the process that runs it: the kernel lets go of it when the process is gone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,11 +58,11 @@ def runs(folder: Path) -> list[Line]:
     return lines
 
 
-def orders(folder: Path) -> dict[str, list[str]]:
-    """Read what the enqueuers know: keys by what became of them."""
-    found: dict[str, list[str]] = {"committed": [], "rolled-back": [], "unknown": []}
-    for what, key in _words(folder / ORDERS):
-        found[what].append(key)
+def orders(folder: Path) -> dict[str, dict[str, str]]:
+    """Read what the enqueuers know: keys by what became of them, each with the server, "" where it was not noted."""
+    found: dict[str, dict[str, str]] = {"committed": {}, "rolled-back": {}, "unknown": {}}
+    for what, key, *server in _words(folder / ORDERS):
+        found[what][key] = server[0] if server else ""
     return found
 
 

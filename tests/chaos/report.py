@@ -40,7 +40,7 @@ class Row:
             str(result.injected),
             str(found.tasks),
             str(found.ticks),
-            str(len(found.lost) + len(found.stuck)),
+            f"{len(found.lost) + len(found.stuck)}{f' + {found.gone}' if found.gone else ''}",
             str(len(found.duplicated)),
             twice,
             f"{result.recovery:.1f}",

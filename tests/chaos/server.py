@@ -107,21 +107,43 @@ class Server:
             cursor = connection.execute(statement, parameters)
             return cursor.fetchall() if cursor.description else []
 
+    @property
+    def started(self) -> str:
+        """When the server that runs now was started, which no other one was: seconds of the epoch."""
+        return str(self.execute("SELECT extract(epoch FROM pg_postmaster_start_time())::text")[0][0])
+
+    def set(self, name: str, value: str | None) -> None:
+        """Change one setting of the running server, None: back to what it was."""
+        self.execute(f"ALTER SYSTEM RESET {name}" if value is None else f"ALTER SYSTEM SET {name} = '{value}'")
+        self.execute("SELECT pg_reload_conf()")
+
+    def preset(self, **settings: str) -> None:
+        """Change settings of the server that is not running as ``set`` does."""
+        with (self.data / "postgresql.auto.conf").open("a") as file:
+            file.writelines(f"{name} = '{value}'\n" for name, value in settings.items())
+
+    def save(self, folder: Path) -> None:
+        """Copy its files as they are at this moment: it is stopped for that, and started again."""
+        self.stop("immediate")
+        shutil.copytree(self.data, folder)
+        self.start()
+
+    def restore(self, folder: Path) -> None:
+        """Put copied files in the place of those of this server, which is not running."""
+        owner = self.data.stat()
+        shutil.rmtree(self.data)
+        shutil.copytree(folder, self.data)
+        give_data(self.data, owner.st_uid, owner.st_gid)
+        self.data.chmod(0o700)
+
     def copy_to(self, folder: Path) -> Server:
         """Return a standby that follows this server, which is restarted for the copy."""
         self.stop()
         standby = Server(folder, **{**self.settings, "port": "0"})
         standby.settings["port"] = str(standby.port)
-        shutil.rmtree(standby.data)
-        shutil.copytree(self.data, standby.data)
+        standby.restore(self.data)
         (standby.data / "standby.signal").touch()
-        upstream = f"host=127.0.0.1 port={self.port} user=postgres application_name=standby"
-        with (standby.data / "postgresql.auto.conf").open("a") as file:
-            file.write(f"primary_conninfo = '{upstream}'\n")
-        owner = self.data.stat()
-        if standby.data.stat().st_uid != owner.st_uid:
-            give_data(standby.data, owner.st_uid, owner.st_gid)
-        standby.data.chmod(0o700)
+        standby.preset(primary_conninfo=f"host=127.0.0.1 port={self.port} user=postgres application_name=standby")
         self.start()
         return standby.start()
 

@@ -11,10 +11,12 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import psycopg
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
+from psycopg.types.json import Jsonb
 
 from pq_core import PQ
 from pq_core.schema import migrate
@@ -30,7 +32,7 @@ SETTLE_WITHIN = 90.0
 PROBE_WITHIN = 60.0
 TABLES = """
     CREATE TABLE chaos_orders (key text PRIMARY KEY, kind text NOT NULL, client text, number integer);
-    CREATE TABLE chaos_effects (key text NOT NULL, task bigint NOT NULL, fence bigint NOT NULL);
+    CREATE TABLE chaos_effects (key text NOT NULL, task bigint NOT NULL, fence bigint NOT NULL, pid integer);
 """
 
 
@@ -125,19 +127,28 @@ class Stage:
         time.sleep(self.size.warm_up)
 
     def order_long(self, count: int, seconds: float) -> None:
-        """Order tasks that run for so long, and wait until some of them run."""
+        """Order tasks that run for so long, and wait until half of them have begun."""
+        self.order("endless", "plain", [[seconds]] * count, at_least=count / 2)
+
+    def order(
+        self, prefix: str, function: str, arguments: list[list[float]], *, at_least: float, **options: Any
+    ) -> None:
+        """Order a task for each of ``arguments``, which follow its key, and wait until so many run."""
+        keys = [f"{prefix}-{number}" for number in range(len(arguments))]
+        tasks = [
+            {"name": f"chaos.{function}", "priority": 100, "max_attempts": 50, **options, "args": [key, *rest]}
+            for key, rest in zip(keys, arguments, strict=True)
+        ]
         order = (
-            "WITH booked AS (INSERT INTO chaos_orders (key, kind) SELECT 'endless-' || n, 'plain'"
-            " FROM generate_series(1, %s) n RETURNING key)"
-            " SELECT e.id FROM booked, LATERAL pq_enqueue(jsonb_build_object("
-            "'name', 'chaos.plain', 'priority', 100, 'max_attempts', 50,"
-            " 'args', jsonb_build_array(key, %s::float8))) e"
+            "WITH booked AS (INSERT INTO chaos_orders (key, kind)"
+            " SELECT key, %s FROM unnest(%s::text[]) key RETURNING 1)"
+            " SELECT e.id FROM pq_enqueue(%s) e, (SELECT count(*) FROM booked) b"
         )
-        running = "SELECT count(*) FROM pq_tasks WHERE payload -> 'args' ->> 0 LIKE 'endless-%' AND status = 'running'"
+        begun = "SELECT count(*) FROM pq_tasks WHERE payload -> 'args' ->> 0 = ANY (%s) AND status <> 'pending'"
         with psycopg.connect(self.plain, autocommit=True) as connection:
-            connection.execute(order, (count, seconds))
+            connection.execute(order, (function, keys, Jsonb(tasks)))
             until = time.monotonic() + 20
-            while (connection.execute(running).fetchone() or (0,))[0] < count / 2 and time.monotonic() < until:
+            while (connection.execute(begun, (keys,)).fetchone() or (0,))[0] < at_least and time.monotonic() < until:
                 time.sleep(0.05)
 
     def throughput(self) -> float:
