@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -14,7 +15,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from tests.chaos import checker, history, record
+from tests.chaos import checker, history, network, record
 from tests.chaos.checker import Checker, Findings
 from tests.chaos.stage import TABLES
 
@@ -251,3 +252,38 @@ def test_checker_finds_what_runs_on_of_a_lost_history(lost: LostHistory) -> None
     history.note(lost.scene.folder, replace(switch, until=switch.ended))
 
     assert any("of a lost history" in words for words in lost.check().wrong)
+
+
+NO_HOSTS = network.missing()
+ECHO = """
+import socket
+server = socket.create_server(("", 4000))
+print("ready", flush=True)
+connection, _ = server.accept()
+while data := connection.recv(100):
+    connection.sendall(data)
+"""
+
+
+@pytest.mark.skipif(NO_HOSTS is not None, reason=str(NO_HOSTS))
+def test_host_that_is_cut_off_says_nothing_until_it_is_back() -> None:
+    with network.Network() as net:
+        host = net.add("a")
+        with subprocess.Popen(
+            [sys.executable, "-c", ECHO], stdout=subprocess.PIPE, preexec_fn=host.enter
+        ) as process, socket.socket() as connection:  # fmt: skip
+            assert process.stdout is not None
+            process.stdout.readline()
+            connection.settimeout(60)
+            connection.connect((host.address, 4000))
+            connection.sendall(b"one")
+            assert connection.recv(100) == b"one"
+            host.cut()
+            connection.sendall(b"two")
+            connection.settimeout(0.5)
+            with pytest.raises(TimeoutError):
+                connection.recv(100)
+            host.heal()
+            connection.settimeout(60)
+            assert connection.recv(100) == b"two"
+            process.kill()

@@ -38,7 +38,7 @@ def run(fault: Fault, server: Server, folder: Path, size: Size, *, keep: bool, s
             injected = fault.inject(stage, seconds)
             recovery = stage.recovery()
             after = stage.throughput()
-            problems = stage.settle()
+            problems = [*fault.problems(), *stage.settle()]
             problems += stage.fleet.stop()
             findings = stage.check()
             if fault.promise == "processes" and (found := [one for one in findings.overlaps if one > MARGIN]):

@@ -10,6 +10,7 @@ from psycopg.conninfo import make_conninfo
 
 from tests.chaos import history
 from tests.chaos.fault import Fault
+from tests.chaos.network import Host
 from tests.chaos.proxy import Mode, Proxy
 from tests.chaos.server import Server
 from tests.chaos.stage import Stage, prepare
@@ -177,10 +178,10 @@ def until(done: Callable[[], bool], otherwise: str) -> None:
 
 
 @contextmanager
-def alone(stage: Stage) -> Iterator[Server]:
+def alone(stage: Stage, *, on: Host | None = None) -> Iterator[Server]:
     """Run a server of its own in the place of the stage's."""
     before = stage.server
-    server = Server(stage.folder / "primary").create().start()
+    server = Server(stage.folder / "primary", on=on).create().start()
     try:
         prepare(server)
         stage.server = server

@@ -43,3 +43,7 @@ class Fault:
     def blow(self, stage: Stage) -> int:
         """Strike once; return how often it hit."""
         raise NotImplementedError
+
+    def problems(self) -> list[str]:
+        """Return what it saw itself that breaks a promise."""
+        return []

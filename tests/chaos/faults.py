@@ -16,6 +16,7 @@ from tests.chaos import pooler
 from tests.chaos.failover import Isolate, Lag, Promote, Restore
 from tests.chaos.fault import PAUSE, Fault
 from tests.chaos.fleet import children_of, kill, processes_of
+from tests.chaos.hosts import DatabaseHost, WorkerHosts
 from tests.chaos.proxy import Mode, Proxy
 from tests.chaos.stage import ROLE, Stage
 
@@ -341,6 +342,8 @@ def all_faults() -> list[Fault]:
         Lag(),
         Restore("restore-files", "files of 3 s ago put back under running workers, same timeline", new_timeline=False),
         Restore("restore-timeline", "restored to 3 s ago under running workers, new timeline", new_timeline=True),
+        WorkerHosts(),
+        DatabaseHost(),
         Network(Mode.CUT, "connections cut", shares=(1.0, 1.5)),
         Network(Mode.DELAY, "each packet 200 ms late", shares=(3.0, 1.0)),
         Network(Mode.HALF_OPEN, "connections half-open for longer than a lease", shares=(8.0, 6.0)),

@@ -7,7 +7,9 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
@@ -46,17 +48,26 @@ def _leads_group(pid: int) -> bool:
         return False
 
 
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a keeper runs: its variables, and what puts it on another host."""
+
+    environment: dict[str, str]
+    enter: Callable[[], None] | None = None
+
+
 class Keeper:
     """One ``pq worker``."""
 
-    def __init__(self, folder: Path, number: int, environment: dict[str, str], lease: float, concurrency: int) -> None:
+    def __init__(self, folder: Path, number: int, place: Place, lease: float, concurrency: int) -> None:
         self.log = folder / f"keeper-{number}.log"
         command = [sys.executable, "-m", "pq_core", "worker", "tests.chaos.app:create_pq", "--factory"]
         options = ["--lease", f"{lease:g}", "--concurrency", str(concurrency), "--poll-interval", "0.5"]
         with self.log.open("ab") as output:
             self.process = subprocess.Popen(
                 [*command, *options, "--drain-timeout", "10"],
-                stdin=subprocess.DEVNULL, stdout=output, stderr=output, cwd=ROOT, env=environment,
+                stdin=subprocess.DEVNULL, stdout=output, stderr=output, cwd=ROOT, env=place.environment,
+                preexec_fn=place.enter,
             )  # fmt: skip
 
     @property
@@ -80,7 +91,7 @@ class Fleet:
         self.keepers: list[Keeper] = []
         self.load: list[subprocess.Popen[bytes]] = []
         self.kills = 0
-        self._environments: list[dict[str, str]] = []
+        self._places: list[Place] = []
         self._numbers = 0
 
     def environment(self, dsn: str, **more: str) -> dict[str, str]:
@@ -94,16 +105,13 @@ class Fleet:
         }
         return {**inherited, **own, **more}
 
-    def start(self, *environments: dict[str, str]) -> None:
+    def start(self, *places: Place) -> None:
         """Start one keeper for each, and wait until they work."""
-        for environment in environments:
-            self._add(environment)
+        for place in places:
+            self._numbers += 1
+            self.keepers.append(Keeper(self.folder, self._numbers, place, self.lease, self.concurrency))
+            self._places.append(place)
         self.wait_ready()
-
-    def _add(self, environment: dict[str, str]) -> None:
-        self._numbers += 1
-        self.keepers.append(Keeper(self.folder, self._numbers, environment, self.lease, self.concurrency))
-        self._environments.append(environment)
 
     def wait_ready(self) -> None:
         """Wait until every keeper has had a worker with a lease."""
@@ -153,11 +161,9 @@ class Fleet:
 
     def replace(self, keeper: Keeper) -> None:
         """Start another keeper in the place of one that has ended."""
-        place = self.keepers.index(keeper)
+        index = self.keepers.index(keeper)
         self._numbers += 1
-        self.keepers[place] = Keeper(
-            self.folder, self._numbers, self._environments[place], self.lease, self.concurrency
-        )
+        self.keepers[index] = Keeper(self.folder, self._numbers, self._places[index], self.lease, self.concurrency)
 
     def ensure(self) -> None:
         """Start another keeper for each that has ended."""

@@ -17,6 +17,7 @@ from psycopg.conninfo import make_conninfo
 from pq_core.embedded.binaries import find_binaries
 from pq_core.embedded.identity import give_data, prepare_server
 from pq_core.embedded.plan import Plan
+from tests.chaos.network import Host
 
 READY_WITHIN = 60.0
 STOP = {"smart": signal.SIGTERM, "fast": signal.SIGINT, "immediate": signal.SIGQUIT}
@@ -32,13 +33,15 @@ def free_port() -> int:
 class Server:
     """One data folder and the server on it. Without fsync: what is killed here are processes, not the machine."""
 
-    def __init__(self, folder: Path, **settings: str) -> None:
+    def __init__(self, folder: Path, *, on: Host | None = None, **settings: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         folder.chmod(0o755)
         self.folder = folder
+        self.host = on.address if on is not None else "127.0.0.1"
+        self._on = on
         self.port = free_port()
         self.settings = {
-            "listen_addresses": "127.0.0.1",
+            "listen_addresses": self.host,
             "port": str(self.port),
             "unix_socket_directories": "",
             "fsync": "off",
@@ -54,13 +57,19 @@ class Server:
         self.data, self._log = plan.data, plan.log
         if not self.data.exists():
             self.data.mkdir(mode=0o700)
-        self._prepare = prepare_server(plan)
+        self._fit = prepare_server(plan)
         self._process: subprocess.Popen[bytes] | None = None
+
+    def _prepare(self) -> None:
+        """Run in the new process, before it becomes Postgres: another host can be entered as root alone."""
+        if self._on is not None:
+            self._on.enter()
+        self._fit()
 
     @property
     def dsn(self) -> str:
         """The superuser's DSN of the database ``postgres``."""
-        return make_conninfo(host="127.0.0.1", port=self.port, user="postgres", dbname="postgres", connect_timeout=5)
+        return make_conninfo(host=self.host, port=self.port, user="postgres", dbname="postgres", connect_timeout=5)
 
     def create(self) -> Server:
         """Make the data folder's cluster."""
@@ -69,6 +78,9 @@ class Server:
             [*command, "--username=postgres", f"--pgdata={self.data}"],
             check=True, stdout=subprocess.DEVNULL, env=_environment(), preexec_fn=self._prepare,
         )  # fmt: skip
+        if self._on is not None:
+            with (self.data / "pg_hba.conf").open("a") as file:
+                file.write(f"host all all {self._on.network.subnet} trust\n")
         return self
 
     def start(self) -> Server:
@@ -88,6 +100,13 @@ class Server:
                 if self._process.poll() is not None or time.monotonic() > until:
                     raise RuntimeError(f"Postgres does not start:\n{self._log.read_text()[-2000:]}") from None
                 time.sleep(0.05)
+
+    def gone(self) -> None:
+        """Take note that it was killed from outside."""
+        if self._process is not None:
+            self._process.wait(30)
+            self._process = None
+            (self.data / "postmaster.pid").unlink(missing_ok=True)
 
     def stop(self, how: str = "fast") -> None:
         """Stop it: smart, fast or immediate, the last without a checkpoint or a goodbye."""

@@ -6,6 +6,7 @@ import secrets
 import shutil
 import subprocess
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -22,7 +23,7 @@ from pq_core import PQ
 from pq_core.schema import migrate
 from tests.chaos import app
 from tests.chaos.checker import Checker, Findings
-from tests.chaos.fleet import Fleet
+from tests.chaos.fleet import Fleet, Place
 from tests.chaos.server import Server
 
 ROLE = "chaos"
@@ -81,7 +82,7 @@ def prepare(server: Server) -> None:
 
 class Stage:
     """Set up by ``open``, with whatever the fault has changed before: ``via`` (another way to the database for
-    workers, load and effects), ``extra`` (more variables, for each keeper).
+    workers, load and effects), ``extra`` (more variables, for each keeper), ``enter`` (puts a keeper on another host).
     """
 
     def __init__(self, server: Server, folder: Path, size: Size) -> None:
@@ -93,6 +94,7 @@ class Stage:
         self.fleet = Fleet(folder, lease=size.lease, concurrency=size.concurrency)
         self.via: str | None = None
         self.load_via: str | None = None
+        self.enter: list[Callable[[], None] | None] = [None] * size.workers
         self.extra: list[dict[str, str]] = [{} for _ in range(size.workers)]
 
     @property
@@ -122,7 +124,8 @@ class Stage:
                 alone = 1 if key == "seldom" else None
                 pq.schedule(app.tick.call(key), run_every=interval, key=key, catch_up="all", max_concurrent=alone)
         work = self.address(self.via)
-        self.fleet.start(*(self.fleet.environment(work, **{app.EFFECTS: work, **more}) for more in self.extra))
+        environments = [self.fleet.environment(work, **{app.EFFECTS: work, **more}) for more in self.extra]
+        self.fleet.start(*(Place(*both) for both in zip(environments, self.enter, strict=True)))
         self.fleet.start_load(self.address(self.load_via or self.via), enqueuers=2, rate=self.size.rate)
         time.sleep(self.size.warm_up)
 
