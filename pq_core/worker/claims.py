@@ -143,7 +143,9 @@ class Claims:
     def _claim(self, now: float, worker_id: int, free: int) -> Sending:
         low, high = self._ranges[self._range]
         one = len(self.queues) == 1
-        begin: Parameters = self._low_end.parameters(now) if one else [b"{}", b"{}", b"{}"]
+        begin: Parameters = [b"{}", b"{}", b"{}"]
+        if one:
+            low, begin = self._low_end.search(now, low, high)
         before: Sending = []
         if self.attention.marked and (self._found_at > self._marked_at or self.attention.restless):
             # It is at work, or others are: who enqueues need not notify, which would make their commits queue up.

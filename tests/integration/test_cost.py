@@ -11,6 +11,7 @@ import pytest
 from benchmarks.tasks import noop
 from benchmarks.worker import Worker, drained, running
 from pq_core import PQ
+from pq_core.worker.claiming import Statements
 from tests.integration.worker_process import eventually
 
 PAYLOAD = '{"args": [], "kwargs": {}}'
@@ -170,3 +171,29 @@ def test_tasks_at_their_limit_are_not_asked_for_at_every_end_of_another(
     row = connection.execute(calls).fetchone()
     assert row is not None
     assert row[0] < seconds + 15
+
+
+@pytest.mark.parametrize("name", ["claim_one_queue", "claim_many_queues"])
+def test_a_claim_that_finds_nothing_writes_nothing(connection: psycopg.Connection, name: str) -> None:
+    """Idle workers claim several times for each task that comes; what is written has to be flushed each time."""
+    connection.execute(
+        "INSERT INTO pq_workers (id, name, expires_at, lease, pid, concurrency, host, pq_version, queues)"
+        " VALUES (7, 'w', now() + interval '1 h', '1 h', 1, 9, 'here', '1', '{default,side}')"
+    )
+    # As a worker's session has it: a plan for an empty table would not even look at the lease.
+    connection.execute("SET enable_seqscan = off; SET enable_bitmapscan = off")
+    claim = Statements("public")[name].text
+    for place, value in enumerate(["7", "'{default,side}'", "-32768", "32767", "10", "'{}'", "'{}'", "'{}'"], start=1):
+        claim = claim.replace(f"${place}", f"({value})")
+    wrote = "SELECT pg_current_xact_id_if_assigned() IS NOT NULL"
+    with connection.transaction():
+        assert connection.execute(claim.encode()).fetchall() == []
+        assert connection.execute(wrote).fetchone() == (False,)
+
+    fill = f"INSERT INTO pq_tasks (name, payload, run_at, due) VALUES ('noop', '{PAYLOAD}', now(), true)"
+    connection.execute(fill.encode())
+    assert len(connection.execute(claim.encode()).fetchall()) == 1
+
+    connection.execute(fill.encode())
+    connection.execute("UPDATE pq_workers SET expires_at = now()")
+    assert connection.execute(claim.encode()).fetchall() == []

@@ -13,7 +13,8 @@
 -- no further than the worst task that can still be wanted. What is locked is the best $5 of them that nobody else has
 -- locked.
 WITH lease AS MATERIALIZED (
-    SELECT 1 FROM {schema}.pq_workers w
+    -- Locked where `ready` meets its first row, as in claim_one_queue.sql.
+    SELECT 2 AS bound FROM {schema}.pq_workers w
     WHERE w.id = $1::bigint AND w.expires_at > clock_timestamp()
     FOR KEY SHARE SKIP LOCKED
 ), size AS MATERIALIZED (
@@ -24,8 +25,7 @@ WITH lease AS MATERIALIZED (
     SELECT q.name, coalesce(-q.priority, -$4::integer) AS rank, coalesce(q.run_at, '-infinity') AS run_at,
         coalesce(q.id, -9223372036854775808) AS id
     FROM unnest($2::text[], $6::integer[], $7::timestamptz[], $8::bigint[]) q(name, priority, run_at, id)
-    WHERE EXISTS (SELECT FROM lease)
-        AND q.name <> ALL (ARRAY(SELECT p.name FROM {schema}.pq_queues p WHERE p.paused_at IS NOT NULL
+    WHERE q.name <> ALL (ARRAY(SELECT p.name FROM {schema}.pq_queues p WHERE p.paused_at IS NOT NULL
             OR p.concurrency_limit IS NOT NULL OR p.rate_limit IS NOT NULL OR p.paused_until > clock_timestamp()))
 ), share AS MATERIALIZED (
     SELECT t.queue, t.rank, t.run_at, t.id, t.spot, t.place
@@ -82,7 +82,7 @@ WITH lease AS MATERIALIZED (
     SELECT t.ctid AS spot
     FROM {schema}.pq_tasks t
     WHERE t.ctid = ANY (ARRAY(SELECT b.spot FROM best b))
-        AND t.status = 'pending' AND t.due IS NOT FALSE AND t.losses < 2
+        AND t.status = 'pending' AND t.due IS NOT FALSE AND t.losses < (SELECT l.bound FROM lease l)
     ORDER BY -t.priority::integer, t.run_at, t.id
     LIMIT $5::integer
     FOR UPDATE OF t SKIP LOCKED

@@ -10,8 +10,10 @@
 --                   (one element each, '{{}}' for a search from the start). Dead index entries before it are not read.
 --                   What came in before that point is found by the next search from the start.
 WITH lease AS MATERIALIZED (
-    -- A rescuer that removes this lease waits for us or we for nobody: KEY SHARE lets the heartbeat pass.
-    SELECT 1 FROM {schema}.pq_workers w
+    -- A rescuer that removes this lease waits for us or we for nobody: KEY SHARE lets the heartbeat pass. Read, and so
+    -- locked, where `ready` meets its first row, before it locks that: a lock is written to the WAL and makes the
+    -- transaction one that has to be flushed, and most claims of an idle worker find nothing.
+    SELECT 2 AS bound FROM {schema}.pq_workers w
     WHERE w.id = $1::bigint AND w.expires_at > clock_timestamp()
     FOR KEY SHARE SKIP LOCKED
 ), ready AS MATERIALIZED (
@@ -24,7 +26,7 @@ WITH lease AS MATERIALIZED (
             coalesce(-($6::integer[])[1], -$4::integer),
             coalesce(($7::timestamptz[])[1], '-infinity'),
             coalesce(($8::bigint[])[1], -9223372036854775808))
-        AND EXISTS (SELECT FROM lease)
+        AND t.losses < (SELECT l.bound FROM lease l)
         AND NOT EXISTS (SELECT FROM {schema}.pq_queues q WHERE q.name = ($2::text[])[1] AND (q.paused_at IS NOT NULL
             OR q.concurrency_limit IS NOT NULL OR q.rate_limit IS NOT NULL OR q.paused_until > clock_timestamp()))
     ORDER BY -t.priority::integer, t.run_at, t.id
