@@ -242,6 +242,21 @@ def names(connection: Connection, schema: str, registry: Registry | None = None)
         yield ok("names", "every pending task has a worker for its queue, and none was refused")
 
 
+def running(connection: Connection, schema: str, *, seconds: float = 10.0) -> Iterator[Finding]:
+    """Look for tasks that are on record as running ``seconds`` after the lease of their worker has ended."""
+    rows = ask(connection, schema, "running", seconds=seconds)
+    for row in rows:
+        lease = "has no lease" if row["ended"] is None else f"({row['name']}) lost its lease {row['ended']:.0f} s ago"
+        yield problem(
+            "running",
+            f"{row['count']} task(s) are on record as running, but their worker {row['worker']} {lease}",
+            "start a worker: it takes them back within seconds, after an outage of the database when it has lived for "
+            "as long as that lease; pq worker APP --until-empty waits for that, up to a minute",
+        )
+    if not rows:
+        yield ok("running", "every running task has a worker with a lease")
+
+
 def unrunnable(registry: Registry, name: str, version: int) -> str | None:
     """Say why this application's code can't run a stored name and version; None if it can."""
     try:

@@ -17,7 +17,7 @@ from pq_core.types import Role
 from pq_core.worker import guards
 from pq_core.worker.forking import fork, reap
 from pq_core.worker.host import foreign_sockets, other_threads
-from pq_core.worker.keeper import APPLICATION_ERROR, USAGE_ERROR, Page
+from pq_core.worker.keeper import APPLICATION_ERROR, LEFT_BEHIND, USAGE_ERROR, Page
 from pq_core.worker.options import WorkerOptions
 from pq_core.worker.run import supervise
 from pq_core.worker.shared import install_tees
@@ -34,6 +34,7 @@ def run_application(spec: dict[str, Any], *, page: Page | None, known_dead: tupl
 
     A mistake of the user is one line on stderr and USAGE_ERROR, which is not restarted.
     """
+    left: list[int] = []
     roles.set_role(Role.WORKER)
     install_tees()
     configure_logging(spec.get("log_format", "text"))
@@ -49,14 +50,21 @@ def run_application(spec: dict[str, Any], *, page: Page | None, known_dead: tupl
             return APPLICATION_ERROR
         if spec.get("check"):
             return report(pq, strict=options.strict)
-        supervise(pq, options, page=page, known_dead=known_dead, on_frozen=lambda: check_addresses(pq))
+        supervise(
+            pq,
+            options,
+            page=page,
+            known_dead=known_dead,
+            on_frozen=lambda: check_addresses(pq),
+            on_left=left.append,
+        )
     except ForkServerLost as error:
         sys.stderr.write(f"pq worker: {error}\n")
         return 1  # which is restarted
     except PQError as error:
         sys.stderr.write(f"pq worker: {error}\n")
         return USAGE_ERROR
-    return 0
+    return LEFT_BEHIND if left else 0
 
 
 def check_addresses(pq: PQ) -> None:

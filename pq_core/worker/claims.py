@@ -79,6 +79,11 @@ class Claims:
         """The lowest and the highest priorities of the bands, as two parameters."""
         return self._bands
 
+    @property
+    def found_any(self) -> bool:
+        """True once a claim has brought a task."""
+        return self._found_at >= 0
+
     def free(self, room: int) -> int:
         """Return how many tasks can be taken where there is room for ``room``."""
         if self.alone is not None:
@@ -266,6 +271,12 @@ class Claims:
         if band != self._range:
             self._range = band
             self._low_end.forget()
+
+    def ask_once_more(self) -> None:
+        """Make the one claim of ``once`` anew, if it found nothing: there is something now."""
+        if self.options.once and not self.found_any:
+            self.claimed_once = False
+            self.limited.at = 0.0
 
     def child_ended(self, task: ClaimedTask) -> None:
         """Note that a task runs no more: after one that ran alone, others may come again."""

@@ -42,6 +42,8 @@ USAGE_ERROR = 2
 """Exit status of a worker that can't start for a reason that a restart won't change."""
 APPLICATION_ERROR = 3
 """Exit status of a worker whose application raised when it was imported; it has printed the traceback."""
+LEFT_BEHIND = 4
+"""Exit status of a worker that ended by itself and left tasks running under leases that nobody renews."""
 FIRST_PAUSE = 0.5
 LONGEST_PAUSE = 30.0
 SETTLED = 60.0
@@ -382,6 +384,8 @@ class Keeper:
             return
         if code == 0:
             pass
+        elif code == LEFT_BEHIND:  # it did all that it could
+            self._status = max(self._status, LEFT_BEHIND)
         elif code in (USAGE_ERROR, APPLICATION_ERROR) and not self._ever_ready:
             self._status = max(self._status, USAGE_ERROR if code == USAGE_ERROR else 1)
             if not self._stopping:

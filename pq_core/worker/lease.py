@@ -99,6 +99,11 @@ class Lease:
                 events.append(self._next_rescue)
         return min(events)
 
+    def look_by(self, at: float) -> None:
+        """Have the next rescue come at ``at``, if it would be later: there is something to take back then."""
+        if self._next_rescue is None or at < self._next_rescue:
+            self._next_rescue = at
+
     def beat_soon(self) -> None:
         """Let the next heartbeat come at once: somebody has asked for a cancellation."""
         self._next_beat = 0.0

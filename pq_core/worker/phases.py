@@ -9,6 +9,7 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from pq_core.worker.abandoned import Abandoned
     from pq_core.worker.attention import Attention
     from pq_core.worker.book import Book
     from pq_core.worker.children import Children
@@ -51,6 +52,7 @@ class Phases:
     lease: Lease
     obituaries: Obituaries
     farewell: Farewell
+    abandoned: Abandoned
     phase: Phase = Phase.RUNNING
     _drain_until: float | None = None
 
@@ -73,7 +75,11 @@ class Phases:
 
     def next_event(self, now: float) -> float | None:
         """Return when ``advance`` has something to do, if nothing else happens."""
-        events = [self._drain_until if self.phase is Phase.DRAINING else None, self.farewell.next_event(now)]
+        events = [
+            self._drain_until if self.phase is Phase.DRAINING else None,
+            self.abandoned.next_event() if self.running else None,
+            self.farewell.next_event(now),
+        ]
         return min((at for at in events if at is not None), default=None)
 
     def drain(self) -> None:
@@ -106,7 +112,11 @@ class Phases:
             case Phase.DRAINING if self._drain_until is not None and now >= self._drain_until:
                 self.stop_now()
             case Phase.RUNNING if self._nothing_left(now):
-                self.phase = Phase.DRAINING
+                served = self.host.options.once and self.claims.found_any
+                if served or not self.abandoned.stays(now):
+                    self.phase = Phase.DRAINING
+            case Phase.RUNNING if self.children.has_work:
+                self.abandoned.begin_anew()
         if self.phase in (Phase.DRAINING, Phase.KILLING):
             self._leave_when_done(now)
 

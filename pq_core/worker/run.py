@@ -65,10 +65,12 @@ def supervise(
     known_dead: tuple[int, ...] = (),
     on_frozen: Callable[[], None] | None = None,
     on_ready: Callable[[int], None] | None = None,
+    on_left: Callable[[int], None] | None = None,
 ) -> list[AttemptOutcome]:
     """Run one worker here. Returns what ended, with ``once``.
 
     ``on_frozen``: called when what it forks from is complete, before it connects; may load what children don't need.
+    ``on_left``: gets how many tasks a worker that ends by itself leaves running under leases that have ended.
     """
     _ = pq.dsn  # refused now where the PQ was sent into somebody's transaction
     before = roles.role()
@@ -113,6 +115,8 @@ def supervise(
                 on_frozen()
             supervisor = Supervisor(host, options, program, queues, forker)
             supervisor.run()
+            if on_left is not None and supervisor.left:
+                on_left(supervisor.left)
             return supervisor.ended
     finally:
         remove_tees()

@@ -9,6 +9,7 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from pq_core.types import AttemptOutcome
+from pq_core.worker.abandoned import Abandoned
 from pq_core.worker.attention import Attention
 from pq_core.worker.book import Book
 from pq_core.worker.children import Children
@@ -73,6 +74,11 @@ class Supervisor:
     def ended(self) -> list[AttemptOutcome]:
         """How attempts of this worker ended, with the option ``once``."""
         return self.telling.ended
+
+    @property
+    def left(self) -> int:
+        """How many tasks it has left running though nobody runs them, with ``once`` and ``until_empty``."""
+        return self.abandoned.left
 
     # --- its parts ----------------------------------------------------------------------------------------------
 
@@ -153,6 +159,9 @@ class Supervisor:
             statistics=self.statistics,
             on_deregistered=self._deregistered,
         )
+        self.abandoned = Abandoned(
+            lease=self.lease, statements=statements, queues=self.queues, patient=self.options.until_empty
+        )
         self.phases = Phases(
             host=host,
             attention=self.attention,
@@ -165,6 +174,7 @@ class Supervisor:
             lease=self.lease,
             obituaries=self.obituaries,
             farewell=self.farewell,
+            abandoned=self.abandoned,
         )
 
     def _set_up_turns(self) -> None:
@@ -403,6 +413,7 @@ class Supervisor:
 
     def _rescued(self, found: list[Rescued]) -> None:
         self.attention.wake()
+        self.claims.ask_once_more()
         self.telling.rescued(found)
 
     def _beat(self, beat: Beat) -> None:

@@ -47,7 +47,8 @@ def one(found: Iterator[Finding]) -> Finding:
 
 
 def test_fresh_database_is_well(connection: psycopg.Connection) -> None:
-    for check in (checks.schema_version, checks.indexes, checks.dead_rows, checks.long_transactions, checks.names):
+    for check in (checks.schema_version, checks.indexes, checks.dead_rows, checks.long_transactions, checks.names,
+                  checks.running):  # fmt: skip
         assert levels(check(connection, "public")) == [Level.OK], check
 
 
@@ -126,6 +127,25 @@ def test_open_transaction_is_found_with_its_process(connection: psycopg.Connecti
         assert f"pg_terminate_backend({other.info.backend_pid})" in found.fix
         assert "slow report" in found.text
     assert levels(checks.long_transactions(connection, "public", seconds=0)) == [Level.OK]
+
+
+def test_task_that_nobody_runs_is_found(connection: psycopg.Connection) -> None:
+    connection.execute(
+        "INSERT INTO pq_workers (id, expires_at, lease, pid, concurrency, name, host, pq_version, queues)"
+        " SELECT n, now() + (n - 1) * interval '1 min', '1 s', 1, 1, 'w' || n, 'h', '1', '{}'"
+        " FROM generate_series(0, 2) n"
+    )
+    connection.execute(
+        "INSERT INTO pq_tasks (name, payload, run_at, due, status, worker_id, started_at)"
+        " SELECT 'd.known', '{}', now(), true, 'running', n, now() - interval '1 h' FROM unnest(ARRAY[0, 2, 3]) n"
+    )
+
+    ended, none = list(checks.running(connection, "public"))
+
+    assert (ended.level, "1 task(s)" in ended.text, "worker 0 (w0) lost its lease 60 s ago" in ended.text) == (
+        Level.PROBLEM, True, True,
+    )  # fmt: skip
+    assert "worker 3 has no lease" in none.text
 
 
 @pytest.fixture
@@ -339,8 +359,8 @@ def test_every_check_answers_for_a_real_database(database: str) -> None:
     found = list(examine(None, False, database, None))
 
     assert {finding.check for finding in found} == {
-        "memory", "server", "clock", "schema", "indexes", "bloat", "transactions", "names", "versions", "connections",
-        "pooler",
+        "memory", "server", "clock", "schema", "indexes", "bloat", "transactions", "running", "names", "versions",
+        "connections", "pooler",
     }  # fmt: skip
     assert [finding.check for finding in found if finding.level is Level.PROBLEM] == ["versions"]
     assert all(finding.fix for finding in found if finding.level is not Level.OK)

@@ -13,8 +13,10 @@ import psycopg
 import pytest
 
 from pq_core import PQ, Outcome, TaskRecord, TaskStatus, WorkerStartError
+from pq_core.worker.claiming import Statements
+from pq_core.worker.keeper import LEFT_BEHIND
 from tests.integration import worker_tasks as tasks
-from tests.integration.worker_process import PATIENCE, alive, eventually, running, until_empty
+from tests.integration.worker_process import PATIENCE, WorkerProcess, alive, eventually, running, until_empty
 
 PENDING, RUNNING, COMPLETED = TaskStatus.PENDING, TaskStatus.RUNNING, TaskStatus.COMPLETED
 
@@ -83,18 +85,100 @@ def test_tasks_of_a_dead_worker_are_taken_over(
 def test_lease_that_was_renewed_for_the_last_time_is_looked_at_when_it_ends(
     pq: PQ, database: str, tmp_path: Path, connection: psycopg.Connection
 ) -> None:
-    worker = dead_worker(connection)
-    task_id = pq.enqueue(tasks.add.call(1, 1))
-    left_running(connection, task_id, worker)
-    connection.execute("UPDATE pq_workers SET expires_at = now() + interval '4 s' WHERE id = %s", (worker,))
-
-    # The rescuer's heartbeats are further apart than any test waits: its first one plans the look at this end, which
-    # is not the end any more by then.
+    ends = "UPDATE pq_workers SET expires_at = now() + %s * interval '1 s' WHERE id = %s"
+    beaten = "SELECT heartbeat_at FROM pq_workers WHERE id = %s AND heartbeat_at > started_at"
+    # The rescuer's heartbeats are further apart than any test waits, but for the one that it is asked for.
     with running(database, tmp_path, lease=3600):
-        beaten = "SELECT FROM pq_workers WHERE id <> %s AND heartbeat_at > started_at"
-        eventually(lambda: connection.execute(beaten, (worker,)).fetchone() is not None)
-        connection.execute("UPDATE pq_workers SET expires_at = now() + interval '4 s' WHERE id = %s", (worker,))
-        assert pq.wait(task_id, timeout=PATIENCE) == 2
+        (rescuer,) = pq.workers()
+        first = eventually(lambda: connection.execute(beaten, (rescuer.id,)).fetchone())
+        worker = dead_worker(connection)
+        task_id = pq.enqueue(tasks.add.options(run_in=timedelta(hours=1)).call(1, 1))
+        left_running(connection, task_id, worker)
+        connection.execute(ends, (2, worker))
+        connection.execute("SELECT pg_notify(pq_channel('wake'), %s)", (f"!cancel {rescuer.id}",))
+        eventually(lambda: connection.execute(beaten, (rescuer.id,)).fetchone() != first)
+
+        # The look that this heartbeat has planned finds that it was renewed, for the last time.
+        connection.execute(ends, (4, worker))
+        wait_for(pq, task_id, COMPLETED)
+
+
+def test_short_lived_worker_takes_over_what_a_killed_one_left(pq: PQ, database: str, tmp_path: Path) -> None:
+    path = tmp_path / "pid"
+    with running(database, tmp_path, lease=3) as killed:
+        task_id = pq.enqueue(tasks.nap.call(60, str(path)), client_id="replaced")
+        eventually(path.exists)
+        worker = killed.workers[0]
+        killed.signal(signal.SIGKILL)
+        killed.signal(signal.SIGKILL, worker)
+    pq.upsert(tasks.add.call(2, 2), client_id="replaced")  # what it runs when it is taken over
+
+    worker_log = until_empty(database, tmp_path, lease=3).text
+
+    assert record_of(pq, task_id).result == 4, worker_log
+    assert "nothing is due; staying up to" in worker_log
+
+
+def test_run_worker_once_takes_over_a_dead_workers_task(pq: PQ, connection: psycopg.Connection) -> None:
+    task_id = pq.enqueue(tasks.add.call(1, 1))
+    left_running(connection, task_id, dead_worker(connection))
+
+    assert pq.run_worker_once(lease=3) is True
+    assert pq.run_worker_once(lease=3) is False
+    assert record_of(pq, task_id).result == 2
+
+
+def test_short_lived_worker_says_by_its_status_what_it_had_to_leave(
+    pq: PQ, database: str, tmp_path: Path, connection: psycopg.Connection
+) -> None:
+    task_id, other = pq.enqueue(tasks.add.call(1, 1)), pq.enqueue(tasks.add.call(2, 2))
+    dead = dead_worker(connection)
+    connection.execute("UPDATE pq_workers SET lease = '1 h'")
+    left_running(connection, task_id, dead)
+
+    worker = WorkerProcess(database, tmp_path / "log", until_empty=True, processes=2)
+    try:
+        assert worker.wait() == LEFT_BEHIND
+    finally:
+        worker.kill()
+
+    assert f"1 of worker {dead} (dead)" in worker.text
+    assert "another starts" not in worker.text
+    assert (record_of(pq, task_id).status, record_of(pq, other).result) == (RUNNING, 4)
+
+
+@pytest.mark.parametrize(
+    ("ended", "seen", "taken"), [("now() - '1 min'", "now() - '6 s'", True), ("now() - '5 s'", "now() - '6 s'", False),
+                                 ("pg_postmaster_start_time() - '9 s'", "pg_postmaster_start_time() - '1 s'", False)],
+    ids=["long seen", "renewed since", "seen before a restart"],
+)  # fmt: skip
+def test_what_short_lived_workers_have_seen_adds_up(
+    pq: PQ, connection: psycopg.Connection, ended: str, seen: str, taken: bool
+) -> None:
+    dead = dead_worker(connection)
+    left_running(connection, pq.enqueue(tasks.add.call(1, 1)), dead)
+    connection.execute("UPDATE pq_workers SET lease = '5 s'")
+    assert not rescued_by_a_new_worker(connection), "it has not watched for as long as that lease"
+    row = connection.execute("SELECT expired_seen_at > expires_at FROM pq_workers").fetchone()
+    assert row == (True,), "the next one knows"
+
+    # Once the server has been up for longer than that.
+    connection.execute("SELECT pg_sleep(extract(epoch FROM pg_postmaster_start_time() + '7 s' - now()))")
+    connection.execute(f"UPDATE pq_workers SET expires_at = {ended}::interval, expired_seen_at = {seen}::interval")
+    assert rescued_by_a_new_worker(connection) == taken
+
+
+def rescued_by_a_new_worker(connection: psycopg.Connection) -> bool:
+    """Have a worker that has only just begun look for the dead, and leave."""
+    row = connection.execute(
+        "INSERT INTO pq_workers (expires_at, lease, pid, concurrency, name, host, pq_version, queues)"
+        " VALUES (now() + interval '1 min', '1 min', 1, 1, 'short', 'here', '0', '{default}') RETURNING id"
+    ).fetchone()
+    assert row is not None
+    rescue = Statements("public")["rescue"].text.encode()
+    result = connection.pgconn.exec_params(rescue, [str(row[0]).encode(), b"{}", b"f", b"{}"])
+    connection.execute("DELETE FROM pq_workers WHERE id = %s", row)
+    return result.get_value(0, 0) == b"1"
 
 
 def test_worker_that_lost_its_lease_ends_its_children_and_begins_anew(

@@ -2,7 +2,9 @@
 -- worker can neither renew it nor claim under it any more; then its tasks change hands, once.
 --
 -- $1 bigint   the rescuer. It must have held its own lease without a gap for as long as the dead one's lasts, and so
---             must the server: after an outage nobody is given up for dead before he had time to come back.
+--             must the server: after an outage nobody is given up for dead before he had time to come back. So had he
+--             where somebody has seen, so long ago and since the server's start, that the lease had ended: each rescue
+--             notes that (expired_seen_at), for rescuers that don't live for a lease.
 -- $2 bigint[] workers known to be dead (their keeper saw them and all their children end): no waiting for these
 -- $3 boolean  leave on_failure out: one of them was found broken, and must not keep the others from being rescued
 -- $4 bigint[] of $2 those that gave their lease up by themselves, with the database out of reach: nobody's fault
@@ -17,8 +19,19 @@ WITH rescuer AS (
     SELECT w.id, w.name FROM {schema}.pq_workers w
     WHERE w.id <> $1::bigint AND (
         w.id = ANY ($2::bigint[])
-        OR (w.expires_at < clock_timestamp() - interval '1 second' AND EXISTS (SELECT FROM rescuer r WHERE r.watched > w.lease)))
+        OR (w.expires_at < clock_timestamp() - interval '1 second' AND EXISTS (SELECT FROM rescuer r
+            WHERE r.watched > w.lease OR (w.expired_seen_at > greatest(w.expires_at, pg_postmaster_start_time())
+                AND w.expired_seen_at < clock_timestamp() - w.lease))))
     FOR UPDATE SKIP LOCKED
+), seen AS (
+    -- By its owner's next renewal the mark is void: expires_at is later then.
+    UPDATE {schema}.pq_workers w SET expired_seen_at = clock_timestamp()
+    FROM (SELECT o.id FROM {schema}.pq_workers o
+        WHERE o.expires_at < clock_timestamp() AND EXISTS (SELECT FROM rescuer)
+            AND (o.expired_seen_at > greatest(o.expires_at, pg_postmaster_start_time())) IS NOT TRUE
+            AND NOT EXISTS (SELECT FROM dead d WHERE d.id = o.id)
+        FOR UPDATE SKIP LOCKED) s
+    WHERE w.id = s.id
 ), removed AS (
     DELETE FROM {schema}.pq_workers w USING dead d WHERE w.id = d.id
 ), left_behind AS MATERIALIZED (
