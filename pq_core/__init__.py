@@ -32,6 +32,7 @@ if TYPE_CHECKING:
         RateLimited,
         Retry,
         ScheduleNotFound,
+        SchemaDamaged,
         SchemaIncompatible,
         Snooze,
         TaskCancelled,
@@ -80,8 +81,8 @@ _NAMES = {
         AppNotFound AttemptLost Cancel DatabaseNotConfigured DatabaseUnavailable DuplicateClientId EmbeddedServerError
         ForkServerLost InvalidDSN InvalidOption InvalidTask KeysNotConfigured NoCurrentAttempt NotMigrated PQError
         PayloadDecodeError PayloadError PayloadTooLarge PluginError RateLimited Retry ScheduleNotFound
-        SchemaIncompatible Snooze TaskCancelled TaskFailed TaskNotAllowed TaskNotFound TaskTimeout TransactionRequired
-        UnknownTask UnsupportedConnection UseAsync UseSync WaitTimeout WorkerStartError
+        SchemaDamaged SchemaIncompatible Snooze TaskCancelled TaskFailed TaskNotAllowed TaskNotFound TaskTimeout
+        TransactionRequired UnknownTask UnsupportedConnection UseAsync UseSync WaitTimeout WorkerStartError
     """,
     "retention": "Retention",
     "roles": "role",
@@ -135,6 +136,7 @@ __all__ = [
     "Role",
     "ScheduleNotFound",
     "ScheduleRecord",
+    "SchemaDamaged",
     "SchemaIncompatible",
     "Snooze",
     "Task",

@@ -29,6 +29,10 @@ class NotMigrated(PQError):
     """Raised when the schema has no tables of pq, or older ones than this code needs."""
 
 
+class SchemaDamaged(NotMigrated):
+    """Raised when the schema lacks what its revision should hold; the message names it, and the fix."""
+
+
 class SchemaIncompatible(PQError):
     """Raised when the schema is newer than this code can work with, or holds another product's tables."""
 

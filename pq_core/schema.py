@@ -18,7 +18,7 @@ from psycopg import sql
 from psycopg.rows import tuple_row
 
 from pq_core import database
-from pq_core.errors import DatabaseUnavailable, NotMigrated, SchemaIncompatible
+from pq_core.errors import DatabaseUnavailable, NotMigrated, SchemaDamaged, SchemaIncompatible
 from pq_core.sql_names import check_schema_name
 
 if TYPE_CHECKING:
@@ -100,11 +100,14 @@ def migrate(
             return MigrationResult(schema=schema, before=found.revision, after=found.revision, newer=True)
         _refuse_mismatch(connection, found, schema)
         if found.revision == CODE_REVISION and revision == "head":
+            check_whole(connection, schema)
             return MigrationResult(schema=schema, before=CODE_REVISION, after=CODE_REVISION)
         if not found.exists:
             connection.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(schema)))
-        from pq_core.migrations import runner
+        from pq_core.migrations import repair, runner
 
+        if found.revision in repair.EDITED:
+            runner.patiently(lambda: repair.repair(connection, schema), schema, deadline=deadline)
         runner.upgrade(connection, schema, revision, version_table=VERSION_TABLE, deadline=deadline)
         after = _inspect(connection, schema).revision or 0
         return MigrationResult(schema=schema, before=found.revision, after=after)
@@ -156,6 +159,17 @@ def check(connection: psycopg.Connection[Any], schema: str = "public") -> None:
     found = _inspect(connection, schema)
     _refuse_foreign(found, schema)
     check_revision(found.revision, found.oldest_code, schema=schema)
+
+
+def check_whole(connection: psycopg.Connection[Any], schema: str = "public") -> None:
+    """Raise SchemaDamaged if columns, functions or triggers are missing that this code needs. Only reads the catalog.
+
+    For a schema that ``check`` has nothing against: one may say that it is up to date and lack what it should hold.
+    """
+    from pq_core import needed
+
+    if lacking := needed.missing(connection, schema):
+        raise SchemaDamaged(needed.words(schema, lacking))
 
 
 def check_revision(found_revision: int | None, oldest_code: int | None, *, schema: str = "public") -> None:

@@ -141,10 +141,12 @@ def check_database(pq: PQ, findings: Findings) -> None:
     """Connect, compare the schema with this code, and what is stored with what this code can run."""
     from pq_core.doctor.database import CAP, ask, unrunnable
     from pq_core.schema import check as check_schema
+    from pq_core.schema import check_whole
 
     try:
         with pq, pq.session() as connection:
             check_schema(connection, pq.schema)
+            check_whole(connection, pq.schema)
             waiting = ask(connection, pq.schema, "waiting", cap=CAP)
             schedules = pq.list_schedules()
     except PQError as error:

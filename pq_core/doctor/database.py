@@ -37,10 +37,11 @@ def ask(connection: Connection, schema: str, name: str, **parameters: Any) -> li
 
 def schema_version(connection: Connection, schema: str) -> Iterator[Finding]:
     """Compare the tables with this code."""
-    from pq_core.schema import check
+    from pq_core.schema import check, check_whole
 
     try:
         check(connection, schema)
+        check_whole(connection, schema)
     except PQError as error:
         yield problem("schema", str(error), "run `pq migrate`, or install the pq that made these tables")
     else:

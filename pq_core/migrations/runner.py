@@ -13,6 +13,7 @@ import random
 import re
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, LiteralString
 
@@ -54,25 +55,37 @@ def upgrade(
     )
     with _one_at_a_time, engine.connect() as wrapped:
         config.attributes["connection"] = wrapped
-        while True:
+
+        def once() -> None:
             try:
                 command.upgrade(config, revision)
                 wrapped.commit()
-                break
             except CommandError as error:
                 wrapped.rollback()
                 raise InvalidOption(f"revision={revision!r}: {error}") from error
-            except (psycopg.OperationalError, sqlalchemy.exc.DBAPIError) as error:
-                if not _retryable(error):
-                    raise
+            except (psycopg.OperationalError, sqlalchemy.exc.DBAPIError):
                 wrapped.rollback()
-                if time.monotonic() > deadline:
-                    raise DatabaseUnavailable(
-                        f'the migration of schema "{schema}" did not get its locks in time: '
-                        "look for long transactions in pg_stat_activity"
-                    ) from error
-                time.sleep(0.2 + random.random() * 0.8)
+                raise
+
+        patiently(once, schema, deadline=deadline)
     connection.autocommit = True
+
+
+def patiently(work: Callable[[], object], schema: str, *, deadline: float) -> None:
+    """Do it again until it gets its locks; what fails has taken back what it did. Raises after ``deadline``."""
+    while True:
+        try:
+            work()
+            return
+        except (psycopg.OperationalError, sqlalchemy.exc.DBAPIError) as error:
+            if not _retryable(error):
+                raise
+            if time.monotonic() > deadline:
+                raise DatabaseUnavailable(
+                    f'the migration of schema "{schema}" did not get its locks in time: '
+                    "look for long transactions in pg_stat_activity"
+                ) from error
+        time.sleep(0.2 + random.random() * 0.8)
 
 
 def script(schema: str, revision: str, *, version_table: str, since: str | None = None) -> str:
@@ -166,11 +179,12 @@ def build_index_on(connection: psycopg.Connection[Any], schema: str, name: str, 
     return True
 
 
-def render(name: str, schema: str) -> sql.Composed:
-    """Return a SQL file of versions/ with the schema's name in its places."""
+def render(name: str, schema: str, *, change: Callable[[str], str] = str) -> sql.Composed:
+    """Return a SQL file of versions/ with the schema's name in its places. ``change``: done to its text before."""
     lines = (_VERSIONS / name).read_text(encoding="utf-8").splitlines(keepends=True)
     # The head of the file explains the placeholders; a name with a newline must not end that comment.
     text = "".join(itertools.dropwhile(lambda line: line.startswith("--"), lines))
+    text = change(text)
     # Function bodies name the schema: its name must not hold what ends them.
     tag = "pq"
     while f"${tag}" in schema:

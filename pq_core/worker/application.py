@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any, TextIO
 from pq_core import roles
 from pq_core.app import load_app, load_object
 from pq_core.dsn import find_dsn
-from pq_core.errors import ForkServerLost, PQError
+from pq_core.errors import ForkServerLost, PQError, SchemaDamaged
 from pq_core.types import Role
 from pq_core.worker import guards
 from pq_core.worker.forking import fork, reap
 from pq_core.worker.host import foreign_sockets, other_threads
-from pq_core.worker.keeper import APPLICATION_ERROR, LEFT_BEHIND, USAGE_ERROR, Page
+from pq_core.worker.keeper import APPLICATION_ERROR, LEFT_BEHIND, SCHEMA_ERROR, USAGE_ERROR, Page
 from pq_core.worker.options import WorkerOptions
 from pq_core.worker.run import supervise
 from pq_core.worker.shared import install_tees
@@ -63,7 +63,7 @@ def run_application(spec: dict[str, Any], *, page: Page | None, known_dead: tupl
         return 1  # which is restarted
     except PQError as error:
         sys.stderr.write(f"pq worker: {error}\n")
-        return USAGE_ERROR
+        return SCHEMA_ERROR if isinstance(error, SchemaDamaged) else USAGE_ERROR
     return LEFT_BEHIND if left else 0
 
 

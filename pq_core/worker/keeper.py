@@ -41,6 +41,7 @@ OVERDUE = 0.5
 USAGE_ERROR = 2
 """Exit status of a worker that can't start for a reason that a restart won't change."""
 APPLICATION_ERROR = 3
+SCHEMA_ERROR = 5
 """Exit status of a worker whose application raised when it was imported; it has printed the traceback."""
 LEFT_BEHIND = 4
 """Exit status of a worker that ended by itself and left tasks running under leases that nobody renews."""
@@ -388,6 +389,11 @@ class Keeper:
             self._status = max(self._status, LEFT_BEHIND)
         elif code in (USAGE_ERROR, APPLICATION_ERROR) and not self._ever_ready:
             self._status = max(self._status, USAGE_ERROR if code == USAGE_ERROR else 1)
+            if not self._stopping:
+                self._stop()
+        elif code == SCHEMA_ERROR:
+            # The others meet the same. Whoever looks after this process shall see it end, and its last line.
+            self._status = max(self._status, USAGE_ERROR)
             if not self._stopping:
                 self._stop()
         elif (self._stopping or place.retiring) and not worker_id and os.WIFSIGNALED(status):

@@ -8,7 +8,16 @@ from collections.abc import Callable, Sequence
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from pq_core.worker.connection import Callback, Connection, OnNotify, Parameters, Query, State
+from pq_core.worker.connection import (
+    Callback,
+    Connection,
+    OnNotify,
+    Parameters,
+    Query,
+    Results,
+    State,
+    StatementError,
+)
 
 if TYPE_CHECKING:
     from psycopg.pq.abc import PGconn
@@ -25,7 +34,7 @@ class Link:
 
     ``purpose``: a word for the log. ``patience``: seconds that an answer may take before the connection counts as
     half-open and is given up. ``hopeless``: says of a reason whether waiting can't help, so that the worker ends over
-    it and says so itself.
+    it and says so itself. ``on_refused``: gets each error of a statement, before the statement's own callback does.
     """
 
     def __init__(
@@ -40,6 +49,7 @@ class Link:
         on_ready: Callable[[], None] | None = None,
         on_lost: Callable[[], None] | None = None,
         on_notify: OnNotify | None = None,
+        on_refused: Callable[[StatementError], None] | None = None,
     ) -> None:
         self._connect = connect
         self._selector = selector
@@ -50,6 +60,7 @@ class Link:
         self._on_ready = on_ready
         self._on_lost = on_lost
         self._on_notify = on_notify
+        self._on_refused = on_refused
         self._connection: Connection | None = None
         self._registered: tuple[int, int] | None = None
         self._pause = FIRST_PAUSE
@@ -106,7 +117,13 @@ class Link:
         """Send statements as one transaction; only when ``idle``."""
         assert self._connection is not None
         self._overdue_at = monotonic() + self._patience
-        self._connection.send(statements, callback)
+
+        def told(results: Results | None, error: StatementError | None) -> None:
+            if error is not None and self._on_refused is not None:
+                self._on_refused(error)
+            callback(results, error)
+
+        self._connection.send(statements, told)
         self._watch()
 
     def pump(self) -> None:

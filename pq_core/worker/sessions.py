@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from pq_core.worker.link import Link
 
 if TYPE_CHECKING:
-    from pq_core.worker.connection import OnNotify
+    from pq_core.worker.connection import OnNotify, StatementError
     from pq_core.worker.host import Host
     from pq_core.worker.options import WorkerOptions
 
@@ -25,7 +25,7 @@ class Sessions:
 
     ``work``: claims and reports. ``watch``: heartbeats and notifications, which go to ``on_notify`` with channel and
     payload, and whether they came while it was idle; ``on_listening``: it has begun to hear them; ``on_deaf``: it hears
-    none until then.
+    none until then. ``on_refused``: gets each error of a statement on any of them.
     """
 
     def __init__(
@@ -37,9 +37,11 @@ class Sessions:
         on_notify: OnNotify,
         on_listening: Callable[[], None],
         on_deaf: Callable[[], None],
+        on_refused: Callable[[StatementError], None],
     ) -> None:
         self._host = host
         self._selector = selector
+        self._on_refused = on_refused
         self.work = Link(
             host.connect_work,
             selector=selector,
@@ -47,6 +49,7 @@ class Sessions:
             purpose="work",
             patience=max(options.lease, 10.0),
             hopeless=host.never_heard,
+            on_refused=on_refused,
         )
         self.watch = Link(
             host.connect_watch,
@@ -55,6 +58,7 @@ class Sessions:
             purpose="watch",
             patience=max(options.lease / 3, 2.0),
             hopeless=host.never_heard,
+            on_refused=on_refused,
             on_notify=on_notify,
             on_ready=on_listening,
             on_lost=on_deaf,
@@ -69,6 +73,7 @@ class Sessions:
             purpose="side",
             patience=120.0,
             hopeless=lambda reason: None,
+            on_refused=self._on_refused,
         )
 
     def close(self) -> None:

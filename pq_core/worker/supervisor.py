@@ -24,6 +24,7 @@ from pq_core.worker.gauges import Gauges
 from pq_core.worker.lease import Beat, Lease, Rescued
 from pq_core.worker.link import Link
 from pq_core.worker.metrics import Counters
+from pq_core.worker.misfit import Misfit
 from pq_core.worker.obituaries import Obituaries
 from pq_core.worker.options import WorkerOptions
 from pq_core.worker.phases import Phase, Phases
@@ -103,7 +104,9 @@ class Supervisor:
             on_notify=self._notified,
             on_listening=lambda: attention.listen(monotonic()),
             on_deaf=lambda: attention.deafen(monotonic()),
+            on_refused=lambda error: self.misfit.refused(error),
         )
+        self.misfit = Misfit(schema=host.schema, work=self.sessions.work, statements=statements, on_failed=self._fail)
         self.children = Children(
             host.child_setup(program, 0),
             forker=self.forker,
@@ -293,6 +296,7 @@ class Supervisor:
         self.sessions.watch.advance(now)
         self.registration.check_first_contact(now)
         self._register(now)
+        self.misfit.advance(now)
         self._advance_upkeep(now)
         self.turns.advance(now, claiming=self.phases.claiming)
         self.phases.advance(now)
@@ -360,6 +364,7 @@ class Supervisor:
             self.obituaries.next_event(),
             self.scrapes.next_event() if self.scrapes is not None else None,
             self.registration.next_event(now),
+            self.misfit.next_event(),
         ]
         if self.phases.claiming:
             events.append(self.starting.next_event())

@@ -13,5 +13,6 @@ def upgrade() -> None:
 
     The last file says that all of it is there.
     """
+    run_file("0005_repair.sql")
     run_file("0005_recovery.sql")
     run_file("0005_revision.sql")
