@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from pq_core import attempt as attempts
 from pq_core import roles
 from pq_core.errors import TaskCancelled, TaskTimeout
-from pq_core.worker import guards, handing, inbox, late, wire
+from pq_core.worker import blocking_drivers, guards, handing, inbox, late, wire
 from pq_core.worker.channel import Channel, tell
 from pq_core.worker.child_setup import ChildSetup, Loaded, attempt_of
 from pq_core.worker.concealing import ConcealedCall
@@ -79,6 +79,8 @@ def run_child(
     try:
         task, arguments = (None, None) if message is None else _handed(setup, message)
         stopper = _become_child(setup, task, place, drop, null_fd)
+        if crowd is None:
+            blocking_drivers.watch_loaded(stopper)
         channel = Channel(fd)
         if task is None:
             status = _run_spare(setup, channel, stopper, _Tasks(setup, inbox_fd))

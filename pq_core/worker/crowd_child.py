@@ -12,7 +12,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from pq_core import attempt as attempts
-from pq_core.worker import guards, inbox, wire
+from pq_core.worker import guards, inbox, statements, wire
 from pq_core.worker.channel import Channel, tell
 from pq_core.worker.child import CANNOT_REPORT, flush, tell_of_late_modules
 from pq_core.worker.child_setup import ChildSetup, attempt_of
@@ -118,6 +118,8 @@ class _Crowd:
             with setup.in_child(task):
                 value = await function(*args, **kwargs)
         except asyncio.CancelledError as error:
+            # Drivers cancel their statements as they are left; asyncpg goes on with that while its caller returns.
+            await statements.cancelled_by_asyncpg()
             return stopped_early(setup, task, error)
         except BaseException as error:
             return failure(setup, task, error)  # SystemExit too: it would end the loop, and with it the neighbours

@@ -24,13 +24,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from pq_core.worker import bare_fork, guards
+import pq_core.worker.statements  # noqa: F401 - a child that has to load it may have no descriptor left
+from pq_core.worker import bare_fork, blocking_drivers, guards, stopping
 from pq_core.worker.child import run_child
 from pq_core.worker.forking import fork_all, reap_all
 from pq_core.worker.orders import Gone, Line, Order
 from pq_core.worker.rehearsing import rehearse, rehearse_beginning
 from pq_core.worker.shared import Place
-from pq_core.worker.stopping import forget_in_children
 
 if TYPE_CHECKING:
     from pq_core.types import ClaimedTask
@@ -102,7 +102,8 @@ class ForkServer:
         self._setup = self.setup_of(0)
         rehearse()
         rehearse_beginning(self._setup, worker_pid)
-        forget_in_children()
+        stopping.forget_in_children()
+        blocking_drivers.watch_imports(stopping.latest)
         self._os_fork = bare_fork.choose()
         woken, waker = socket.socketpair()
         for end in (woken, waker):

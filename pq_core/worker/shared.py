@@ -63,7 +63,7 @@ class Place:
         """Return the place behind two descriptors that another process has sent; they are used up."""
         place = cls.__new__(cls)
         try:
-            high = _high(stack_fd)
+            high = high_descriptor(stack_fd)
         except OSError:
             os.close(memory_fd)
             raise
@@ -272,13 +272,13 @@ def _anonymous_file(name: str) -> int:
         handle, path = tempfile.mkstemp(prefix=f"{name}-")
         os.unlink(path)  # noqa: PTH108
     try:
-        return _high(handle)
+        return high_descriptor(handle)
     finally:
         os.close(handle)
 
 
-def _high(handle: int) -> int:
-    """Return the same file under a high number.
+def high_descriptor(handle: int) -> int:
+    """Return a descriptor of the same file with a high number.
 
     A task that closes every descriptor and then opens files gets low ones, and faulthandler, which knows no more than
     the number, must not write into a file of the task's.

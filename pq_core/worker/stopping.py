@@ -7,7 +7,7 @@ import contextlib
 import faulthandler
 import os
 import signal
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from pq_core.errors import TaskCancelled, TaskTimeout
 from pq_core.worker.shared import Place, StopReason
@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 
     from pq_core.types import ClaimedTask
 
+E = TypeVar("E", bound=BaseException)
 
-_latest: list[Stopper | None] = [None]
+latest: list[Stopper | None] = [None]
 """What takes SIGTERM in this process: in a list, since an attribute of a module or a class is a page more to copy."""
 
 
@@ -32,7 +33,7 @@ def forget_in_children() -> None:
 
 
 def _forget_latest() -> None:
-    if (stopper := _latest[0]) is not None:
+    if (stopper := latest[0]) is not None:
         stopper.forget()
 
 
@@ -57,7 +58,7 @@ class Stopper:
 
     def install(self) -> None:
         """Take SIGTERM, with the stacks of all threads saved first; again where the task before took it away."""
-        _latest[0] = self
+        latest[0] = self
         # The interpreter's own functions: those of the module turn every number into an enum member and back.
         if _signal.getsignal(signal.SIGTERM) is not self:
             _signal.signal(signal.SIGTERM, self)
@@ -77,10 +78,16 @@ class Stopper:
 
     def forget(self) -> None:
         """Give SIGTERM its ordinary meaning again."""
-        _latest[0] = None
+        latest[0] = None
         if signal.getsignal(signal.SIGTERM) is self:
             faulthandler.unregister(signal.SIGTERM)
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+    def is_told(self) -> bool:
+        """Say whether the task is to stop and the handler has not run yet. For another thread."""
+        if not self.armed or self.task is None or not self.place.has_stop():
+            return False
+        return self.place.stop_reason(self.task.id, self.task.fence) is not StopReason.NONE
 
     def __call__(self, signal_number: int, frame: FrameType | None) -> None:
         if not self.armed or self._held or self.task is None:
@@ -90,11 +97,27 @@ class Stopper:
                 return
             case StopReason.TIMEOUT:
                 self.armed = False
-                raise TaskTimeout("the task's timeout is over")
+                raise _after_its_statements(TaskTimeout("the task's timeout is over"), frame)
             case StopReason.CANCEL:
                 self.armed = False
                 words = self.place.stop_words()
-                raise TaskCancelled(f"the task was cancelled{': ' if words else ''}{words or ''}", reason=words)
+                error = TaskCancelled(f"the task was cancelled{': ' if words else ''}{words or ''}", reason=words)
+                raise _after_its_statements(error, frame)
             case StopReason.INTERRUPT | StopReason.LOST:
                 self.armed = False
-                raise TaskCancelled("the worker stops")
+                raise _after_its_statements(TaskCancelled("the worker stops"), frame)
+
+
+def _after_its_statements(error: E, frame: FrameType | None) -> E:
+    """Cancel what the task waits for at the server; return ``error``, with notes of what could not be cancelled.
+
+    Before it is raised: nothing that the task does about it may wait for the statement, or be cancelled with it.
+    """
+    try:
+        from pq_core.worker import statements  # in the image, and nothing that a child looks at before
+
+        for problem in statements.cancel(frame):
+            error.add_note(problem)
+    except Exception as problem:  # no memory or descriptor left: it is stopped all the same
+        error.add_note(f"its statements could not be cancelled: {problem!r}")
+    return error

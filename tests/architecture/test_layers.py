@@ -37,6 +37,7 @@ LEAVES = {
     "pq_core.roles",
     "pq_core.types",
     "pq_core.worker",
+    "pq_core.worker.blocking_drivers",
     "pq_core.worker.channel",
     "pq_core.worker.child",
     "pq_core.worker.child_setup",
