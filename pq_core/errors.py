@@ -149,8 +149,11 @@ class WorkerStartError(PQError):
 class ForkServerLost(PQError):
     """Raised when the process that forks a worker's children has ended or hangs; they have ended with it.
 
-    The worker can't go on. Under a keeper another one starts, and takes its tasks back.
+    The worker can't go on. Under a keeper another one starts, and takes its tasks back. ``overloaded``: the machine let
+    it wait for a processor meanwhile, so that no task is to blame.
     """
+
+    overloaded = False
 
 
 class Retry(Exception):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import logging
 import os
 import select
 import signal
@@ -20,11 +21,17 @@ from pq_core.worker import guards
 from pq_core.worker.forking import Exit, fork, reap
 from pq_core.worker.orders import Gone, Line, Order
 from pq_core.worker.shared import Place
+from pq_core.worker.starving import Sample, sample, silent
+
+logger = logging.getLogger("pq.worker")
 
 PATIENCE = 10.0
-"""Seconds that the fork server may take for an answer, at most; one that takes longer hangs, and is given up."""
+"""Seconds that the fork server may take for an answer, at most; one that takes longer hangs, and is given up. Those in
+which it waits for a processor do not count."""
 SLICE = 0.5
 """Seconds that count at most of the time between two looks: where all processes were frozen, nobody hangs."""
+NOTICED = 0.1
+"""Seconds without an answer after which it is looked at what the server does; half of it passes between two looks."""
 AT_ONCE = 16
 """Children in one order, which is answered when all are forked; at most four descriptors come with each."""
 GOODBYE = 2.0
@@ -76,7 +83,8 @@ class Forker:
 
     ``pid``: its process. ``patience``: seconds that it may take for an answer. ``on_image``: is told the resident bytes
     of a child that has done nothing when they have changed. ``exits``: children that have ended, by their numbers,
-    until somebody takes them out. ``lost``: why it is of no use any more.
+    until somebody takes them out. ``lost``: why it is of no use any more. ``starved``: seconds for which it has waited
+    for a processor while an answer was awaited.
     """
 
     def __init__(
@@ -99,8 +107,10 @@ class Forker:
         self._answer: Answer | None = None
         self._pinged = False
         self._ping_at = monotonic() + patience
+        self.starved = 0.0
         self._waited = 0.0
         self._checked_at = 0.0
+        self._sample: Sample | None = None
 
     @classmethod
     def start(
@@ -223,7 +233,7 @@ class Forker:
         """Take in what the server has said; wait for something if that is nothing."""
         try:
             for message, _ in self._line.receive():
-                self._waited = 0.0
+                self._waited = self.starved = 0.0
                 match message:
                     case (Order.ENDED, ended):
                         self._ended(ended)
@@ -246,14 +256,33 @@ class Forker:
         if self.lost is not None:
             return
         if self._awaited:
-            self._waited += min(now - self._checked_at, SLICE)
+            if self._waited >= NOTICED and now - self._checked_at < NOTICED / 2:
+                return
+            self._count(min(now - self._checked_at, SLICE))
             if self._waited >= self.patience:
-                self._lose(f"no answer for {self.patience:g} s")
+                self._lose(f"no answer for {self.patience:g} s", overloaded=self.starved >= self.patience)
         elif now >= self._ping_at:
             self._ping_at = now + self.patience
-            self._pinged, self._waited = True, 0.0
+            self._pinged, self._waited, self.starved = True, 0.0, 0.0
             self._send(Order.PING)
         self._checked_at = now
+
+    def _count(self, elapsed: float) -> None:
+        """Add to the time without an answer what of ``elapsed`` the server could have used for one."""
+        if self._waited < NOTICED:  # nearly always: it is not worth a look
+            self._waited += elapsed
+            self._sample = sample(self.pid) if self._waited >= NOTICED else None
+            return
+        before, self._sample = self._sample, sample(self.pid)
+        counts = silent(before, self._sample, elapsed)
+        self._waited += counts
+        starved_before, self.starved = self.starved, self.starved + elapsed - counts
+        if starved_before < self.patience <= self.starved:
+            logger.warning(
+                "the process that forks this worker's children waits for a processor, %.0f s so far: this machine has "
+                "more to do than it can; no task begins here meanwhile",
+                self.starved,
+            )
 
     def next_event(self, now: float) -> float | None:
         """Return when ``check`` has something to do, if no answer comes."""
@@ -272,11 +301,15 @@ class Forker:
             except Gone as error:
                 self._lose(str(error))
 
-    def _lose(self, reason: str) -> None:
-        """Give the server up. Its children die with it, by the kernel's hand."""
+    def _lose(self, reason: str, *, overloaded: bool = False) -> None:
+        """Give the server up. Its children die with it, by the kernel's hand.
+
+        ``overloaded``: it got too little of the processors, which is nobody's fault.
+        """
         if self.lost is None:
             guards.kill_group(self.pid, signal.SIGKILL)
             self.lost = ForkServerLost(f"the process that forks this worker's children is gone: {reason}")
+            self.lost.overloaded = overloaded
 
     def close(self) -> None:
         """Let the server end, and wait for it."""

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 _HEAD = struct.Struct("=qddqq")
 _PID = struct.Struct("=i")
+_ID = struct.Struct("=q")
 
 TRIES = 100
 """Readings of a page before what was read last counts: a write takes less than one."""
@@ -64,7 +65,8 @@ class Page:
     def __init__(self, *, children: int, ordinal: int = 0) -> None:
         self.ordinal = ordinal
         self._most = children = 2 * children + 8  # one may be leaving while another runs; spares
-        self._map = mmap.mmap(-1, _HEAD.size + _PID.size * (children + 1))
+        self._map = mmap.mmap(-1, _ID.size + _HEAD.size + _PID.size * (children + 1))
+        self._acquitted_at = len(self._map) - _ID.size
         self._known: _State
         self._store(0, 0.0, 0.0, [])
 
@@ -88,6 +90,15 @@ class Page:
                 self._known = (worker_id, expires, written, list(pids))
                 break
         return self._known
+
+    def acquit(self, worker_id: int) -> None:
+        """Note that none of this worker's tasks is to blame for its end, which follows."""
+        _ID.pack_into(self._map, self._acquitted_at, worker_id)
+
+    @property
+    def acquitted(self) -> int:
+        """The last worker of which that was noted; 0: none. For its successor."""
+        return int(_ID.unpack_from(self._map, self._acquitted_at)[0])
 
     def read(self) -> tuple[int, float, list[int]]:
         """Return worker id (0: none), end of the lease, pids."""

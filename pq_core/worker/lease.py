@@ -54,7 +54,8 @@ class Lease:
     """The lease of one life of a worker; times are of the monotonic clock.
 
     ``bands``: the parameters that name the priorities it takes. ``on_beat``: gets every successful heartbeat.
-    ``on_gone``: the lease is lost. ``on_rescued``: gets tasks taken from the dead.
+    ``on_gone``: the lease is lost. ``on_rescued``: gets tasks taken from the dead. ``known_dead``: who is known
+    to be gone. ``acquitted``: one of them whose end none of its tasks is to blame for; 0: none.
     """
 
     link: Link
@@ -68,11 +69,16 @@ class Lease:
     expires: float = 0.0
     draining: bool = False
     known_dead: list[int] = field(default_factory=list)
+    acquitted: int = 0
     _next_beat: float = 0.0
     _next_rescue: float | None = None
     _sent: float = 0.0
     _blameless: set[int] = field(default_factory=set)
     _plain: bool = False
+
+    def __post_init__(self) -> None:
+        if self.acquitted:
+            self._blameless.add(self.acquitted)
 
     def begin(self, worker_id: int, sent: float) -> None:
         """Start a life that was registered by a statement sent at ``sent``."""

@@ -140,6 +140,7 @@ class Supervisor:
             on_gone=self._lease_gone,
             on_rescued=self._rescued,
             known_dead=list(host.known_dead),
+            acquitted=host.page.acquitted if host.page is not None else 0,
         )
         self.statistics = Statistics(statements=statements, retention=self.host.pq.retention.seconds("statistics"))
         self.counters = Counters()
@@ -328,6 +329,8 @@ class Supervisor:
 
     def _forker_is_lost(self) -> bool:
         if self.forker.lost is not None:
+            if self.forker.lost.overloaded and self.host.page is not None and self.lease.worker_id is not None:
+                self.host.page.acquit(self.lease.worker_id)
             self._fail(self.forker.lost)
         return self.forker.lost is not None
 

@@ -6,6 +6,8 @@ import os
 import select
 import signal
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from itertools import count
@@ -19,6 +21,7 @@ from pq_core.worker.fork_server import ForkServer
 from pq_core.worker.forker import AT_ONCE, Answer, Forker, Request
 from pq_core.worker.inbox import Inbox
 from pq_core.worker.shared import Place
+from pq_core.worker.starving import Sample, sample, silent
 from tests.unit.child_setups import child_setup
 
 
@@ -178,6 +181,60 @@ def test_server_that_is_gone_or_hangs_is_given_up(forker: Forker, how: int) -> N
         sleep(0.01)
 
 
+@pytest.mark.parametrize(
+    ("before", "after", "counts"),
+    [
+        (Sample(False, 1.0, 2.0), Sample(False, 1.0, 2.0), 0.5),  # it sleeps, or was stopped
+        (Sample(False, 1.0, 2.0), Sample(True, 1.0, 2.0), 0.0),  # it waits, and has not been let yet
+        (Sample(True, 1.0, 2.0), Sample(True, 1.5, 2.0), 0.5),  # it runs, and says nothing
+        (Sample(True, 1.0, 2.0), Sample(True, 1.1, 2.4), 0.1),  # it gets a fifth of a processor
+        (Sample(True, 1.0, 2.0), Sample(False, 1.1, 2.3), 0.2),  # so did it, and then slept
+        (Sample(True, 1.0, 2.0), Sample(False, 1.0, 9.0), 0.0),  # a long wait has ended
+        (None, Sample(True, 1.0, 2.0), 0.5),
+        (Sample(True, 1.0, 2.0), None, 0.5),
+    ],
+)
+def test_time_in_which_it_was_not_let_run_does_not_count(
+    before: Sample | None, after: Sample | None, counts: float
+) -> None:
+    assert silent(before, after, 0.5) == pytest.approx(counts)
+
+
+@pytest.mark.skipif(sample(os.getpid()) is None, reason="the kernel does not count how long a process waits")
+@pytest.mark.parametrize("hangs", [False, True])
+def test_server_that_gets_no_processor_is_not_given_up(forker: Forker, hangs: bool) -> None:
+    cpu = min(os.sched_getaffinity(0))
+    code = f"import os\nos.sched_setaffinity(0, [{cpu}])\nwhile True: 0"
+    loops = [subprocess.Popen([sys.executable, "-c", code]) for _ in range(4)]
+    try:
+        os.sched_setaffinity(forker.pid, {cpu})
+        os.sched_setscheduler(forker.pid, os.SCHED_IDLE, os.sched_param(0))
+        with requests(1) as wanted:
+            forker.order(wanted)
+            answer = None
+            while answer is None and forker.lost is None:
+                if forker.starved > 1.5 * forker.patience:
+                    if hangs:
+                        os.kill(forker.pid, signal.SIGSTOP)
+                    for loop in loops:
+                        loop.kill()
+                if select.select([forker], [], [], 0.05)[0]:
+                    forker.read()
+                forker.check(monotonic())
+                answer = forker.take_answer()
+    finally:
+        for loop in loops:
+            loop.kill()
+            loop.wait()
+    if hangs and answer is None:  # else a system that let it answer meanwhile
+        assert forker.lost is not None
+        assert forker.lost.overloaded, "no task is to blame"
+    else:
+        assert forker.lost is None
+        assert answer is not None
+        assert len(answer.forked) == 1
+
+
 def test_server_that_hangs_is_noticed_without_an_order(forker: Forker) -> None:
     os.kill(forker.pid, signal.SIGSTOP)
     end = monotonic() + 20
@@ -186,3 +243,4 @@ def test_server_that_hangs_is_noticed_without_an_order(forker: Forker) -> None:
         forker.check(monotonic())
         sleep(0.05)
     assert "no answer for 1 s" in str(forker.lost)
+    assert not forker.lost.overloaded, "a task may have stopped it"

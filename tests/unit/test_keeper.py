@@ -77,3 +77,12 @@ def test_group_of_a_child_that_has_ended_already_is_ended_before_its_number_is_g
 
     assert select.select([reader], [], [], 20)[0], "the grandchild is gone, which would sleep for a minute"
     os.close(reader)
+
+
+def test_successor_reads_whom_nothing_is_held_against() -> None:
+    page = Page(children=2)
+    assert page.acquitted == 0
+    page.write(7, 1e9, list(range(11, 23)))  # as many as it holds
+    page.acquit(7)
+    page.write(0, 0.0, [])  # as the keeper does before it starts the next one
+    assert (page.acquitted, page.read()) == (7, (0, 0.0, []))
