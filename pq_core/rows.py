@@ -36,14 +36,13 @@ class Retried:
 
 @dataclass(frozen=True, slots=True)
 class Watched:
-    """Where a task stands. ``marked``: its end will be notified on ``channel``."""
+    """Where a task stands. Its end will be notified on ``channel``."""
 
     id: int
     status: TaskStatus
     outcome: str | None
     error: str | None
     result: JSON
-    marked: bool
     channel: str
 
 

@@ -45,6 +45,7 @@ TABLES = (
     "pq_chores",
     "pq_statistics_hours",
     "pq_limits",
+    "pq_waits",
 )
 """Every table that the migrations create, besides Alembic's."""
 

@@ -1,7 +1,8 @@
 """Waiting for the end of a task: told by NOTIFY where that works, by asking again where it does not.
 
-``watch`` marks the task, so that its end is notified. It is asked once more after LISTEN took hold, and then at
-growing intervals: a pooler may swallow notifications, and a mark may have met a locked row.
+``watch`` notes in ``pq_waits`` that the end is waited for, so that it is notified. It is asked once more after LISTEN
+took hold, and then at growing intervals: a pooler may swallow notifications, an end that was under way when the wait
+was noted has not seen it, nor does a worker of before revision 5.
 """
 
 from __future__ import annotations

@@ -38,8 +38,8 @@ def finish(dsn: str, task_id: int, status: str, result: Any = None, *, error: st
     with psycopg.connect(dsn, autocommit=True) as own:
         own.execute(
             "WITH ended AS (UPDATE pq_tasks SET status = %s, result = %s::jsonb, error = %s, completed_at = now()"
-            " WHERE id = %s RETURNING id, notify_finished)"
-            " SELECT pg_notify(pq_channel('done'), id::text) FROM ended WHERE notify_finished",
+            " WHERE id = %s RETURNING id), waited_for AS (DELETE FROM pq_waits w USING ended e WHERE w.task_id = e.id"
+            " RETURNING e.id) SELECT pg_notify(pq_channel('done'), id::text) FROM waited_for",
             (status, None if result is None else json.dumps(encode_result(result)), error, task_id),
         )
 

@@ -17,9 +17,12 @@ WITH input AS (SELECT cast(cast({parameters} AS text) AS jsonb) AS p), own AS MA
     SELECT o.id, o.fence, o.attempts, o.worker_id, 'succeeded', o.started_at, clock_timestamp()
     FROM own o WHERE o.parked
     ON CONFLICT DO NOTHING
+), waited_for AS (
+    DELETE FROM {schema}.pq_waits w USING own o WHERE w.task_id = o.id AND NOT o.parked RETURNING w.task_id AS id
 ), told AS MATERIALIZED (
-    SELECT pg_notify({schema}.pq_channel('done'), cast(o.id AS text)) FROM own o
-    WHERE o.notify_finished AND NOT o.parked
+    -- notify_finished: as clients of before revision 5 say that they wait.
+    SELECT pg_notify({schema}.pq_channel('done'), cast(e.id AS text)) FROM (
+        SELECT o.id FROM own o WHERE o.notify_finished AND NOT o.parked UNION SELECT w.id FROM waited_for w) e
 ), woken AS MATERIALIZED (
     -- A parked version that has taken its place is due, or will be before a quiet worker looks (5 s, STRETCHED in
     -- attention.py). Its own worker may be among those who sleep, with other places free: it hears of this end when the

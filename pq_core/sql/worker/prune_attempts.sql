@@ -1,4 +1,5 @@
--- Delete recorded attempts of tasks that are gone, as after somebody's own DELETE, when they are older than $4 seconds.
+-- Delete recorded attempts of tasks that are gone, as after somebody's own DELETE, when they are older than $4 seconds;
+-- and what waiters noted while their task ended, and died before they asked again.
 --
 -- $1 text chore  $2 bigint worker  $3 double precision seconds for which the chore is kept from others
 -- $4 double precision seconds  $5 bigint id of the last row read  $6 integer rows
@@ -16,5 +17,11 @@ WITH mine AS MATERIALIZED (
         WHERE s.finished_at < clock_timestamp() - $4::double precision * interval '1 second'
             AND NOT EXISTS (SELECT FROM {schema}.pq_tasks t WHERE t.id = s.task_id))
     RETURNING 1
+), over AS (
+    DELETE FROM {schema}.pq_waits w WHERE EXISTS (SELECT FROM mine) AND w.ctid = ANY (ARRAY(
+        SELECT o.ctid FROM {schema}.pq_waits o
+        WHERE NOT EXISTS (SELECT FROM {schema}.pq_tasks t
+            WHERE t.id = o.task_id AND t.status IN ('pending', 'running', 'blocked'))
+        LIMIT $6::integer FOR UPDATE OF o SKIP LOCKED))
 )
 SELECT (SELECT count(*) FROM seen), (SELECT count(*) FROM deleted), (SELECT max(s.id) FROM seen s) FROM mine;

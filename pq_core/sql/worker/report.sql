@@ -65,9 +65,15 @@ WITH ending AS MATERIALIZED (
     FROM recorded r CROSS JOIN LATERAL {schema}.pq_enqueue(r.on_failure || jsonb_build_object('headers',
         coalesce(nullif(r.on_failure -> 'headers', 'null'), '{{}}') || jsonb_build_object('pq-failed-task', r.id::text))) q
     WHERE r.end_status = 'failed' AND r.on_failure IS NOT NULL AND r.plain IS NOT TRUE
+), waited_for AS (
+    DELETE FROM {schema}.pq_waits w
+    WHERE w.task_id = ANY (ARRAY(SELECT r.id FROM recorded r WHERE r.status IN ('completed', 'failed', 'cancelled')))
+    RETURNING w.task_id AS id
 ), told AS MATERIALIZED (
-    SELECT count(pg_notify({schema}.pq_channel('done'), r.id::text)) FROM recorded r
-    WHERE r.notify_finished AND r.status IN ('completed', 'failed', 'cancelled')
+    -- notify_finished: as clients of before revision 5 say that they wait.
+    SELECT count(pg_notify({schema}.pq_channel('done'), e.id::text)) FROM (
+        SELECT r.id FROM recorded r WHERE r.notify_finished AND r.status IN ('completed', 'failed', 'cancelled')
+        UNION SELECT w.id FROM waited_for w) e
 ), woken AS MATERIALIZED (
     -- What this worker gives up others may have now: as pq_enqueue, tell those who sleep. So too of what is due again
     -- before a quiet worker looks (5 s, STRETCHED in attention.py): this one may be full by then, or gone.
