@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, LiteralString
 from psycopg import sql
 from psycopg.rows import tuple_row
 
-from pq_core import database
+from pq_core import citus, database
 from pq_core.errors import DatabaseUnavailable, NotMigrated, SchemaDamaged, SchemaIncompatible
 from pq_core.sql_names import check_schema_name
 
@@ -57,13 +57,15 @@ _POLL_INTERVAL = 0.1
 class MigrationResult:
     """What a migration found and did. ``before`` is None where there were no tables of pq.
 
-    ``newer``: the schema is of a newer pq that this code can work with; nothing was changed.
+    ``newer``: the schema is of a newer pq that this code can work with; nothing was changed. ``notes``: what else there
+    is to say.
     """
 
     schema: str
     before: int | None
     after: int
     newer: bool = False
+    notes: tuple[str, ...] = ()
 
     @property
     def changed(self) -> bool:
@@ -94,15 +96,16 @@ def migrate(
     check_schema_name(schema)
     deadline = time.monotonic() + wait
     with _locked(dsn, schema, deadline=deadline) as connection:
+        notes = citus.keep_local(connection)
         found = _inspect(connection, schema)
         _refuse_foreign(found, schema)
         if found.revision is not None and found.revision > CODE_REVISION:
             check_revision(found.revision, found.oldest_code, schema=schema)
-            return MigrationResult(schema=schema, before=found.revision, after=found.revision, newer=True)
+            return MigrationResult(schema=schema, before=found.revision, after=found.revision, newer=True, notes=notes)
         _refuse_mismatch(connection, found, schema)
         if found.revision == CODE_REVISION and revision == "head":
             check_whole(connection, schema)
-            return MigrationResult(schema=schema, before=CODE_REVISION, after=CODE_REVISION)
+            return MigrationResult(schema=schema, before=CODE_REVISION, after=CODE_REVISION, notes=notes)
         if not found.exists:
             connection.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(schema)))
         from pq_core.migrations import repair, runner
@@ -111,7 +114,20 @@ def migrate(
             runner.patiently(lambda: repair.repair(connection, schema), schema, deadline=deadline)
         runner.upgrade(connection, schema, revision, version_table=VERSION_TABLE, deadline=deadline)
         after = _inspect(connection, schema).revision or 0
-        return MigrationResult(schema=schema, before=found.revision, after=after)
+        return MigrationResult(schema=schema, before=found.revision, after=after, notes=notes)
+
+
+def build_citus_fence(dsn: DSN | None = None, schema: str = "public", *, wait: float = _MIGRATION_WAIT) -> bool:
+    """Put the fence on pq_tasks that Citus's two-phase commit needs; False where there is no Citus."""
+    from pq_core import citus
+
+    check_schema_name(schema)
+    with _locked(dsn, schema, deadline=time.monotonic() + wait) as connection:
+        check(connection, schema)
+        if citus.version(connection) is None:
+            return False
+        connection.execute(sql.SQL(citus.fence_sql(schema)))
+        return True
 
 
 def migration_sql(schema: str = "public", *, revision: str = "head", since: str | None = None) -> str:
@@ -144,10 +160,12 @@ def drop(dsn: DSN | None = None, schema: str = "public", *, wait: float = _MIGRA
             # before the tables; triggers go with their tables, and their functions after them.
             for signature in _own_functions(connection, schema, triggers=False):
                 connection.execute(sql.SQL("DROP FUNCTION {}").format(sql.SQL(signature)))
-            for table in (*TABLES, VERSION_TABLE):
+            for table in (*TABLES, VERSION_TABLE, citus.FENCE):
                 connection.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(sql.Identifier(schema, table)))
             for signature in _own_functions(connection, schema, triggers=True):
                 connection.execute(sql.SQL("DROP FUNCTION {}").format(sql.SQL(signature)))
+            fence = sql.Identifier(schema, citus.FENCE)
+            connection.execute(sql.SQL("DROP FUNCTION IF EXISTS {}()").format(fence))
         return found.revision is not None
 
 

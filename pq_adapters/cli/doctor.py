@@ -76,6 +76,7 @@ def examine(app: str | None, factory: bool, dsn: str | None, schema: str | None)
 
 
 def _database(pq: PQ, loaded: PQ | None) -> Iterator[Finding]:
+    from pq_core import citus
     from pq_core.doctor import database, machine
 
     with pq.session() as connection:
@@ -87,6 +88,7 @@ def _database(pq: PQ, loaded: PQ | None) -> Iterator[Finding]:
         yield from found
         if found[0].level is Level.PROBLEM:
             return
+        yield from citus.judge(citus.look(connection, pq.schema), pq.schema)
         yield from database.indexes(connection, pq.schema)
         yield from database.dead_rows(connection, pq.schema)
         yield from database.long_transactions(connection, pq.schema)

@@ -17,6 +17,12 @@ from pq_adapters.cli.output import print_json
 @click.option(
     "--roles", is_flag=True, help="Print the SQL for the roles producer, worker and viewer; touch no database."
 )
+@click.option(
+    "--citus-fence",
+    "fence",
+    is_flag=True,
+    help="Beside tables that Citus distributes: one commit for them and for the tasks enqueued with them.",
+)
 @click.option("--role-prefix", default="pq_", show_default=True, metavar="P", help="How the names of the roles begin.")
 @json_option
 def migrate(
@@ -26,6 +32,7 @@ def migrate(
     schema: str | None,
     as_sql: bool,
     roles: bool,
+    fence: bool,
     role_prefix: str,
     as_json: bool,
 ) -> None:
@@ -49,8 +56,16 @@ def migrate(
         return
     if as_sql:
         click.echo(tables.migration_sql(schema), nl=False)
+        if fence:
+            from pq_core.citus import fence_sql
+
+            click.echo(fence_sql(schema), nl=False)
         return
     result = tables.migrate(dsn or found_dsn, schema)
+    if fence and not tables.build_citus_fence(dsn or found_dsn, schema):
+        raise click.UsageError("--citus-fence: the extension citus is not in this database")
+    for note in result.notes:
+        click.echo(f"note: {note}", err=True)
     if as_json:
         print_json(result)
     elif result.newer:

@@ -42,8 +42,9 @@ OVERDUE = 0.5
 USAGE_ERROR = 2
 """Exit status of a worker that can't start for a reason that a restart won't change."""
 APPLICATION_ERROR = 3
-SCHEMA_ERROR = 5
 """Exit status of a worker whose application raised when it was imported; it has printed the traceback."""
+SCHEMA_ERROR = 5
+"""Exit status of a worker whose schema lacks what its statements name."""
 LEFT_BEHIND = 4
 """Exit status of a worker that ended by itself and left tasks running under leases that nobody renews."""
 FIRST_PAUSE = 0.5
