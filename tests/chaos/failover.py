@@ -91,15 +91,19 @@ class Lag(Fault):
 
 
 class Restore(Fault):
-    """The server is stopped and comes back with the files that it had some seconds before."""
+    """The server is stopped and comes back with the files that it had some seconds before.
+
+    ``begin_anew``: a worker begins its life in the part that is lost, another one afterwards, under the same id.
+    """
 
     promise = "database"
     loses = True
 
-    def __init__(self, name: str, title: str, *, new_timeline: bool) -> None:
+    def __init__(self, name: str, title: str, *, new_timeline: bool, begin_anew: bool) -> None:
         self.name = name
         self.title = title
         self.new_timeline = new_timeline
+        self.begin_anew = begin_anew
 
     @contextmanager
     def around(self, stage: Stage) -> Iterator[None]:
@@ -110,15 +114,16 @@ class Restore(Fault):
 
     def inject(self, stage: Stage, seconds: float) -> int:
         server, saved = stage.server, stage.folder / "saved"
-        begin_before(stage)
-        server.save(saved)
-        # One worker begins its life in the part that is lost; its id will be another's.
-        stage.fleet.kill_worker(stage.fleet.workers[0])
+        with server.saving(saved):
+            begin_before(stage)
+        if self.begin_anew:
+            stage.fleet.kill_worker(stage.fleet.workers[0])
         work_in_vain(stage)
         lost = [server.started]
         began = time.monotonic()
         server.stop("immediate")
-        stage.fleet.kill_worker(stage.fleet.workers[-1])
+        if self.begin_anew:
+            stage.fleet.kill_worker(stage.fleet.workers[-1])
         server.restore(saved)
         server.preset(default_transaction_read_only="on")
         if self.new_timeline:
@@ -132,9 +137,9 @@ class Restore(Fault):
 
 def begin_before(stage: Stage) -> None:
     """Begin tasks that survive as running, and end, or complete themselves, in the part that is lost."""
-    arguments = [[LOST / 2], [LOST / 2], [2 * LOST]]
+    arguments = [[LOST / 2], [LOST / 2], [3 * LOST]]
     stage.order("once", "once", arguments, at_least=3, on_lost="fail", max_attempts=1)
-    stage.order("lingering", "effect", [[LOST / 3, LOST]] * 2, at_least=2)
+    stage.order("lingering", "effect", [[LOST / 3, 2 * LOST]] * 2, at_least=2)
 
 
 def work_in_vain(stage: Stage) -> None:

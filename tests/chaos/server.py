@@ -8,6 +8,8 @@ import signal
 import socket
 import subprocess
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -141,30 +143,52 @@ class Server:
         with (self.data / "postgresql.auto.conf").open("a") as file:
             file.writelines(f"{name} = '{value}'\n" for name, value in settings.items())
 
-    def save(self, folder: Path) -> None:
-        """Copy its files as they are at this moment: it is stopped for that, and started again."""
-        self.stop("immediate")
-        shutil.copytree(self.data, folder)
-        self.start()
+    @contextmanager
+    def saving(self, folder: Path) -> Iterator[None]:
+        """Copy its files while it runs. A server that starts on them has all that is committed within, too."""
+        with psycopg.connect(self.dsn, autocommit=True) as connection:
+            connection.execute("SELECT pg_backup_start('saved', fast => true)")
+            shutil.copytree(self.data, folder, ignore=_of_the_process, copy_function=_copy_if_there)
+            yield
+            row = connection.execute("SELECT labelfile FROM pg_backup_stop(false)").fetchone()
+        assert row is not None
+        (folder / "backup_label").write_text(row[0])
+        shutil.copytree(self.data / "pg_wal", folder / "pg_wal", copy_function=_copy_if_there)
+        self._give(folder)
 
     def restore(self, folder: Path) -> None:
-        """Put copied files in the place of those of this server, which is not running."""
+        """Put saved files in the place of those of this server, which is not running."""
+        self.data.rename(folder.with_name(f"{folder.name}-replaced"))
+        folder.rename(self.data)
+
+    def _give(self, folder: Path) -> None:
         owner = self.data.stat()
-        shutil.rmtree(self.data)
-        shutil.copytree(folder, self.data)
-        give_data(self.data, owner.st_uid, owner.st_gid)
-        self.data.chmod(0o700)
+        if folder.stat().st_uid != owner.st_uid:
+            give_data(folder, owner.st_uid, owner.st_gid)
+        folder.chmod(0o700)
 
     def copy_to(self, folder: Path) -> Server:
         """Return a standby that follows this server, which is restarted for the copy."""
         self.stop()
         standby = Server(folder, **{**self.settings, "port": "0"})
         standby.settings["port"] = str(standby.port)
-        standby.restore(self.data)
+        shutil.rmtree(standby.data)
+        shutil.copytree(self.data, standby.data)
+        self._give(standby.data)
         (standby.data / "standby.signal").touch()
         standby.preset(primary_conninfo=f"host=127.0.0.1 port={self.port} user=postgres application_name=standby")
         self.start()
         return standby.start()
+
+
+def _of_the_process(folder: str, names: list[str]) -> list[str]:
+    """Return what a copy of a running server's files goes without; its log of writes is copied last."""
+    return [name for name in names if name in ("postmaster.pid", "postmaster.opts", "pg_wal", "pg_internal.init")]
+
+
+def _copy_if_there(source: str, target: str) -> None:
+    with suppress(FileNotFoundError):  # removed meanwhile by the server: its log of writes says so
+        shutil.copy2(source, target)
 
 
 def _environment() -> dict[str, str]:
