@@ -46,6 +46,9 @@ MOST_PROCESSES = 1000
     show_default=False,
 )
 @click.option(
+    "--ageing", type=duration, metavar="S", help="Waiting that makes a task count one band higher. [default: never]"
+)
+@click.option(
     "--lease",
     type=duration,
     envvar=["PQ_WORKER_LEASE", "PQ_LEASE"],

@@ -22,6 +22,7 @@ FLAGS: dict[str, tuple[Any, str]] = {
     "tasks_per_child": (int, "Tasks that one child runs. [default: 1]"),
     "spares": (int, "Processes forked ahead, with one task per child. [default: --concurrency, 2 to 8]"),
     "async_concurrency": (int, "Async tasks at once in one more child, which they share. [default: 1]"),
+    "ageing": (float, "Seconds of waiting that make a task count one band of priorities higher. [default: never]"),
     "lease": (float, "Seconds after which it counts as dead without a sign of life. [default: 30]"),
     "until_empty": (bool, "End when nothing is due and nothing runs here."),
     "poll_interval": (float, "Seconds between looks when nothing wakes it. [default: 1]"),

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from pq_core.worker.ageing import Ageing
 from pq_core.worker.attention import Attention
-from pq_core.worker.claiming import Statements, integer, text_array
+from pq_core.worker.claiming import Statements, integer, number, text_array
 from pq_core.worker.connection import Parameters, Query
 from pq_core.worker.limited import Limited
 from pq_core.worker.low_end import LowEnd
@@ -60,6 +61,7 @@ class Claims:
     _looked_asleep: bool = False
     _untold: bool = False
     _low_end: LowEnd = field(default_factory=LowEnd)
+    _ageing: Ageing = field(init=False)
     _promote_again_at: float = 0.0
     _found_at: float = -1.0
     _marked_at: float = 0.0
@@ -68,6 +70,7 @@ class Claims:
     _hold_back_again: float = 0.0
 
     def __post_init__(self) -> None:
+        self._ageing = Ageing(self.options.ageing)
         if self.options.once:
             self.limited.at = 0.0  # it asks once, and is not woken
         self._ranges = self.options.ranges()
@@ -146,11 +149,6 @@ class Claims:
         return look_at if self.limited.at is None else min(look_at, self.limited.at)
 
     def _claim(self, now: float, worker_id: int, free: int) -> Sending:
-        low, high = self._ranges[self._range]
-        one = len(self.queues) == 1
-        begin: Parameters = [b"{}", b"{}", b"{}"]
-        if one:
-            low, begin = self._low_end.search(now, low, high)
         before: Sending = []
         if self.attention.marked and (self._found_at > self._marked_at or self.attention.restless):
             # It is at work, or others are: who enqueues need not notify, which would make their commits queue up.
@@ -160,6 +158,13 @@ class Claims:
             self._promote_again_at = now + PROMOTED_EVERY
             self.attention.claim_due = False
             before.append((self.statements["promote"], [integer(PROMOTED_AT_ONCE)]))
+        if self._ageing.due(now):
+            return [*before, self._claim_aged(now, worker_id, free)]
+        low, high = self._ranges[self._range]
+        one = len(self.queues) == 1
+        begin: Parameters = [b"{}", b"{}", b"{}"]
+        if one:
+            low, begin = self._low_end.search(now, low, high)
         return [
             *before,
             (
@@ -167,6 +172,11 @@ class Claims:
                 [integer(worker_id), self._queues, integer(low), integer(high), integer(free), *begin],
             ),
         ]
+
+    def _claim_aged(self, now: float, worker_id: int, free: int) -> tuple[Query, Parameters]:
+        self._ageing.sent(now)
+        seconds = number(self.options.ageing or 0.0)
+        return self.statements["claim_aged"], [integer(worker_id), self._queues, *self._bands, integer(free), seconds]
 
     def _claim_limited(self, worker_id: int, most: int, *, busy: bool) -> Sending:
         parameters = [integer(worker_id), self._queues, *self._bands, integer(most), b"f" if busy else b"t"]
@@ -215,6 +225,8 @@ class Claims:
         elif kind == "pq_claim_limited":
             self.alone = next((task.id for task in tasks if task.losses >= 2), self.alone)
             self._limited_ids.update(task.id for task in tasks)
+        elif kind == "pq_claim_aged":
+            self._ageing.found(tasks, now)  # a plain one follows, which tells whether there is more
         else:
             self._after_claim(tasks, asked=asked, now=now)
         return claimed
@@ -244,6 +256,7 @@ class Claims:
 
     def _after_claim(self, tasks: list[ClaimedTask], *, asked: int, now: float) -> None:
         self._in_vain = not tasks
+        self._ageing.plain(full=len(tasks) >= asked)
         empty = self._low_end.found(tasks, asked=asked, now=now) if len(self.queues) == 1 else len(tasks) < asked
         if not empty:
             if len(tasks) >= asked:

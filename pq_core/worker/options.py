@@ -44,6 +44,7 @@ class WorkerOptions:
     database's time that deleting old tasks may take, 0 for none, with ``prune_interval`` seconds between two rounds.
     ``spares``: processes forked ahead that wait for a task where each task has one of its own; None: as many as
     ``concurrency``, from 2 to 8.
+    ``ageing``: seconds of waiting after which a task counts one band of priorities higher, and so on; None: never.
     ``metrics_port``: serve Prometheus' text there, the next process of a keeper on the next port; ``metrics_host``: the
     address to bind. ``unroutable_after``: seconds after which a task that no worker can run has failed.
     """
@@ -54,6 +55,7 @@ class WorkerOptions:
     tasks_per_child: int = 1
     spares: int | None = None
     async_concurrency: int = 1
+    ageing: float | None = None
     lease: float = 30.0
     until_empty: bool = False
     once: bool = False
@@ -106,6 +108,8 @@ class WorkerOptions:
         _seconds("drain_timeout", self.drain_timeout, 0, 7 * 86400)
         _seconds("unroutable_after", self.unroutable_after, 0, 365 * 86400)
         _seconds("release_delay", self.release_delay, 0.01, 3600)
+        if self.ageing is not None:
+            _seconds("ageing", self.ageing, 1, 365 * 86400)
         if self.max_runtime is not None:
             _seconds("max_runtime", self.max_runtime, 0.001, 365 * 86400)
         if self.memory_limit is not None and self.memory_limit != "auto":

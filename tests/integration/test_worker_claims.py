@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -566,3 +566,51 @@ def test_task_that_is_moved_to_the_near_future_wakes_one_that_sleeps(
         time.sleep(0.5)  # its second looks are over
         assert pq.reschedule(task_id, run_in=timedelta(seconds=1))
         assert pq.wait(task_id, timeout=PATIENCE) == 2
+
+
+@pytest.mark.parametrize("queues", [["default"], ["default", "side"]], ids=["one queue", "many queues"])
+@pytest.mark.parametrize("ageing", [None, 600.0], ids=["strict", "ageing"])
+def test_low_priority_that_has_waited_starts_beside_higher_ones_with_ageing_only(
+    pq: PQ, database: str, tmp_path: Path, queues: list[str], ageing: float | None
+) -> None:
+    path = str(tmp_path / "order")
+    higher = [tasks.note.options(priority=75).call(path, "high") for _ in range(60)]
+    due = datetime.now(UTC) - timedelta(seconds=1800)
+    pq.enqueue_many([*higher, tasks.note.options(priority=25, run_at=due).call(path, "low")])
+
+    until_empty(database, tmp_path, concurrency=1, tasks_per_child=1, ageing=ageing, queues=queues)
+
+    place = Path(path).read_text().split().index("low")
+    assert place == 60 if ageing is None else place < 60
+
+
+def test_each_stretch_of_waiting_counts_one_band(pq: PQ, connection: psycopg.Connection) -> None:
+    def waiting(priority: int, seconds: float, **options: Any) -> int:
+        due = datetime.now(UTC) - timedelta(seconds=seconds)
+        return pq.enqueue(tasks.add.options(priority=priority, run_at=due, **options).call(1))
+
+    connection.execute(
+        "INSERT INTO pq_workers (id, name, expires_at, lease, pid, concurrency, host, pq_version, queues)"
+        " VALUES (7, 'w', now() + interval '1 h', '1 h', 1, 9, 'here', '1', '{default}')"
+    )
+    pq.pause_queue("paused")
+    waiting(50, 3600, queue="paused")
+    waiting(40, 3600, queue="another")
+    waiting(10, 3600)  # no band of this worker's
+    order = [
+        waiting(110, 30),  # above what waiting can bring
+        waiting(25, 3 * 100 + 1),  # counts 100, and waits for longer than the next
+        waiting(75, 1 * 100 + 1),  # 100
+        waiting(100, 30),
+        waiting(50, 1 * 100 + 1, queue="side"),  # 75
+        waiting(25, 1 * 100 + 1),  # 50
+        waiting(50, 30),
+    ]
+    claim = Statements("public")["claim_aged"].text
+    values = ["7", "'{default,side,paused}'", "'{20}'", "'{32767}'", "1", "100"]
+    for place, value in enumerate(values, start=1):
+        claim = claim.replace(f"${place}", f"({value})")
+
+    claimed = [row[0] for _ in range(8) for row in connection.execute(claim.encode()).fetchall()]
+
+    assert claimed == order
