@@ -119,7 +119,11 @@ class Attempt:
         from pq_core.store import Store
 
         return Store(self.schema).complete(
-            self.task.id, fence=self.task.fence, worker_id=self.worker_id, result=self._encode(result)
+            self.task.id,
+            fence=self.task.fence,
+            started_at=self.task.started_at,
+            worker_id=self.worker_id,
+            result=self._encode(result),
         )
 
     def _settle(self, owned: bool) -> None:

@@ -26,10 +26,10 @@ from pq_core.errors import (
 )
 from pq_core.inline_statements import WORKER_ID, claim, report
 from pq_core.types import AttemptOutcome, ClaimedTask, EndedAttempt, Outcome
-from pq_core.worker.book import Book
+from pq_core.worker.book import Book, Entry
 from pq_core.worker.child_setup import ChildSetup, Unroutable, attempt_of
 from pq_core.worker.claiming import Statements
-from pq_core.worker.ending import AttemptCost, entry_of
+from pq_core.worker.ending import AttemptCost, entry_of, otherwise
 from pq_core.worker.last_words import failure, success, unloadable
 from pq_core.worker.options import WorkerOptions
 from pq_core.worker.program import Program
@@ -155,7 +155,7 @@ class _Run:
         self._completed_itself = False
         self._cost = AttemptCost()
         self._outcome: AttemptOutcome | None = None
-        self._book = Book(statements=Statements(inline.schema), settled=self._settled)
+        self._book = Book(statements=Statements(inline.schema), settled=self._settled, uncommitted=self._uncommitted)
 
     def call(self) -> None:
         """Run the function to its end. Raises only what belongs to the caller: Ctrl-C, the quitting of a debugger."""
@@ -273,6 +273,11 @@ class _Run:
     def take(self, rows: list[Row]) -> None:
         """Take in the answer to a report."""
         self.recorded = not self._book.take(rows)
+
+    def _uncommitted(self, entry: Entry) -> Entry:
+        words = "complete() was called, and no transaction that did so is committed"
+        verdict = Verdict(outcome=Outcome.RAISED, error=words)
+        return otherwise(entry, self.inline.program.decide(self.task, verdict))
 
     def _settled(self, entry: object, outcome: AttemptOutcome) -> None:
         self._outcome = outcome

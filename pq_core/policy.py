@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from pq_core.errors import Retry
-from pq_core.types import Backoff, Outcome, TaskOptions, TaskStatus
+from pq_core.types import Backoff, OnLost, Outcome, TaskOptions, TaskStatus
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +44,7 @@ def decide(
     ``after`` is also the delay of a snoozed or released task. ``random`` returns floats in [0, 1).
 
     ``lost`` is not decided here: the worker that could call this is dead. The rescuer's statement does, by
-    the same rule as for interrupted (pending at once, uncounted), or failed with ``on_lost="fail"``.
+    the same rule as for interrupted (pending at once, uncounted), or failed with ``on_lost="fail"``; see ``lost``.
     """
     match outcome:
         case Outcome.SUCCEEDED:
@@ -61,6 +61,14 @@ def decide(
             return Transition(status=TaskStatus.PENDING, outcome=outcome, delay=wait, error=error)
         case Outcome.LOST:
             raise ValueError("a lost attempt is decided by the rescuer's statement, in the database")
+
+
+def lost(on_lost: OnLost, error: str) -> Transition:
+    """Return what becomes of a task whose attempt is lost, where its worker lives to say so: as a rescuer decides."""
+    if on_lost == "fail":
+        words = f'{error}, and on_lost="fail" forbids to start this twice'
+        return Transition(status=TaskStatus.FAILED, outcome=Outcome.LOST, counted=False, error=words)
+    return Transition(status=TaskStatus.PENDING, outcome=Outcome.LOST, counted=False, delay=0.0, error=error)
 
 
 def delay(backoff: Backoff, failures: int, random: Callable[[], float]) -> float:

@@ -169,9 +169,12 @@ class Store:
         """Read how far a task says it is."""
         return self._request("progress", bigint(task_id), rows.progress)
 
-    def complete(self, task_id: int, *, fence: int, worker_id: int, result: JSON) -> Request[bool]:
-        """Complete a running task under its fence; False when that fence is gone."""
-        parameters = {"id": task_id, "fence": fence, "worker_id": worker_id, "result": result}
+    def complete(
+        self, task_id: int, *, fence: int, started_at: datetime, worker_id: int, result: JSON
+    ) -> Request[bool]:
+        """Complete a running task under its claim; False when that claim is gone."""
+        claim = {"id": task_id, "fence": fence, "started_at": started_at.isoformat()}
+        parameters = {**claim, "worker_id": worker_id, "result": result}
         return self._request("complete", parameters, bool)
 
 

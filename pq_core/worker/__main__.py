@@ -16,6 +16,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from pq_core.worker.keeper import LeaseKey
+
 
 BOUND = "bound"
 """Second argument of a program whose libraries are bound."""
@@ -41,7 +43,7 @@ def main(argv: list[str]) -> int:
     os.environ["PQ_ROLE"] = "worker"
     spec: dict[str, Any] = json.loads(argv[1])
 
-    def start(page: Page | None, known_dead: tuple[int, ...]) -> int:
+    def start(page: Page | None, known_dead: tuple[LeaseKey, ...]) -> int:
         # Imported after the fork: the keeper stays small, and a restarted worker sees new code.
         from pq_core.worker.application import run_application
 

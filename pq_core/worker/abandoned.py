@@ -98,9 +98,9 @@ class Abandoned:
         if self._over:
             return False
         worker_id = self.lease.worker_id
-        if not self._asking and worker_id is not None and now >= self._look_at and self.lease.link.idle:
+        if not self._asking and worker_id is not None and now >= self._look_at and self.lease.watch.idle:
             self._asking = True
-            self.lease.link.send(
+            self.lease.watch.send(
                 [(self.statements["abandoned"], [integer(worker_id), text_array(self.queues)])], self._answered
             )
         return True
@@ -109,7 +109,7 @@ class Abandoned:
         """Return when ``stays`` has something to do, if nothing else happens."""
         if self._until is None or self._over:
             return None
-        if self._asking or not self.lease.link.idle:
+        if self._asking or not self.lease.watch.idle:
             return self._until + MARGIN
         return min(self._look_at, self._until + MARGIN)
 

@@ -27,9 +27,10 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
     from pq_core.client import PQ
+    from pq_core.worker.keeper import LeaseKey
 
 
-def run_application(spec: dict[str, Any], *, page: Page | None, known_dead: tuple[int, ...]) -> int:
+def run_application(spec: dict[str, Any], *, page: Page | None, known_dead: tuple[LeaseKey, ...]) -> int:
     """Load the application that ``spec`` names and run one worker; return the exit status.
 
     A mistake of the user is one line on stderr and USAGE_ERROR, which is not restarted.

@@ -6,13 +6,14 @@ import json
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from time import monotonic
 from typing import Any
 
 from pq_core.types import AttemptOutcome, ClaimedTask, Outcome, TaskStatus
 from pq_core.worker.claiming import Statements, encode_report, integer, storable, take_batch
 from pq_core.worker.connection import Parameters, Query, StatementError
-from pq_core.worker.rows import Row
+from pq_core.worker.rows import Key, Row, claim_key, moment
 
 logger = logging.getLogger("pq.worker")
 
@@ -28,7 +29,7 @@ class Entry:
     """The end of one attempt: its item of the report, and what the hooks get once it is recorded.
 
     ``completed_itself``: the task said so, in a transaction of its own. ``plain``: everything that the database might
-    have refused was taken out.
+    have refused was taken out. ``began``: when its run did, of the monotonic clock.
     """
 
     worker_id: int
@@ -38,6 +39,42 @@ class Entry:
     completed_itself: bool = False
     plain: bool = False
     died: bool = False
+    began: float = 0.0
+
+
+REMEMBERED = 4096
+"""Claims of tasks with ``on_lost="fail"`` that are remembered after their end."""
+
+
+@dataclass(slots=True)
+class Begun:
+    """Claims of this life that are over and must not start again, also if the database forgets how they ended.
+
+    A server that crashes with ``synchronous_commit = off`` loses its last commits, and a standby may be promoted
+    without them: a row then is as it was when it was claimed.
+    """
+
+    _keys: dict[Key, None] = field(default_factory=dict)
+    _forgotten: datetime | None = None
+
+    def add(self, task: ClaimedTask) -> None:
+        """Remember the claim of a task with ``on_lost="fail"``."""
+        if task.on_lost != "fail":
+            return
+        self._keys[claim_key(task)] = None
+        if len(self._keys) > REMEMBERED:
+            oldest = next(iter(self._keys))
+            del self._keys[oldest]
+            self._forgotten = max(oldest[2], self._forgotten or oldest[2])
+
+    def may_hold(self, key: Key) -> bool:
+        """Say whether the claim was begun, or can't be told from those that were forgotten."""
+        return key in self._keys or (self._forgotten is not None and key[2] <= self._forgotten)
+
+    def begin_life(self, began: bytes) -> None:
+        """Forget all: what is left of earlier lives is taken back by their leases, nothing of it is for this one."""
+        self._keys.clear()
+        self._forgotten = moment(began)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -45,11 +82,16 @@ class Book:
     """Ends that wait to be recorded, in order.
 
     ``settled``: gets every entry once, when the database has it (with the outcome that stands), or when it turned out
-    to be another's. ``waiting_since``: since when an end waits to be sent for the first time.
+    to be another's. ``uncommitted``: gets an end that says its task completed itself while the row still runs; returns
+    what is reported in its place. ``waiting_since``: since when an end waits to be sent for the first time.
+    ``void``: what ends is of a history that the database has lost, until the next life begins.
     """
 
     statements: Statements
     settled: Callable[[Entry, AttemptOutcome], None]
+    uncommitted: Callable[[Entry], Entry]
+    void: bool = False
+    begun: Begun = field(default_factory=Begun)
     waiting_since: float | None = None
     entries: list[Entry] = field(default_factory=list)
     progress: dict[int, dict[str, Any]] = field(default_factory=dict)
@@ -62,6 +104,9 @@ class Book:
 
     def add(self, entry: Entry) -> None:
         """Note an end."""
+        if self.void:
+            self.settled(entry, _lost(entry.outcome))
+            return
         if self.waiting_since is None:
             self.waiting_since = monotonic()
         note = self.progress.get(entry.task.id)
@@ -92,6 +137,7 @@ class Book:
                         integer(entry.task.fence),
                         json.dumps(item["ledger"]).encode(),
                         item["output"].encode() if "output" in item else None,
+                        item["started_at"].encode(),
                     ],
                 )
             )
@@ -107,9 +153,25 @@ class Book:
         """True while a report is under way."""
         return bool(self._sent)
 
-    def reported_ids(self) -> set[tuple[int, int]]:
-        """Return (id, fence) of all ends that are noted here."""
-        return {(entry.task.id, entry.task.fence) for entry in self.entries}
+    def reported(self) -> set[Key]:
+        """Return the claims of all ends that are noted here."""
+        return {claim_key(entry.task) for entry in self.entries}
+
+    def drop(self) -> None:
+        """Forget all that is not recorded yet, and what ends until the next life begins: nothing of it may stand."""
+        self.void = True
+        self.waiting_since = None
+        dropped, self.entries = self.entries, []
+        self._sent, self._singly = [], 0
+        self._ledgers.clear()
+        self.progress.clear()
+        for entry in dropped:
+            self.settled(entry, _lost(entry.outcome))
+
+    def begin_life(self, began: bytes) -> None:
+        """Begin anew, under a new lease."""
+        self.void = False
+        self.begun.begin_life(began)
 
     def _next_entries(self) -> list[Entry]:
         if not self.entries:
@@ -122,16 +184,20 @@ class Book:
 
     def take(self, rows: list[Row]) -> bool:
         """Take in the answer to a report; True when some have to be reported again a little later."""
-        answers = {(int(row[0] or 0), int(row[1] or 0)): row for row in rows}
+        answers = {(int(row[0] or 0), int(row[1] or 0), moment(row[7])): row for row in rows}
         again: list[Entry] = []
         sent, self._sent = self._sent, []
         self._singly = max(0, self._singly - 1)
         for entry in sent:
-            row = answers.get((entry.task.id, entry.task.fence))
+            row = answers.get(claim_key(entry.task))
             report = (row[3] or b"lost").decode() if row else "lost"
             if report == "later":
                 again.append(entry)
                 continue
+            if report == "uncommitted":
+                again.append(self.uncommitted(entry))
+                continue
+            self.begun.add(entry.task)
             self._settle(entry, report, row)
         done = {id(entry) for entry in sent}
         self.entries = [entry for entry in self.entries if id(entry) not in done] + again
@@ -191,7 +257,7 @@ class Book:
         item = entry.item
         words = storable(f"the database refused what this attempt left: {error}\n{item.get('error') or ''}")
         entry.item = {
-            **{key: item[key] for key in ("id", "fence", "counted", "ledger")},
+            **{key: item[key] for key in ("id", "fence", "started_at", "counted", "ledger")},
             "delay": item.get("delay"),
             "status": "failed" if item["status"] == "completed" else item["status"],
             "outcome": "raised" if item["outcome"] == "succeeded" else item["outcome"],

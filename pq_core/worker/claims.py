@@ -40,7 +40,7 @@ class Claims:
     """The claims of one worker.
 
     ``suspects``: tasks that were lost twice wait for a worker that runs nothing else. ``alone``: the one that runs so.
-    ``claimed_once``: with the option ``once``, that the one claim was made.
+    ``claimed_once``: with the option ``once``, that the one claim was made. ``began``: when the lease did.
     ``_untold``: the last look has seen tasks with limits of which nobody had told the sleeping worker; until it claims.
     """
 
@@ -51,6 +51,7 @@ class Claims:
     ticking: Ticking
     suspects: bool = False
     alone: int | None = None
+    began: bytes = b"-infinity"
     claimed_once: bool = False
     limited: Limited = field(default_factory=Limited)
     _range: int = 0
@@ -169,7 +170,7 @@ class Claims:
             *before,
             (
                 self.statements["claim_one_queue" if one else "claim_many_queues"],
-                [integer(worker_id), self._queues, integer(low), integer(high), integer(free), *begin],
+                [integer(worker_id), self._queues, integer(low), integer(high), integer(free), *begin, self.began],
             ),
         ]
 
@@ -179,11 +180,11 @@ class Claims:
         return self.statements["claim_aged"], [integer(worker_id), self._queues, *self._bands, integer(free), seconds]
 
     def _claim_limited(self, worker_id: int, most: int, *, busy: bool) -> Sending:
-        parameters = [integer(worker_id), self._queues, *self._bands, integer(most), b"f" if busy else b"t"]
+        parameters = [integer(worker_id), self._queues, *self._bands, integer(most), b"f" if busy else b"t", self.began]
         return [(self.statements["claim_limited"], parameters)]
 
     def _claim_suspect(self, worker_id: int) -> Sending:
-        return [(self.statements["claim_suspect"], [integer(worker_id), self._queues, *self._bands])]
+        return [(self.statements["claim_suspect"], [integer(worker_id), self._queues, *self._bands, self.began])]
 
     def _look(self, now: float, worker_id: int, *, asleep: bool) -> Sending:
         attention = self.attention

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from pq_core.types import Outcome
+from pq_core.worker.rows import Key, claim_key
 from pq_core.worker.shared import StopReason
 from pq_core.worker.verdict import Verdict
 
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
     from pq_core.worker.turns import Turns
 
 logger = logging.getLogger("pq.worker")
-
-Key = tuple[int, int]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -38,7 +37,7 @@ class Comparing:
 
     def take(self, beat: Beat) -> None:
         """Stop what was cancelled or taken away, put back what nobody here remembers."""
-        mine = {run.key: (child, run) for child, run in self.children}
+        mine = {claim_key(run.task): (child, run) for child, run in self.children}
         for key, (child, run) in mine.items():
             if (words := beat.running.get(key)) is not None:
                 self.children.halting.stop_run(child, run, StopReason.CANCEL, words)
@@ -52,7 +51,7 @@ class Comparing:
         """Let go of tasks not begun that were cancelled or taken away."""
         stock = self.children.feeding.stock
         for one in list(stock):
-            key = (one.task.id, one.task.fence)
+            key = claim_key(one.task)
             if (words := beat.running.get(key)) is not None:
                 stock.remove(one)
                 error = f"cancelled before it began: {words}" if words else "cancelled before it began"
@@ -63,16 +62,19 @@ class Comparing:
 
     def _put_back_unknown(self, beat: Beat, mine: Set[Key]) -> None:
         # Rows that nobody here remembers: a claim whose answer was lost. Only what two heartbeats in a row have seen,
-        # with no turn under way: a claim may have been answered between the statement and this line.
-        stock = {(one.task.id, one.task.fence) for one in self.children.feeding.stock}
-        known = mine | stock | self.book.reported_ids()
+        # with no turn under way: a claim may have been answered between the statement and this line. None can have been
+        # before a new connection takes turns.
+        stock = {claim_key(one.task) for one in self.children.feeding.stock}
+        known = mine | stock | self.book.reported()
         unknown = beat.running.keys() - known
         if self.turns.under_way:
             unknown &= self._unknown  # what an earlier beat has seen already; anything else may be on its way
-        for id_, fence in unknown & self._unknown:
-            logger.warning("task %s is running for this worker, which does not know it; it is put back", id_)
-            task = self.host.placeholder(id_, fence)
-            self.entering.put_back(task, "put back: the answer to its claim was lost")
+        for key in unknown if beat.alone else unknown & self._unknown:
+            # Or an end that was recorded, which the server has lost: where that may be, some must not start again.
+            begun = key in beat.at_most_once and self.book.begun.may_hold(key)
+            what = "its end is lost" if begun else "it is put back"
+            logger.warning("task %s is running for this worker, which does not know it; %s", key[0], what)
+            self.entering.forget(key, may_have_begun=begun)
         self._unknown = unknown
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from pq_core.types import AttemptOutcome, ClaimedTask, Outcome
@@ -107,6 +107,7 @@ def entry_of(
     completed_itself: bool = False,
     died: bool = False,
     progress: dict[str, Any] | None = None,
+    began: float = 0.0,
 ) -> Entry:
     """Return what is reported of an attempt, and what the hooks get."""
     error = storable(transition.error)
@@ -114,11 +115,14 @@ def entry_of(
     item: dict[str, Any] = {
         "id": task.id,
         "fence": task.fence,
+        "started_at": task.started_at.isoformat(),
         "status": transition.status.value,
         "outcome": transition.outcome.value,
         "counted": transition.counted,
         "ledger": cost.ledger(),
     }
+    if completed_itself and transition.outcome is Outcome.SUCCEEDED:
+        item["itself"] = True  # its own transaction has to say so, too
     if verdict.result is not None:
         item["result"] = verdict.result
     if output is not None:
@@ -155,4 +159,27 @@ def entry_of(
         outcome=outcome,
         completed_itself=completed_itself,
         died=died,
+        began=began,
     )
+
+
+def otherwise(entry: Entry, transition: Transition) -> Entry:
+    """Return what is reported instead of a success, of the same run."""
+    item = {key: value for key, value in entry.item.items() if key not in ("itself", "result")}
+    item |= {
+        "status": transition.status.value,
+        "outcome": transition.outcome.value,
+        "counted": transition.counted,
+        "delay": transition.delay,
+        "error": storable(transition.error),
+    }
+    outcome = replace(
+        entry.outcome,
+        outcome=transition.outcome,
+        status=transition.status,
+        final=transition.status.finished,
+        retry_in=transition.delay,
+        error=item["error"],
+        result=None,
+    )
+    return replace(entry, item=item, outcome=outcome, completed_itself=False)

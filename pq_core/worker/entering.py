@@ -6,19 +6,22 @@ import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from pq_core.policy import lost
 from pq_core.types import ClaimedTask, Outcome, TaskStatus
-from pq_core.worker.ending import cost_of, entry_of, evidence_of, plain_success
+from pq_core.worker.ending import cost_of, entry_of, evidence_of, otherwise, plain_success
 from pq_core.worker.shared import StopReason
 from pq_core.worker.verdict import Verdict, judge
 
 if TYPE_CHECKING:
     from pq_core.worker.attention import Attention
-    from pq_core.worker.book import Book
+    from pq_core.worker.book import Book, Entry
     from pq_core.worker.children import Children
     from pq_core.worker.claims import Claims
     from pq_core.worker.host import Host
     from pq_core.worker.program import Program
+    from pq_core.worker.rows import Key
     from pq_core.worker.runs import Ended, Run
+    from pq_core.worker.sessions import Sessions
 
 logger = logging.getLogger("pq.worker")
 
@@ -33,6 +36,7 @@ class Entering:
     claims: Claims
     children: Children
     book: Book
+    sessions: Sessions
 
     def enter(self, task: ClaimedTask, verdict: Verdict, **known: Any) -> None:
         """Note an end. ``known``: what else there is to record, as ``entry_of`` takes it."""
@@ -52,7 +56,9 @@ class Entering:
         output = None if self.program.sensitive(run.task) else done.output
         if verdict.outcome is Outcome.LOST:
             self.claims.child_ended(run.task)
-            logger.warning("task %s is not recorded: another worker may have it", run.task.id)
+            self.book.begun.add(run.task)
+            if not self.book.void:  # else it was said of all of them
+                logger.warning("task %s is not recorded: another worker may have it", run.task.id)
             return
         self.enter(
             run.task,
@@ -62,7 +68,36 @@ class Entering:
             completed_itself=run.completed_itself,
             died=run.end is None,
             progress=run.progress,
+            began=run.handed,
         )
+
+    def uncommitted(self, entry: Entry) -> Entry:
+        """Judge a run that says it completed its task, whose row still runs: there is no such commit.
+
+        Where no connection was lost since it began there never was one: that counts, as what the task raises does,
+        since it would come again. Otherwise the server may have lost it.
+        """
+        words = "complete() was called, and no transaction that did so is committed"
+        if entry.began < self.sessions.unbroken_since:
+            transition = lost(entry.task.on_lost, f"lost: {words}; the database was out of reach meanwhile")
+        else:
+            transition = self.program.decide(entry.task, Verdict(outcome=Outcome.RAISED, error=words))
+        logger.error("task %s: %s; now %s", entry.task.id, words, transition.status)
+        if transition.status is TaskStatus.PENDING:
+            self.attention.wake()
+        return otherwise(entry, transition)
+
+    def forget(self, key: Key, *, may_have_begun: bool) -> None:
+        """Note of a claim that nobody here knows that it is given back; that it failed, if it must not start again."""
+        if not may_have_begun:
+            task = self.host.placeholder(key, "retry")
+            self.put_back(task, "put back: the answer to its claim was lost")
+            return
+        task = self.host.placeholder(key, "fail")
+        transition = lost(task.on_lost, "lost: this was begun, and the database has lost how it ended")
+        verdict = Verdict(outcome=Outcome.LOST, error=transition.error)
+        owner = self.children.processes.setup.worker_id
+        self.book.add(entry_of(task, verdict, transition, worker_id=owner))
 
     def put_back(self, task: ClaimedTask, error: str) -> None:
         """Note that a task did not begin, and is to be claimed anew."""
@@ -91,5 +126,6 @@ class Entering:
         news = self.children.listening.news
         for run in news:
             if worker_id is not None and run.reason is not StopReason.LOST:
-                self.book.progress[run.task.id] = {"fence": run.task.fence, **(run.progress or {})}
+                claim = {"fence": run.task.fence, "started_at": run.task.started_at.isoformat()}
+                self.book.progress[run.task.id] = {**claim, **(run.progress or {})}
         news.clear()

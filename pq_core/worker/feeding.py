@@ -76,6 +76,11 @@ class Feeding:
         at_hand = len(self.stock) + sum(len(child.runs) for child in self.processes)
         return at_hand <= self.concurrency * (1 + self._most // 2)
 
+    def held(self) -> set[tuple[int, int]]:
+        """Return id and fence of all that waits or runs here."""
+        runs = [run.key for child in self.processes for run in child.runs] + [run.key for _, run in self.crowd]
+        return {*runs, *((one.task.id, one.task.fence) for one in self.stock)}
+
     def add(self, found: list[Claimed]) -> None:
         """Put claimed tasks into the stock: the most urgent first, whenever they were claimed."""
         if self.crowd.size > 1:

@@ -29,7 +29,7 @@ from pq_core.worker.fork_server import EXECUTORS, ForkServer, free_executors
 from pq_core.worker.forker import Forker
 from pq_core.worker.forking import fork, reap
 from pq_core.worker.libraries import forget_pages
-from pq_core.worker.rows import LAST
+from pq_core.worker.rows import LAST, Key
 
 if TYPE_CHECKING:
     from psycopg.pq.abc import PGconn
@@ -37,7 +37,8 @@ if TYPE_CHECKING:
     from pq_core.client import PQ
     from pq_core.schedule_operations import Synced
     from pq_core.store import Request
-    from pq_core.worker.keeper import Page
+    from pq_core.types import OnLost
+    from pq_core.worker.keeper import LeaseKey, Page
     from pq_core.worker.options import WorkerOptions
     from pq_core.worker.program import Program
     from pq_core.worker.vitals import Vitals
@@ -58,15 +59,15 @@ STARTED = 3.0
 class Host:
     """What the supervisor needs of the process around it.
 
-    ``page``: memory shared with the keeper, None without one. ``known_dead``: ids of workers whose end the keeper saw.
-    ``vitals``: whom to tell that it lives, None where the keeper does that.
+    ``page``: memory shared with the keeper, None without one. ``known_dead``: leases of workers whose end the keeper
+    saw. ``vitals``: whom to tell that it lives, None where the keeper does that.
     """
 
     pq: PQ
     options: WorkerOptions
     name: str
     page: Page | None = None
-    known_dead: tuple[int, ...] = ()
+    known_dead: tuple[LeaseKey, ...] = ()
     on_ready: Callable[[int], None] | None = None
     hostname: str = field(default_factory=socket.gethostname)
     declared_schedules: Request[list[Synced]] | None = None
@@ -226,11 +227,12 @@ class Host:
             return task
         return replace(task, options={**task.options, "memory_limit": limit})
 
-    def placeholder(self, id_: int, fence: int) -> ClaimedTask:
-        """Return a stand-in for a task of which only id and fence are known."""
+    def placeholder(self, key: Key, on_lost: OnLost) -> ClaimedTask:
+        """Return a stand-in for a task of which little more than the key of its claim is known."""
+        id_, fence, started_at = key
         return ClaimedTask(
             id=id_, name="", queue="", priority=0, fence=fence, number=1, max_attempts=1, payload="{}", headers={},
-            version=1, run_at=LAST, created_at=LAST, started_at=LAST,
+            version=1, run_at=LAST, created_at=LAST, started_at=started_at, on_lost=on_lost,
         )  # fmt: skip
 
     def fork_death_report(self, task: ClaimedTask, outcome: AttemptOutcome, *, drop: list[int]) -> int:
@@ -270,6 +272,11 @@ class Host:
             signal.set_wakeup_fd(wakeup_before)
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+    def begin_lease(self, began: bytes) -> None:
+        """Tell the keeper when the lease began that is published next."""
+        if self.page is not None:
+            self.page.began = began
 
     def publish(self, worker_id: int | None, expires: float, pids: list[int]) -> None:
         """Tell the keeper which lease is held until when, and which children are alive; without one, that it lives."""

@@ -27,13 +27,17 @@ if TYPE_CHECKING:
 
     from pq_core.worker.vitals import Vitals
 
-    StartWorker = Callable[["Page", tuple[int, ...]], int]
+    LeaseKey = tuple[int, bytes]
+    """A worker's id, and when its lease began, as the database says it."""
+
+    StartWorker = Callable[["Page", tuple[LeaseKey, ...]], int]
 
     _State = tuple[int, float, float, list[int]]
 
 _HEAD = struct.Struct("=qddqq")
 _PID = struct.Struct("=i")
 _ID = struct.Struct("=q")
+_BEGAN = struct.Struct("=48s")
 
 TRIES = 100
 """Readings of a page before what was read last counts: a write takes less than one."""
@@ -66,7 +70,7 @@ class Page:
     def __init__(self, *, children: int, ordinal: int = 0) -> None:
         self.ordinal = ordinal
         self._most = children = 2 * children + 8  # one may be leaving while another runs; spares
-        self._map = mmap.mmap(-1, _ID.size + _HEAD.size + _PID.size * (children + 1))
+        self._map = mmap.mmap(-1, _BEGAN.size + _HEAD.size + _PID.size * (children + 1) + _ID.size)
         self._acquitted_at = len(self._map) - _ID.size
         self._known: _State
         self._store(0, 0.0, 0.0, [])
@@ -79,12 +83,22 @@ class Page:
         self._known = (worker_id, expires, written, list(pids))
         check = hash((worker_id, expires, written, *pids))
         state = _HEAD.pack(worker_id, expires, written, len(pids), check) + struct.pack(f"={len(pids)}i", *pids)
-        self._map[: len(state)] = state
+        self._map[_BEGAN.size : _BEGAN.size + len(state)] = state
+
+    @property
+    def began(self) -> bytes:
+        """When the lease began, as the database says it; written before the lease's id is, so never half."""
+        found: bytes = _BEGAN.unpack_from(self._map)[0]
+        return found.rstrip(b"\0")
+
+    @began.setter
+    def began(self, value: bytes) -> None:
+        _BEGAN.pack_into(self._map, 0, value)
 
     def _load(self) -> _State:
         """Return what was stored last; of a write that is under way, or was never finished, what stood there before."""
         for _ in range(TRIES):
-            state = self._map[:]
+            state = self._map[_BEGAN.size :]
             worker_id, expires, written, count, check = _HEAD.unpack_from(state)
             pids = struct.unpack_from(f"={min(max(count, 0), self._most)}i", state, _HEAD.size)
             if hash((worker_id, expires, written, *pids)) == check:
@@ -125,7 +139,7 @@ class _Place:
         self.started = 0.0
         self.restart_at: float | None = 0.0
         self.pause = 0.0
-        self.known_dead: list[int] = []
+        self.known_dead: list[LeaseKey] = []
         self.retiring = False
         self.replaces: _Place | None = None
 
@@ -419,7 +433,7 @@ class Keeper:
             how = f"signal {os.WTERMSIG(status)}" if os.WIFSIGNALED(status) else f"status {os.WEXITSTATUS(status)}"
             self._log(f"worker process ended with {how}; another starts")
             if worker_id and gone:
-                place.known_dead.append(worker_id)
+                place.known_dead.append((worker_id, place.page.began))
         else:
             self._status = max(self._status, 1)
         if place.retiring:

@@ -9,10 +9,11 @@ from time import monotonic
 
 from pq_core.types import ClaimedTask, TaskStatus
 from pq_core.worker.book import DATA_ERRORS
-from pq_core.worker.claiming import Statements, integer
-from pq_core.worker.connection import Results, StatementError
+from pq_core.worker.claiming import Statements, integer, text_array
+from pq_core.worker.connection import Parameters, Query, Results, StatementError
+from pq_core.worker.history import Found, History
 from pq_core.worker.link import Link
-from pq_core.worker.rows import Row, claimed_task
+from pq_core.worker.rows import LAST, Key, Row, claimed_task, moment
 
 logger = logging.getLogger("pq.worker")
 
@@ -30,14 +31,17 @@ _OWN = 5
 class Beat:
     """What one heartbeat told.
 
-    ``running``: (task id, fence) to the words of whoever cancelled it, which may be none (``""``); None: it goes on.
+    ``running``: the key of each claim to the words of whoever cancelled it, which may be none (``""``); None: it goes
+    on. ``at_most_once``: those of ``on_lost="fail"``. ``alone``: no turn was under way, and none was answered since.
     """
 
     sent: float
     drain_requested: bool
     stop_requested: bool
     suspects: bool
-    running: dict[tuple[int, int], str | None]
+    running: dict[Key, str | None]
+    at_most_once: frozenset[Key]
+    alone: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,36 +57,49 @@ class Rescued:
 class Lease:
     """The lease of one life of a worker; times are of the monotonic clock.
 
+    Renewed over ``watch``, and over each new ``work`` connection before anything else goes there: it may lead to
+    another server than before. ``began``: when it began, as the database says it, which with the id is its key.
     ``bands``: the parameters that name the priorities it takes. ``on_beat``: gets every successful heartbeat.
-    ``on_gone``: the lease is lost. ``on_rescued``: gets tasks taken from the dead. ``known_dead``: who is known
-    to be gone. ``acquitted``: one of them whose end none of its tasks is to blame for; 0: none.
+    ``on_rewound``: the database has lost a part of its history, with some of what this worker did. ``on_gone``: the
+    lease is lost. ``on_rescued``: gets tasks taken from the dead. ``known_dead``: leases of workers that are.
+    ``acquitted``: one of them whose end none of its tasks is to blame for; 0: none.
     """
 
-    link: Link
+    work: Link
+    watch: Link
     statements: Statements
     seconds: float
     bands: list[bytes]
     on_beat: Callable[[Beat], None]
+    on_rewound: Callable[[], None]
     on_gone: Callable[[], None]
     on_rescued: Callable[[list[Rescued]], None]
     worker_id: int | None = None
+    began: bytes = b""
     expires: float = 0.0
     draining: bool = False
-    known_dead: list[int] = field(default_factory=list)
+    known_dead: list[tuple[int, bytes]] = field(default_factory=list)
     acquitted: int = 0
+    _history: History = field(default_factory=History)
+    _renewed: bytes | None = None
+    _renewed_sent: float = 0.0
+    _next_check: float = 0.0
     _next_beat: float = 0.0
     _next_rescue: float | None = None
-    _sent: float = 0.0
     _blameless: set[int] = field(default_factory=set)
+    _rewound: set[int] = field(default_factory=set)
     _plain: bool = False
 
     def __post_init__(self) -> None:
         if self.acquitted:
             self._blameless.add(self.acquitted)
 
-    def begin(self, worker_id: int, sent: float) -> None:
+    def begin(self, worker_id: int, began: bytes, sent: float) -> None:
         """Start a life that was registered by a statement sent at ``sent``."""
         self.worker_id = worker_id
+        self.began = began
+        self._renewed = None
+        self._renewed_sent = 0.0
         # From when it was sent: the database's own end of the lease is later, never earlier.
         self.expires = sent + self.seconds
         # The first beat comes at once: it finds what an earlier crash left, and when to look after others.
@@ -96,14 +113,14 @@ class Lease:
 
     def next_event(self) -> float | None:
         """Return when ``advance`` has something to do."""
-        if self.worker_id is None:
-            return None
-        events = [self.expires]
-        if self.link.idle:
-            events.append(self._next_beat)
-            if self._next_rescue is not None:
-                events.append(self._next_rescue)
-        return min(events)
+        events = [self._next_check] if self.work.unproved else []
+        if self.worker_id is not None:
+            events.append(self.expires)
+            if self.watch.idle:
+                events.append(self._next_beat)
+                if self._next_rescue is not None:
+                    events.append(self._next_rescue)
+        return min(events, default=None)
 
     def look_by(self, at: float) -> None:
         """Have the next rescue come at ``at``, if it would be later: there is something to take back then."""
@@ -111,11 +128,13 @@ class Lease:
             self._next_rescue = at
 
     def beat_soon(self) -> None:
-        """Let the next heartbeat come at once: somebody has asked for a cancellation."""
+        """Let the next heartbeat come at once: somebody has asked for a cancellation, or the connection is new."""
         self._next_beat = 0.0
 
     def advance(self, now: float) -> None:
-        """Send what is due: a heartbeat, or a rescue."""
+        """Send what is due: a look at a new connection's server, a heartbeat, or a rescue."""
+        if self.work.unproved and now >= self._next_check:
+            self.check(now)
         if self.worker_id is None:
             return
         if now >= self.expires:
@@ -125,10 +144,11 @@ class Lease:
                 self._blameless.add(self.worker_id)
             self.lose("it could not be renewed in time")
             return
-        if not self.link.idle:
+        if not self.watch.idle:
             return
         if now >= self._next_beat:
-            self._beat(now, self.worker_id)
+            self._next_beat = now + self.seconds / 3
+            self._beat(now, self.worker_id, self.watch)
         elif self._next_rescue is not None and now >= self._next_rescue:
             self._rescue(self.worker_id)
 
@@ -137,49 +157,113 @@ class Lease:
         logger.error("worker %s lost its lease: %s; its children are ended", self.worker_id, why)
         if self.worker_id is not None:
             # No next life begins before the last child of this one is gone: then nobody has to wait for its lease.
-            self.known_dead.append(self.worker_id)
+            self.known_dead.append((self.worker_id, self.began))
         self.worker_id = None
         self._next_rescue = None
         self.on_gone()
 
-    def _beat(self, now: float, worker_id: int) -> None:
-        self._sent = now
-        self._next_beat = now + self.seconds / 3
+    # --- which server, and what it knows of this worker -----------------------------------------------------------
+
+    def check(self, now: float) -> None:
+        """Find out where a new work connection leads, and let it be used if all is as this worker remembers it.
+
+        Over that very connection: the other one may still lead elsewhere.
+        """
+        self._next_check = now + self.work.patience  # until it is answered
+        if self.worker_id is not None:
+            self._beat(now, self.worker_id, self.work)
+            return
+        # Without a lease nothing but the ends of the last life is left to be wrong.
+        self.work.send([self._ask_history], self._looked)
+
+    def _looked(self, results: Results | None, error: StatementError | None) -> None:
+        self._next_check = 0.0
+        if results is not None:
+            if self._meets(self.work, results[0][0]):
+                self.work.admit()
+        elif error is not None and error.sqlstate.startswith(("42", "3F")):
+            self.work.admit()  # no tables, or no rights: whoever asks for a lease says so
+        elif error is not None and error.sqlstate:  # else it broke, and the next one is asked at once
+            self._next_check = monotonic() + min(1.0, self.seconds / 10)
+
+    @property
+    def _ask_history(self) -> tuple[Query, Parameters]:
+        return self.statements["history"], []
+
+    def _meets(self, link: Link, row: Row) -> bool:
+        """Say whether the server at the other end goes on from what this worker remembers."""
+        before = str(self._history)
+        match self._history.meet(row):
+            case Found.OLDER:
+                # Demoted, or cut off from the others: what it says of this worker's tasks is past.
+                link.leave(f"its server writes an older history than {before}")
+                return False
+            case Found.OTHER:
+                self._rewind(f"the database went from {before} to {self._history}")
+                return False
+        return True
+
+    def _rewind(self, how: str) -> None:
+        """Give up what the database may have lost: nobody can say which commits of the runs are gone with the rest."""
+        words = f"{how}: what its tasks did may be lost"
+        self.on_rewound()
+        self.work.doubt()  # it may be the other connection that led here
+        if self.worker_id is None:
+            logger.error("%s; ends that are not recorded yet are dropped", words)
+            return
+        self._blameless.add(self.worker_id)
+        self._rewound.add(self.worker_id)
+        self.lose(words)
+
+    # --- renewing -------------------------------------------------------------------------------------------------
+
+    def _beat(self, now: float, worker_id: int, link: Link) -> None:
         draining = b"t" if self.draining else b"f"
-        self.link.send(
+        link.send(
             [
-                (self.statements["heartbeat"], [integer(worker_id), draining, *self.bands]),
+                self._ask_history,
+                (
+                    self.statements["heartbeat"],
+                    [integer(worker_id), draining, *self.bands, self.began, self._renewed],
+                ),
                 (self.statements["running"], [integer(worker_id)]),
             ],
-            lambda results, error: self._answered(worker_id, results, error),
+            lambda results, error: self._answered(link, now, worker_id, results, error),
         )
 
-    def _answered(self, worker_id: int, results: Results | None, error: StatementError | None) -> None:
+    def _answered(
+        self, link: Link, sent: float, worker_id: int, results: Results | None, error: StatementError | None
+    ) -> None:
+        if link is self.work:
+            self._next_check = 0.0
         if worker_id != self.worker_id:
             return  # of an earlier life
         if results is None:
-            self._next_beat = monotonic() + min(1.0, self.seconds / 10)
+            pause = monotonic() + min(1.0, self.seconds / 10)
+            if link is self.watch:
+                self._next_beat = pause
+            elif error is not None and error.sqlstate:  # else it broke, and the next one is asked at once
+                self._next_check = pause
             logger.warning("a heartbeat failed: %s", error)
             return
-        beat, running = results
+        history, beat, running = results
+        if not self._meets(link, history[0]):
+            return
         if not beat:
             self.lose("another worker has removed it")
             return
-        drain, stop, others, suspects = beat[0]
-        self.expires = self._sent + self.seconds
+        drain, stop, others, suspects, renewed, behind = beat[0]
+        if behind == b"t":
+            self._rewind("the database went back to a time before this worker's last renewal")
+            return
+        if sent >= self._renewed_sent:
+            self._renewed, self._renewed_sent = renewed, sent
+        self.expires = max(self.expires, sent + self.seconds)
         self._plan_rescue(others)
-        self.on_beat(
-            Beat(
-                sent=self._sent,
-                drain_requested=drain == b"t",
-                stop_requested=stop == b"t",
-                suspects=suspects == b"t",
-                running={
-                    (int(r[0] or 0), int(r[1] or 0)): None if r[2] is None else r[2].decode("utf-8", "replace")
-                    for r in running
-                },
-            )
-        )
+        alone = link is self.work
+        if alone:
+            self.work.admit()
+        self.on_beat(_beat(sent, running, drain=drain, stop=stop, suspects=suspects, alone=alone))
 
     def _plan_rescue(self, others: bytes | None, *, least: float = 0.0) -> None:
         """Look again when the next of the other leases ends; at least once per lease, for tasks without any."""
@@ -195,12 +279,14 @@ class Lease:
         dead, self.known_dead = self.known_dead, []
         self._next_rescue = None
         plain = b"t" if self._plain else b"f"
-        self.link.send(
-            [(self.statements["rescue"], [integer(worker_id), _ids(dead), plain, _ids(self._blameless)])],
+        ids, began = _ids(id_ for id_, _ in dead), text_array(one.decode() for _, one in dead)
+        parameters = [integer(worker_id), ids, plain, _ids(self._blameless), began, _ids(self._rewound)]
+        self.watch.send(
+            [(self.statements["rescue"], parameters)],
             lambda results, error: self._rescued(dead, results, error),
         )
 
-    def _rescued(self, dead: list[int], results: Results | None, error: StatementError | None) -> None:
+    def _rescued(self, dead: list[tuple[int, bytes]], results: Results | None, error: StatementError | None) -> None:
         if results is None:
             self.known_dead = dead + self.known_dead
             self._next_rescue = monotonic() + 1.0
@@ -210,7 +296,8 @@ class Lease:
                 self._plain = True
             return
         self._plain = False
-        self._blameless.difference_update(dead)
+        self._blameless.difference_update(id_ for id_, _ in dead)
+        self._rewound.difference_update(id_ for id_, _ in dead)
         rows = results[0]
         found = [_rescued(row) for row in rows if row[_OWN] is not None]
         workers = int(rows[0][0] or 0) if rows else 0
@@ -224,6 +311,27 @@ class Lease:
             self._next_rescue = min(self._next_rescue, monotonic() + AGAIN)
         if found:
             self.on_rescued(found)
+
+
+def _beat(
+    sent: float, running: list[Row], *, drain: bytes | None, stop: bytes | None, suspects: bytes | None, alone: bool
+) -> Beat:
+    claims: dict[Key, str | None] = {}
+    at_most_once = set()
+    for id_, fence, started_at, words, on_lost in running:
+        key = (int(id_ or 0), int(fence or 0), moment(started_at) or LAST)
+        claims[key] = None if words is None else words.decode("utf-8", "replace")
+        if on_lost == b"fail":
+            at_most_once.add(key)
+    return Beat(
+        sent=sent,
+        drain_requested=drain == b"t",
+        stop_requested=stop == b"t",
+        suspects=suspects == b"t",
+        running=claims,
+        at_most_once=frozenset(at_most_once),
+        alone=alone,
+    )
 
 
 def _ids(ids: Iterable[int]) -> bytes:

@@ -27,6 +27,8 @@ logger = logging.getLogger("pq.worker")
 CONNECT_TIMEOUT = 10.0
 FIRST_PAUSE = 0.1
 LONGEST_PAUSE = 5.0
+LEFT_PAUSE = 1.0
+"""Seconds before the next try after a server that answers and is the wrong one."""
 
 
 class Link:
@@ -35,6 +37,8 @@ class Link:
     ``purpose``: a word for the log. ``patience``: seconds that an answer may take before the connection counts as
     half-open and is given up. ``hopeless``: says of a reason whether waiting can't help, so that the worker ends over
     it and says so itself. ``on_refused``: gets each error of a statement, before the statement's own callback does.
+    ``guarded``: each new session is for nothing but ``Lease.check`` until ``admit``: the server may be another than
+    before.
     """
 
     def __init__(
@@ -46,6 +50,7 @@ class Link:
         purpose: str,
         patience: float,
         hopeless: Callable[[str], object],
+        guarded: bool = False,
         on_ready: Callable[[], None] | None = None,
         on_lost: Callable[[], None] | None = None,
         on_notify: OnNotify | None = None,
@@ -55,8 +60,10 @@ class Link:
         self._selector = selector
         self._setup = setup
         self._purpose = purpose
-        self._patience = patience
+        self.patience = patience
         self._hopeless = hopeless
+        self._guarded = guarded
+        self._admitted = False
         self._on_ready = on_ready
         self._on_lost = on_lost
         self._on_notify = on_notify
@@ -69,11 +76,35 @@ class Link:
         self.failures = 0
         self.last_error = ""
         self.ever_ready = False
+        self.ready_since = 0.0
 
     @property
     def idle(self) -> bool:
         """True when a statement can be sent."""
+        return self._admitted and self._connected
+
+    @property
+    def unproved(self) -> bool:
+        """True when nothing may be sent but what finds out which server this is."""
+        return self._connected and not self._admitted
+
+    @property
+    def _connected(self) -> bool:
         return self._connection is not None and self._connection.state is State.IDLE
+
+    def admit(self) -> None:
+        """Let the session be used: the server is known, and so is what this worker has there."""
+        self._admitted = True
+
+    def doubt(self) -> None:
+        """Take it back: what the session leads to has to be found out anew."""
+        self._admitted = not self._guarded
+
+    def leave(self, reason: str) -> None:
+        """Give the connection up and open another, not at once: the DSN may lead to the same server again."""
+        if self._connection is not None:
+            self._pause = max(self._pause, LEFT_PAUSE)
+            self._lost(reason)
 
     @property
     def fileno(self) -> int | None:
@@ -90,7 +121,7 @@ class Link:
             if now >= self._retry_at:
                 self._open(now)
         elif self._overdue_at is not None and now >= self._overdue_at:
-            self._lost(f"no answer for {self._patience:g} s")
+            self._lost(f"no answer for {self.patience:g} s")
 
     def _open(self, now: float) -> None:
         self._overdue_at = now + CONNECT_TIMEOUT
@@ -106,6 +137,8 @@ class Link:
     def _ready(self) -> None:
         self._pause = FIRST_PAUSE
         self._overdue_at = None
+        self._admitted = not self._guarded
+        self.ready_since = monotonic()
         if self.failures:
             logger.info("the %s connection is back", self._purpose)
         self.failures = 0
@@ -116,7 +149,7 @@ class Link:
     def send(self, statements: Sequence[tuple[Query, Parameters]], callback: Callback) -> None:
         """Send statements as one transaction; only when ``idle``."""
         assert self._connection is not None
-        self._overdue_at = monotonic() + self._patience
+        self._overdue_at = monotonic() + self.patience
 
         def told(results: Results | None, error: StatementError | None) -> None:
             if error is not None and self._on_refused is not None:

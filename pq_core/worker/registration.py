@@ -17,7 +17,7 @@ from pq_core.version import __version__
 from pq_core.worker.claiming import Statements, integer, number, text_array
 
 if TYPE_CHECKING:
-    from pq_core.worker.connection import Parameters, Results, StatementError
+    from pq_core.worker.connection import Parameters, Query, Results, StatementError
     from pq_core.worker.host import Host
     from pq_core.worker.link import Link
 
@@ -31,14 +31,15 @@ FIRST_CONTACT = 15.0
 class Registration:
     """Gets a lease.
 
-    ``on_registered``: gets the worker's id and when it was asked for. ``on_failed``: gets what waiting can't help.
+    ``on_registered``: gets the worker's id, when the lease began as the database says it, and when it was asked for.
+    ``on_failed``: gets what waiting can't help.
     """
 
     host: Host
     queues: tuple[str, ...]
     work: Link
     statements: Statements
-    on_registered: Callable[[int, float], None]
+    on_registered: Callable[[int, bytes, float], None]
     on_failed: Callable[[Exception], None]
     _began: float = field(default_factory=monotonic)
     _under_way: bool = False
@@ -76,7 +77,9 @@ class Registration:
             text_array(self.queues),
             json.dumps(host.info).encode(),
         ]
-        self.work.send([(self.statements["register"], parameters)], lambda r, e: self._answered(now, r, e))
+        # What every renewal will ask as well: a role that may not is told so now.
+        history: tuple[Query, Parameters] = (self.statements["history"], [])
+        self.work.send([(self.statements["register"], parameters), history], lambda r, e: self._answered(now, r, e))
 
     def _answered(self, sent: float, results: Results | None, error: StatementError | None) -> None:
         self._under_way = False
@@ -84,13 +87,13 @@ class Registration:
             assert error is not None
             self._refused(error)
             return
-        id_, revision, oldest = results[0][0]
+        id_, began, revision, oldest = results[0][0]
         try:
             check_revision(int(revision or 0), int(oldest or 0), schema=self.host.schema)
         except Exception as refusal:
             self.on_failed(refusal)
             return
-        self.on_registered(int(id_ or 0), sent)
+        self.on_registered(int(id_ or 0), began or b"", sent)
 
     def _refused(self, error: StatementError) -> None:
         if error.sqlstate in ("42P01", "3F000", "42703", "42883"):

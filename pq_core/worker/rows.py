@@ -14,6 +14,12 @@ from pq_core.worker.thawing import thawed
 Row = Sequence[bytes | None]
 """What the database sent for one row, each column in its text form."""
 
+Key = tuple[int, int, datetime]
+"""What tells a claim from every other: the task's id, the fence, and when it was claimed, to the microsecond.
+
+Where the database goes back to an earlier time, ids and fences come again, for other tasks. The moment does not.
+"""
+
 LAST = datetime.max.replace(tzinfo=UTC)
 _EMPTY = (b"{}", None)
 _FIRST = datetime.min.replace(tzinfo=UTC)
@@ -52,6 +58,11 @@ def claimed_task(row: Row) -> ClaimedTask:
     task.unroutable = None if unroutable is None else float(unroutable)
     task.__class__ = ClaimedTask
     return task  # type: ignore[no-any-return]
+
+
+def claim_key(task: ClaimedTask) -> Key:
+    """Return the key of the claim that the task came from."""
+    return task.id, task.fence, task.started_at
 
 
 @lru_cache(maxsize=256)  # tasks that were enqueued or claimed together have theirs in common

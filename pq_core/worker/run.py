@@ -25,7 +25,7 @@ from pq_core.worker.vitals import Notifier, Vitals
 
 if TYPE_CHECKING:
     from pq_core.client import PQ
-    from pq_core.worker.keeper import Page
+    from pq_core.worker.keeper import LeaseKey, Page
 
 logger = logging.getLogger("pq.worker")
 
@@ -62,7 +62,7 @@ def supervise(
     options: WorkerOptions,
     *,
     page: Page | None = None,
-    known_dead: tuple[int, ...] = (),
+    known_dead: tuple[LeaseKey, ...] = (),
     on_frozen: Callable[[], None] | None = None,
     on_ready: Callable[[int], None] | None = None,
     on_left: Callable[[int], None] | None = None,

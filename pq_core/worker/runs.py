@@ -62,7 +62,11 @@ class Run:
 
     @property
     def key(self) -> tuple[int, int]:
-        """What tells this run from every other: the task's id and the fence."""
+        """What tells this run from every other in this worker: the task's id and the fence.
+
+        A claim that has both of a run which is still here is not started; in the database it is ``claim_key`` that
+        tells claims apart.
+        """
         return self.task.id, self.task.fence
 
 

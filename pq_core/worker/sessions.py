@@ -23,9 +23,10 @@ PLANS = "SET plan_cache_mode TO force_generic_plan; SET enable_seqscan TO off; S
 class Sessions:
     """Opens the connections of one worker.
 
-    ``work``: claims and reports. ``watch``: heartbeats and notifications, which go to ``on_notify`` with channel and
-    payload, and whether they came while it was idle; ``on_listening``: it has begun to hear them; ``on_deaf``: it hears
-    none until then. ``on_refused``: gets each error of a statement on any of them.
+    ``work``: claims and reports; ``guarded``, since nothing may be claimed or reported before it is known where.
+    ``watch``: heartbeats and notifications, which go to ``on_notify`` with channel and payload, and whether they came
+    while it was idle; ``on_listening``: it has begun to hear them; ``on_deaf``: it hears none until then.
+    ``on_refused``: gets each error of a statement on any of them.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class Sessions:
             patience=max(options.lease, 10.0),
             hopeless=host.never_heard,
             on_refused=on_refused,
+            guarded=True,
         )
         self.watch = Link(
             host.connect_watch,
@@ -63,6 +65,11 @@ class Sessions:
             on_ready=on_listening,
             on_lost=on_deaf,
         )
+
+    @property
+    def unbroken_since(self) -> float:
+        """Since when neither connection was lost, on the monotonic clock: a server that fails takes them with it."""
+        return max(self.work.ready_since, self.watch.ready_since)
 
     def side(self) -> Link:
         """Return a connection for what must not hold claims or heartbeats up."""

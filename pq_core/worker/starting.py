@@ -45,8 +45,17 @@ class Starting:
     def add(self, found: list[Claimed]) -> None:
         """Keep of what was claimed what this code can run, release the rest."""
         runnable = []
+        held = self.feeding.held() if found else set()
         for claimed in found:
             task = claimed.task
+            if (task.id, task.fence) in held:
+                # A run of a history that the database has lost, which the next heartbeat ends. Its process and this
+                # worker tell runs by these two.
+                logger.error("task %s (fence %s) was claimed anew while it still runs here", task.id, task.fence)
+                self.entering.put_back(
+                    task, "put back: a run from before the database lost a part of its history goes on"
+                )
+                continue
             try:
                 self.program.find(task)
             except Unroutable as error:

@@ -102,7 +102,7 @@ class Supervisor:
             options,
             selector=self.selector,
             on_notify=self._notified,
-            on_listening=lambda: attention.listen(monotonic()),
+            on_listening=self._listening,
             on_deaf=lambda: attention.deafen(monotonic()),
             on_refused=lambda error: self.misfit.refused(error),
         )
@@ -132,11 +132,13 @@ class Supervisor:
             on_failed=self._fail,
         )
         self.lease = Lease(
-            link=sessions.watch,
+            work=sessions.work,
+            watch=sessions.watch,
             statements=statements,
             seconds=self.options.lease,
             bands=self.claims.bands,
             on_beat=self._beat,
+            on_rewound=lambda: self.book.drop(),
             on_gone=self._lease_gone,
             on_rescued=self._rescued,
             known_dead=list(host.known_dead),
@@ -153,7 +155,11 @@ class Supervisor:
             counters=self.counters,
             obituaries=self.obituaries,
         )
-        self.book = Book(statements=statements, settled=self.telling.settled)
+        self.book = Book(
+            statements=statements,
+            settled=self.telling.settled,
+            uncommitted=lambda entry: self.entering.uncommitted(entry),
+        )
         self._set_up_turns()
         self.farewell = Farewell(
             statements=statements,
@@ -189,6 +195,7 @@ class Supervisor:
             claims=self.claims,
             children=self.children,
             book=self.book,
+            sessions=self.sessions,
         )
         self.starting = Starting(
             host=self.host, program=self.program, feeding=self.children.feeding, entering=self.entering
@@ -399,10 +406,13 @@ class Supervisor:
             return  # what the last life has to report goes first: the next one will take its tasks back
         self.registration.advance(now)
 
-    def _registered(self, worker_id: int, sent: float) -> None:
+    def _registered(self, worker_id: int, began: bytes, sent: float) -> None:
         self.children.processes.setup = self.host.child_setup(self.program, worker_id)
         self.forker.begin_life(worker_id)
-        self.lease.begin(worker_id, sent)
+        self.lease.begin(worker_id, began, sent)
+        self.book.begin_life(began)
+        self.claims.began = began
+        self.host.begin_lease(began)
         self._publish()  # whatever holds this turn up from here on: the keeper knows how long it may
         self.claims.forget()
         served, at_once = ", ".join(self.queues), self.options.concurrency
@@ -431,6 +441,10 @@ class Supervisor:
         elif beat.drain_requested:
             self.phases.drain()
         self.comparing.take(beat)
+
+    def _listening(self) -> None:
+        self.attention.listen(monotonic())
+        self.lease.beat_soon()  # the server may be another one
 
     def _notified(self, channel: str, payload: str, by_itself: bool) -> None:
         if by_itself:

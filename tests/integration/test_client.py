@@ -36,6 +36,7 @@ from pq_core import (
     UseSync,
 )
 from pq_core.schema import CODE_REVISION
+from pq_core.types import JSON
 
 jobs = TaskGroup()
 
@@ -619,14 +620,22 @@ def test_prune_deletes_what_ended_long_ago_in_batches(pq: PQ, connection: psycop
 
 def test_complete_marks_the_task_in_the_callers_transaction(pq: PQ, connection: psycopg.Connection) -> None:
     task_id = pq.enqueue(add, 1, client_id="a")
-    set_state(connection, task_id, "running", worker_id=3, fence=4, attempts=1)
+    claimed = datetime.now(UTC)
+    set_state(connection, task_id, "running", worker_id=3, fence=4, attempts=1, started_at=claimed)
+    another = claimed + timedelta(microseconds=1)
+
+    def completes(fence: int, started_at: datetime, worker_id: int, result: JSON = None) -> bool:
+        return bound._run(
+            pq.store.complete(task_id, fence=fence, started_at=started_at, worker_id=worker_id, result=result)
+        )
 
     with pq.session() as own:
         bound = pq.using(own)
-        assert not bound._run(pq.store.complete(task_id, fence=3, worker_id=3, result=None))
-        assert not bound._run(pq.store.complete(task_id, fence=4, worker_id=2, result=None))
-        assert bound._run(pq.store.complete(task_id, fence=4, worker_id=3, result={"a": 1}))
-        assert not bound._run(pq.store.complete(task_id, fence=4, worker_id=3, result=None))
+        assert not completes(3, claimed, 3)
+        assert not completes(4, claimed, 2)
+        assert not completes(4, another, 3), "of a claim in a history that was lost"
+        assert completes(4, claimed, 3, {"a": 1})
+        assert not completes(4, claimed, 3)
     row = Row(connection, task_id)
     assert (row.status, row.outcome, row.result) == ("completed", "succeeded", {"a": 1})
     assert pq.attempts(task_id) == []
@@ -634,10 +643,11 @@ def test_complete_marks_the_task_in_the_callers_transaction(pq: PQ, connection: 
 
 def test_complete_gives_way_to_a_parked_version_and_keeps_the_history(pq: PQ, connection: psycopg.Connection) -> None:
     task_id = pq.upsert(add, 1, client_id="a")
-    set_state(connection, task_id, "running", worker_id=3, fence=4, attempts=1)
+    claimed = datetime.now(UTC)
+    set_state(connection, task_id, "running", worker_id=3, fence=4, attempts=1, started_at=claimed)
     pq.upsert(add, 2, client_id="a")
 
-    assert pq._run(pq.store.complete(task_id, fence=4, worker_id=3, result=1))
+    assert pq._run(pq.store.complete(task_id, fence=4, started_at=claimed, worker_id=3, result=1))
 
     row = Row(connection, task_id)
     assert (row.status, row.payload["args"], row.result, row.attempts) == ("pending", [2], None, 0)

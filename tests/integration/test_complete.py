@@ -176,14 +176,17 @@ def test_parked_version_that_takes_the_place_of_a_completed_one_wakes_workers_th
 ) -> None:
     """Beside the worker that ran the task, which hears of it when the process of the attempt has ended."""
     task_id = pq.enqueue(tasks.add.call(1), client_id="parked")
-    connection.execute("UPDATE pq_tasks SET status = 'running', worker_id = 7, attempts = 1, fence = 1")
+    claimed = datetime.now(UTC)
+    connection.execute(
+        "UPDATE pq_tasks SET status = 'running', worker_id = 7, attempts = 1, fence = 1, started_at = %s", (claimed,)
+    )
     again = tasks.add.options(queue=queue, run_at=datetime.now(UTC) + timedelta(seconds=wait))
     pq.upsert(again.call(2), client_id="parked")
     connection.execute(
         "INSERT INTO pq_workers (id, name, expires_at, lease, pid, concurrency, host, pq_version, queues, sleeping)"
         " VALUES (8, 'w', now() + interval '1 h', '1 h', 1, 9, 'here', '1', '{default}', true)"
     )
-    request = Store("public").complete(task_id, fence=1, worker_id=7, result=None)
+    request = Store("public").complete(task_id, fence=1, started_at=claimed, worker_id=7, result=None)
     with psycopg.connect(database, autocommit=True) as listening:
         channel = listening.execute("SELECT pq_channel('wake')").fetchone()
         assert channel is not None

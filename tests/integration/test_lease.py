@@ -176,7 +176,7 @@ def rescued_by_a_new_worker(connection: psycopg.Connection) -> bool:
     ).fetchone()
     assert row is not None
     rescue = Statements("public")["rescue"].text.encode()
-    result = connection.pgconn.exec_params(rescue, [str(row[0]).encode(), b"{}", b"f", b"{}"])
+    result = connection.pgconn.exec_params(rescue, [str(row[0]).encode(), b"{}", b"f", b"{}", b"{}", b"{}"])
     connection.execute("DELETE FROM pq_workers WHERE id = %s", row)
     return result.get_value(0, 0) == b"1"
 

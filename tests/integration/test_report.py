@@ -12,6 +12,7 @@ from pq_core.worker.claiming import Statements
 from tests.integration import worker_tasks as tasks
 
 OWNER = 77
+CLAIMED = "2026-01-01T00:00:00.000001+00:00"
 
 
 @pytest.mark.parametrize("newer_first", [False, True])
@@ -25,9 +26,9 @@ def test_the_end_of_an_older_attempt_changes_nothing_of_the_newer(
     with PQ(database, tasks=[tasks.__name__]) as pq, psycopg.connect(database, autocommit=True) as connection:
         id_ = pq.enqueue(tasks.add.call(1))
         connection.execute(
-            "UPDATE pq_tasks SET status = 'running', worker_id = %s, fence = 2, attempts = 1, started_at = now()"
+            "UPDATE pq_tasks SET status = 'running', worker_id = %s, fence = 2, attempts = 1, started_at = %s"
             " WHERE id = %s",
-            (OWNER, id_),
+            (OWNER, CLAIMED, id_),
         )
         ends = [end(id_, 1, older), end(id_, 2, newer)]
         report = json.dumps(ends[::-1] if newer_first else ends).encode()
@@ -47,6 +48,7 @@ def end(id_: int, fence: int, outcome: str) -> dict[str, object]:
     return {
         "id": id_,
         "fence": fence,
+        "started_at": CLAIMED,
         "status": "completed" if outcome == "succeeded" else "failed",
         "outcome": outcome,
         "counted": True,

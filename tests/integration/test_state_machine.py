@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import psycopg
@@ -187,6 +187,8 @@ class Machine(RuleBasedStateMachine):
     def begin(self) -> Any:
         self.model = Model()
         self.arguments = 0
+        self.began: dict[int, bytes] = {}
+        self.claimed_at: dict[tuple[int, int], str] = {}
         self.connection.execute("TRUNCATE pq_tasks, pq_attempts, pq_workers, pq_queues")
         for client, careful in (("one", False), (None, False), (None, True)):
             self.enqueue(client=client, later=False, careful=careful, priority=50)
@@ -281,7 +283,13 @@ class Machine(RuleBasedStateMachine):
     @rule(claim=claims, commit=st.booleans())
     def complete(self, claim: tuple[int, int, int], commit: bool) -> None:
         worker, id_, fence = claim
-        request = self.pq._operations.store.complete(id_, fence=fence, worker_id=worker, result=None)
+        request = self.pq._operations.store.complete(
+            id_,
+            fence=fence,
+            started_at=datetime.fromisoformat(self.claimed_at[id_, fence]),
+            worker_id=worker,
+            result=None,
+        )
         task = self.model.tasks.get(id_)
         owned = task is not None and (task.status, task.worker, task.fence) == ("running", worker, fence)
         with psycopg.connect(self.dsn) as connection:
@@ -331,7 +339,9 @@ class Machine(RuleBasedStateMachine):
     @rule(target=workers)
     def register(self) -> int:
         words = [number(3600), b"1", b"4", b"name", b"host", b"app", b"0", QUEUE, b"{}"]
-        worker = int(self.run("register", *words)[0][0] or 0)
+        row = self.run("register", *words)[0]
+        worker = int(row[0] or 0)
+        self.began[worker] = row[1] or b""
         # It has been there for a while: what it sees dead is dead.
         self.connection.execute(
             "UPDATE pq_workers SET continuous_since = now() - interval '1 hour' WHERE id = %s", (worker,)
@@ -350,7 +360,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule(worker=workers)
     def heartbeat(self, worker: int) -> None:
-        rows = self.run("heartbeat", integer(worker), b"f", *BANDS)
+        rows = self.run("heartbeat", integer(worker), b"f", *BANDS, self.began[worker], None)
         assert bool(rows) is (worker in self.model.leases)
         if rows:
             # One that was given up for dead by nobody yet lives on.
@@ -363,7 +373,7 @@ class Machine(RuleBasedStateMachine):
             suspects = rows[0][3] == b"t"
             assert suspects is bool(self.model.ready(suspects=True))
         running = {
-            (int(row[0] or 0), int(row[1] or 0)): row[2] is not None for row in self.run("running", integer(worker))
+            (int(row[0] or 0), int(row[1] or 0)): row[3] is not None for row in self.run("running", integer(worker))
         }
         assert running == {
             (id_, task.fence): task.cancelling
@@ -373,7 +383,9 @@ class Machine(RuleBasedStateMachine):
 
     @rule(target=claims, worker=workers, most=st.integers(1, 3))
     def claim(self, worker: int, most: int) -> Any:
-        rows = self.run("claim_one_queue", integer(worker), QUEUE, b"-32768", b"32767", integer(most), *NONE)
+        rows = self.run(
+            "claim_one_queue", integer(worker), QUEUE, b"-32768", b"32767", integer(most), *NONE, self.began[worker]
+        )
         return self.claimed(worker, rows, most, alone=False)
 
     @rule(target=claims, worker=workers)
@@ -383,12 +395,15 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: self.model.ready(suspects=True))
     @rule(target=claims, worker=workers)
     def claim_suspect(self, worker: int) -> Any:
-        return self.claimed(worker, self.run("claim_suspect", integer(worker), QUEUE, *BANDS), 1, alone=True)
+        return self.claimed(
+            worker, self.run("claim_suspect", integer(worker), QUEUE, *BANDS, self.began[worker]), 1, alone=True
+        )
 
     def claimed(self, worker: int, rows: list[tuple[bytes | None, ...]], most: int, *, alone: bool) -> Any:
         expected = self.model.ready(suspects=alone)[:most] if self.model.leases.get(worker) else []
         for id_ in expected:
             self.model.claim(id_, worker, alone=alone)
+        self.claimed_at.update({(int(row[0] or 0), int(row[4] or 0)): (row[12] or b"").decode() for row in rows})
         found = {int(row[0] or 0): (int(row[4] or 0), int(row[5] or 0)) for row in rows}
         assert found == {id_: (self.model.tasks[id_].fence, self.model.tasks[id_].attempts) for id_ in expected}
         return multiple(*((worker, id_, self.model.tasks[id_].fence) for id_ in expected))
@@ -421,9 +436,10 @@ class Machine(RuleBasedStateMachine):
     def report(self, claim: tuple[int, int, int], kind: str) -> None:
         """Of a claim that may long be another's, that was reported before, or whose task is gone."""
         worker, id_, fence = claim
-        end = {"id": id_, "fence": fence, "error": None, **ENDS[kind]}
+        claimed = {"id": id_, "fence": fence, "started_at": self.claimed_at[id_, fence]}
+        end = {**claimed, "error": None, **ENDS[kind]}
         expected = self.model.report(id_, worker, fence, end)
-        ((*_, report, _, _, _, _),) = self.run("report", integer(worker), encode_report([end]))
+        ((*_, report, _, _, _, _, _),) = self.run("report", integer(worker), encode_report([end]))
         assert (report or b"").decode() == expected
         task = self.model.tasks.get(id_)
         assert task is None or (task.status, task.worker, task.fence) != ("running", worker, fence)
@@ -433,7 +449,8 @@ class Machine(RuleBasedStateMachine):
         """Of those that are dead, if the rescuer is not, and of those that the keeper named."""
         named = [worker for worker in named if worker != rescuer]
         ids = text_array(map(str, named))
-        rows = self.run("rescue", integer(rescuer), ids, b"f", ids if blameless else b"{}")
+        began = text_array(self.began[worker].decode() for worker in named)
+        rows = self.run("rescue", integer(rescuer), ids, b"f", ids if blameless else b"{}", began, b"{}")
         found = {int(row[5]) for row in rows if row[5] is not None}
         dead = {worker for worker in named if worker in self.model.leases}
         if self.model.leases.get(rescuer):
@@ -453,7 +470,7 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: len(self.model.leases) > 2)
     @rule(worker=consumes(workers))
     def deregister(self, worker: int) -> None:
-        self.run("deregister", integer(worker))
+        self.run("deregister", integer(worker), self.began[worker])
         self.model.deregister(worker)
 
     # --- what always holds

@@ -523,7 +523,8 @@ def test_goodbye_of_a_worker_wakes_one_that_sleeps(pq: PQ, database: str, connec
         " FROM generate_series(7, 8) n"
     )
     connection.execute("UPDATE pq_tasks SET status = 'running', worker_id = 7, attempts = 1")
-    goodbye = Statements("public")["deregister"].text.replace("$1", "7").encode()
+    began = "(SELECT started_at FROM pq_workers WHERE id = 7)"
+    goodbye = Statements("public")["deregister"].text.replace("$1", "7").replace("$2", began).encode()
     with psycopg.connect(database, autocommit=True) as listening:
         channel = listening.execute("SELECT pq_channel('wake')").fetchone()
         assert channel is not None
@@ -532,7 +533,7 @@ def test_goodbye_of_a_worker_wakes_one_that_sleeps(pq: PQ, database: str, connec
         assert connection.execute(goodbye).fetchone() == (3, 1)
         assert [note.payload for note in listening.notifies(timeout=10, stop_after=1)] == ["default"]
         # Nobody sleeps: nobody is told.
-        connection.execute("UPDATE pq_workers SET sleeping = false")
+        connection.execute("UPDATE pq_workers SET sleeping = false, id = 15 - id")
         connection.execute("UPDATE pq_tasks SET status = 'running', worker_id = 7, attempts = 1")
         assert connection.execute(goodbye).fetchone() == (3, 0)
 
@@ -548,8 +549,12 @@ def test_attempt_to_be_repeated_soon_wakes_one_that_sleeps(
         " SELECT n, 'w', now() + interval '1 h', '1 h', 1, 9, 'here', '1', '{default}', n = 8"
         " FROM generate_series(7, 8) n"
     )
-    connection.execute("UPDATE pq_tasks SET status = 'running', worker_id = 7, attempts = 1, fence = 1")
-    end = {"id": task_id, "fence": 1, "status": "pending", "outcome": "raised", "counted": True, "delay": delay}
+    claimed = datetime.now(UTC)
+    connection.execute(
+        "UPDATE pq_tasks SET status = 'running', worker_id = 7, attempts = 1, fence = 1, started_at = %s", (claimed,)
+    )
+    claim = {"id": task_id, "fence": 1, "started_at": claimed.isoformat()}
+    end = {**claim, "status": "pending", "outcome": "raised", "counted": True, "delay": delay}
     report = Statements("public")["report"].text.replace("$1", "7").replace("$2", f"'{json.dumps([end])}'")
     row = connection.execute(report.encode()).fetchone()
     assert row is not None

@@ -663,8 +663,26 @@ def _raise(error: Exception) -> None:
 
 
 @jobs.task
-def completes_when_told(path: str) -> str:
-    """Complete once the file is there; report what became of it."""
+def starts(path: str) -> int:
+    """Note that it begins, and end once it is told to; return how often it has begun."""
+    with Path(path).open("a") as file:
+        file.write(f"{os.getpid()}\n")
+    while not Path(f"{path}.go").exists():
+        time.sleep(0.02)
+    return len(Path(path).read_text().splitlines())
+
+
+@jobs.task
+def completes_without_commit() -> str:
+    with psycopg.connect(own_dsn()) as connection:
+        current_attempt().complete(connection)
+        connection.rollback()
+    return "returned"
+
+
+@jobs.task
+def completes_when_told(path: str, lingers: bool = False) -> str:
+    """Complete once the file is there; report what became of it. ``lingers``: only once the next file is there."""
     attempt = current_attempt()
     Path(f"{path}.started").write_text(str(os.getpid()))
     while not Path(path).exists():
@@ -672,6 +690,9 @@ def completes_when_told(path: str) -> str:
     with psycopg.connect(own_dsn()) as connection:
         connection.execute("INSERT INTO effects (task, fence) VALUES (%s, %s)", (attempt.id, attempt.fence))
         attempt.complete(connection, result="completed")
+    Path(f"{path}.completed").touch()
+    while lingers and not Path(f"{path}.end").exists():
+        time.sleep(0.02)
     return "returned"
 
 

@@ -5,7 +5,7 @@ WITH input AS (SELECT cast(cast({parameters} AS text) AS jsonb) AS p), own AS MA
     SELECT t.id, t.fence, t.attempts, t.worker_id, t.started_at, t.notify_finished, t.parked IS NOT NULL AS parked
     FROM {schema}.pq_tasks t, input
     WHERE t.id = cast(p ->> 'id' AS bigint) AND t.fence = cast(p ->> 'fence' AS bigint)
-        AND t.worker_id = cast(p ->> 'worker_id' AS bigint) AND t.status = 'running'
+        AND t.started_at = cast(p ->> 'started_at' AS timestamptz) AND t.worker_id = cast(p ->> 'worker_id' AS bigint) AND t.status = 'running'
     FOR UPDATE OF t
 ), completed AS (
     UPDATE {schema}.pq_tasks t SET status = 'completed', outcome = 'succeeded', completed_at = clock_timestamp(),

@@ -7,6 +7,7 @@
 -- $5 integer        how many at most
 -- $6 integer[]      priority, $7 timestamptz[] run_at, $8 bigint[] id of the task after which the search begins in each
 --                   queue (NULL where it begins at the start; '{{}}' for all from the start)
+-- $9 timestamptz    when the worker's lease began
 --
 -- A search costs 10 to 20 µs for each queue that has work and 3 to 5 µs for each that has none (docs/adr/0001-schema.md).
 -- It is a merge in two rounds: a share of every queue; then more of those queues alone whose share might not be enough,
@@ -15,7 +16,7 @@
 WITH lease AS MATERIALIZED (
     -- Locked where `ready` meets its first row, as in claim_one_queue.sql.
     SELECT 2 AS bound FROM {schema}.pq_workers w
-    WHERE w.id = $1::bigint AND w.expires_at > clock_timestamp()
+    WHERE w.id = $1::bigint AND w.started_at = $9::timestamptz AND w.expires_at > clock_timestamp()
     FOR KEY SHARE SKIP LOCKED
 ), size AS MATERIALIZED (
     -- Some more than asked for: others may hold locks on the best. share: what one queue gives in the first round.

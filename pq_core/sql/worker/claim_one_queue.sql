@@ -9,12 +9,13 @@
 -- $6 integer[]      priority, $7 timestamptz[] run_at, $8 bigint[] id of the task after which the search begins
 --                   (one element each, '{{}}' for a search from the start). Dead index entries before it are not read.
 --                   What came in before that point is found by the next search from the start.
+-- $9 timestamptz    when the worker's lease began, which with its id is the lease's key
 WITH lease AS MATERIALIZED (
     -- A rescuer that removes this lease waits for us or we for nobody: KEY SHARE lets the heartbeat pass. Read, and so
     -- locked, where `ready` meets its first row, before it locks that: a lock is written to the WAL and makes the
     -- transaction one that has to be flushed, and most claims of an idle worker find nothing.
     SELECT 2 AS bound FROM {schema}.pq_workers w
-    WHERE w.id = $1::bigint AND w.expires_at > clock_timestamp()
+    WHERE w.id = $1::bigint AND w.started_at = $9::timestamptz AND w.expires_at > clock_timestamp()
     FOR KEY SHARE SKIP LOCKED
 ), ready AS MATERIALIZED (
     SELECT t.ctid AS spot

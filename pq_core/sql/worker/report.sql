@@ -1,26 +1,29 @@
--- Record how attempts ended. Invariant: only the attempt that owns a task changes it: id, running, worker and fence
--- must all match; one report may hold the ends of two attempts at one task. Rows that somebody has locked (the backend of a killed child may still be ending) are passed over
--- and come back as 'later', to be reported again; waiting for one would hold up all.
+-- Record how attempts ended. Invariant: only the attempt that owns a task changes it: id, running, worker, fence and the
+-- time of the claim must all match. The time is the claim's nonce: when the database goes back to an earlier time, or on
+-- from a standby that had not everything, the other three come again for another task. One report
+-- may hold the ends of two attempts at one task. Rows that somebody has locked (the backend of a killed child may still be
+-- ending) are passed over and come back as 'later', to be reported again; waiting for one would hold up all.
 --
 -- $1 bigint  worker
--- $2 jsonb   the ends: id, fence, status, outcome, counted, delay (seconds), error, fingerprint, result, ledger,
---            output, progress, progress_message, unroutable (true: this code can't run it), plain (true: leave
---            on_failure out, it was found broken)
+-- $2 jsonb   the ends: id, fence, started_at, status, outcome, counted, delay (seconds), error, fingerprint, result,
+--            ledger, output, itself (true: it says that it completed itself), progress, progress_message, unroutable
+--            (true: this code can't run it), plain (true: leave on_failure out, it was found broken)
 -- Returns per end: id, fence, the task's status now (NULL: there is no such row), what became of the report
--- ('recorded', 'later', 'self' for one that had completed itself or was recorded before, 'lost' for one that is
--- another's now), of what was not recorded the outcome that is on record, seconds until it runs again.
+-- ('recorded', 'later', 'self' for one that had completed itself or was recorded before, 'uncommitted' for one that says
+-- that it completed itself while the row still runs, 'lost' for one that is another's now), of what was not recorded the
+-- outcome that is on record, seconds until it runs again, what on_failure enqueued, started_at, who was told.
 WITH ending AS MATERIALIZED (
     SELECT * FROM jsonb_to_recordset($2::jsonb) AS e(
-        id bigint, fence bigint, status text, outcome text, counted boolean, delay double precision, error text,
-        fingerprint text, result jsonb, ledger jsonb, output text, progress real, progress_message text,
-        unroutable boolean, plain boolean)
+        id bigint, fence bigint, started_at timestamptz, status text, outcome text, counted boolean,
+        delay double precision, error text, fingerprint text, result jsonb, ledger jsonb, output text, itself boolean,
+        progress real, progress_message text, unroutable boolean, plain boolean)
 ), owned AS MATERIALIZED (
-    SELECT t.id, e.fence, t.attempts, t.started_at, t.parked IS NOT NULL AS parked, t.cancel_requested_at
+    SELECT t.id, e.fence, t.attempts, e.started_at, t.parked IS NOT NULL AS parked, t.cancel_requested_at
     FROM {schema}.pq_tasks t JOIN ending e ON t.id = e.id
     -- By the ids alone: the index of running rows fills with dead entries while somebody holds a snapshot (a report of
     -- 100 went from 10 to 26 ms), so the state is asked in a form that this index can't answer.
     WHERE t.id = ANY (ARRAY(SELECT k.id FROM ending k)) AND (t.status = 'running') IS NOT FALSE
-        AND t.worker_id = $1::bigint AND t.fence = e.fence
+        AND t.worker_id = $1::bigint AND t.fence = e.fence AND t.started_at = e.started_at
     FOR NO KEY UPDATE OF t SKIP LOCKED
 ), recorded AS (
     UPDATE {schema}.pq_tasks t
@@ -45,20 +48,20 @@ WITH ending AS MATERIALIZED (
         SELECT e.*, clock_timestamp() AS moment, clock_timestamp() + coalesce(e.delay, 0) * interval '1 second' AS at,
             -- Asked to be cancelled while it ran: it does not come back.
             CASE WHEN e.status = 'pending' AND o.cancel_requested_at IS NOT NULL THEN 'cancelled' ELSE e.status END AS end_status
-        FROM ending e JOIN owned o USING (id, fence)
+        FROM ending e JOIN owned o USING (id, fence, started_at) WHERE e.itself IS NOT TRUE
     ) e
     WHERE t.id = e.id
-    RETURNING t.id, e.fence, t.status, t.queue, t.due, t.outcome, t.notify_finished, e.plain, t.on_failure, e.end_status,
+    RETURNING t.id, e.fence, e.started_at, t.status, t.queue, t.due, t.outcome, t.notify_finished, e.plain, t.on_failure, e.end_status,
         CASE WHEN t.status = 'pending' AND isfinite(t.run_at) THEN extract(epoch FROM t.run_at - e.moment)::double precision END AS retry_in
 ), history AS (
     INSERT INTO {schema}.pq_attempts (task_id, fence, number, worker_id, outcome, started_at, error, fingerprint, ledger, output)
     SELECT e.id, e.fence, o.attempts, $1::bigint, e.outcome, o.started_at, e.error, e.fingerprint, e.ledger, e.output
-    FROM ending e JOIN owned o USING (id, fence)
-    WHERE e.outcome <> 'succeeded' OR e.fence > 1 OR o.parked
+    FROM ending e JOIN owned o USING (id, fence, started_at)
+    WHERE e.itself IS NOT TRUE AND (e.outcome <> 'succeeded' OR e.fence > 1 OR o.parked)
     ON CONFLICT (task_id, fence) DO NOTHING
 ), forgotten AS (
     -- A task that snoozes for ever keeps its last fifty attempts.
-    DELETE FROM {schema}.pq_attempts a USING ending e JOIN owned o USING (id, fence)
+    DELETE FROM {schema}.pq_attempts a USING ending e JOIN owned o USING (id, fence, started_at)
     WHERE e.fence > 50 AND a.task_id = e.id AND a.fence <= e.fence - 50
 ), consequences AS MATERIALIZED (
     SELECT count(q.id) AS enqueued
@@ -86,16 +89,18 @@ WITH ending AS MATERIALIZED (
 SELECT e.id, e.fence, coalesce(r.status, t.status) AS status,
     CASE
         WHEN r.id IS NOT NULL THEN 'recorded'
-        WHEN t.status = 'running' AND t.worker_id = $1::bigint AND t.fence = e.fence THEN 'later'
-        WHEN t.status = 'completed' AND t.fence = e.fence THEN 'self'
+        WHEN e.itself AND EXISTS (SELECT FROM owned o WHERE o.id = e.id AND o.fence = e.fence AND o.started_at = e.started_at)
+            THEN 'uncommitted'
+        WHEN t.status = 'running' AND t.worker_id = $1::bigint AND t.fence = e.fence AND t.started_at = e.started_at THEN 'later'
+        WHEN t.status = 'completed' AND t.fence = e.fence AND t.started_at = e.started_at THEN 'self'
         WHEN a.outcome <> 'lost' AND a.worker_id = $1::bigint THEN 'self'
         ELSE 'lost'
     END AS report,
     coalesce(a.outcome, t.outcome) AS outcome, r.retry_in, (SELECT enqueued FROM consequences) AS consequences,
-    (SELECT count FROM told) + (SELECT count FROM woken) AS told
-FROM ending e LEFT JOIN recorded r USING (id, fence)
+    e.started_at, (SELECT count FROM told) + (SELECT count FROM woken) AS told
+FROM ending e LEFT JOIN recorded r USING (id, fence, started_at)
     -- Looked up for what was not recorded only: OFFSET keeps the condition on r before the search of the index.
-    LEFT JOIN LATERAL (SELECT x.status, x.worker_id, x.fence, x.outcome FROM {schema}.pq_tasks x
+    LEFT JOIN LATERAL (SELECT x.status, x.worker_id, x.fence, x.started_at, x.outcome FROM {schema}.pq_tasks x
         WHERE r.id IS NULL AND x.id = e.id OFFSET 0) t ON true
     LEFT JOIN LATERAL (SELECT x.worker_id, x.outcome FROM {schema}.pq_attempts x
-        WHERE r.id IS NULL AND x.task_id = e.id AND x.fence = e.fence OFFSET 0) a ON true;
+        WHERE r.id IS NULL AND x.task_id = e.id AND x.fence = e.fence AND x.started_at = e.started_at OFFSET 0) a ON true;

@@ -5,9 +5,11 @@
 --             must the server: after an outage nobody is given up for dead before he had time to come back. So had he
 --             where somebody has seen, so long ago and since the server's start, that the lease had ended: each rescue
 --             notes that (expired_seen_at), for rescuers that don't live for a lease.
--- $2 bigint[] workers known to be dead (their keeper saw them and all their children end): no waiting for these
+-- $2 bigint[] workers known to be dead (their keeper saw them and all their children end): no waiting for these. $5
+--             timestamptz[] when the lease of each began: its id may be another's by now
 -- $3 boolean  leave on_failure out: one of them was found broken, and must not keep the others from being rescued
 -- $4 bigint[] of $2 those that gave their lease up by themselves, with the database out of reach: nobody's fault
+-- $6 bigint[] of $4 those that did so since the database had lost a part of its history
 -- The second after the end of a lease belongs to the keeper of its worker, which kills one that did not notice.
 -- Every row says, too, in how many seconds the next of the other leases ends (below 0: it has; NULL: there is no other).
 -- A lost task comes back uncounted, or fails where on_lost says so. From the second loss on it runs alone; lost three
@@ -18,7 +20,7 @@ WITH rescuer AS (
 ), dead AS MATERIALIZED (
     SELECT w.id, w.name FROM {schema}.pq_workers w
     WHERE w.id <> $1::bigint AND (
-        w.id = ANY ($2::bigint[])
+        EXISTS (SELECT FROM unnest($2::bigint[], $5::timestamptz[]) k(id, began) WHERE k.id = w.id AND k.began = w.started_at)
         OR (w.expires_at < clock_timestamp() - interval '1 second' AND EXISTS (SELECT FROM rescuer r
             WHERE r.watched > w.lease OR (w.expired_seen_at > greatest(w.expires_at, pg_postmaster_start_time())
                 AND w.expired_seen_at < clock_timestamp() - w.lease))))
@@ -46,6 +48,8 @@ WITH rescuer AS (
             ELSE 'pending'
         END AS end_status,
         CASE
+            WHEN t.worker_id = ANY ($6::bigint[]) THEN format('lost: worker %s (%s) ran this when the database lost a part of its history%s',
+                t.worker_id, coalesce(d.name, '?'), CASE WHEN t.on_lost = 'fail' THEN ', and on_lost="fail" forbids to start this twice' ELSE '' END)
             WHEN t.worker_id = ANY ($4::bigint[]) THEN format('lost: worker %s (%s) could not reach the database before its lease ended%s',
                 t.worker_id, coalesce(d.name, '?'), CASE WHEN t.on_lost = 'fail' THEN ', and on_lost="fail" forbids to start this twice' ELSE '' END)
             WHEN t.on_lost = 'fail' THEN format('lost: worker %s (%s) died while this ran, and on_lost="fail" forbids to start it twice', t.worker_id, coalesce(d.name, '?'))
