@@ -78,9 +78,7 @@ def run_child(
     status = CANNOT_REPORT
     try:
         task, arguments = (None, None) if message is None else _handed(setup, message)
-        stopper = _become_child(setup, task, place, drop, null_fd)
-        if crowd is None:
-            blocking_drivers.watch_loaded(stopper)
+        stopper = _become_child(setup, task, place, drop, null_fd, watched=crowd is None)
         channel = Channel(fd)
         if task is None:
             status = _run_spare(setup, channel, stopper, _Tasks(setup, inbox_fd))
@@ -194,7 +192,7 @@ def _has_children() -> bool:
 
 
 def _become_child(
-    setup: ChildSetup, task: ClaimedTask | None, place: Place, drop: Iterable[int], null_fd: int
+    setup: ChildSetup, task: ClaimedTask | None, place: Place, drop: Iterable[int], null_fd: int, *, watched: bool
 ) -> Stopper:
     signal.set_wakeup_fd(-1)
     os.setpgid(0, 0)
@@ -207,8 +205,10 @@ def _become_child(
     guards.offer_to_oom_killer()
     if (numpy := sys.modules.get("numpy")) is not None and hasattr(numpy, "random"):
         numpy.random.seed()  # the standard library's generator reseeds itself after a fork
+    if watched and blocking_drivers.any_loaded():
+        blocking_drivers.watch(stopper)
     if task is not None:
-        _limit_memory(task)
+        _limit_memory(task)  # last: the stack of a thread would be taken from what the task may add
     keep_output(place)
     return stopper
 

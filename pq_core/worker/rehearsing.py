@@ -19,7 +19,7 @@ from pq_core import roles
 from pq_core.registry import Registry
 from pq_core.task_groups import TaskGroup
 from pq_core.types import ClaimedTask, TaskOptions
-from pq_core.worker import guards, handing, inbox, late, wire
+from pq_core.worker import blocking_drivers, guards, handing, inbox, late, wire
 from pq_core.worker.channel import Channel
 from pq_core.worker.child import run_one, take_signals
 from pq_core.worker.child_setup import ChildSetup
@@ -67,6 +67,7 @@ def rehearse_beginning(setup: ChildSetup, parent: int) -> None:
             guards.die_with_parent(parent)
             roles.become_child()
             take_signals(setup, None, place).forget()
+            blocking_drivers.any_loaded()
             roles.set_role(role)
             roles.ready_to_fork()
     finally:

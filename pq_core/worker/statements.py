@@ -20,6 +20,7 @@ import struct
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -62,7 +63,7 @@ def cancel(frame: FrameType | None = None, drivers: Iterable[str] = ("psycopg", 
     try:
         found = list(_under_way(loaded))
         problems: list[str] = []
-        waits = [_begin(lambda one=one: _end(one, until, problems)) for one in found]  # type: ignore[misc]
+        waits = [_begin(partial(_end, one, until, problems)) for one in found]
         if frame is not None and "psycopg" in loaded:
             _read_to_the_end(frame, until)
         for wait in waits:
@@ -114,10 +115,11 @@ def _of_psycopg(connection: Any) -> Statement | None:
 
 
 def _cancel_by_libpq(pgconn: Any) -> None:
-    libpq = sys.modules["psycopg"].pq
+    psycopg: Any = sys.modules["psycopg"]
+    libpq = psycopg.pq
     try:
         request = pgconn.cancel_conn()  # as the connection was made, encrypted too
-    except (AttributeError, libpq.PQerror, sys.modules["psycopg"].NotSupportedError):  # libpq below 17
+    except psycopg.NotSupportedError:  # libpq below 17
         pgconn.get_cancel().cancel()
         return
     try:
