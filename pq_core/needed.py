@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 GONE = ("42703", "42P01", "42883", "3F000")
 """What a server says of a column, table, function or schema that is not there."""
 
-_TABLE = re.compile(r"^CREATE (?:UNLOGGED )?TABLE (?:IF NOT EXISTS )?\{schema\}\.(\w+) \((.*?)^\)", re.MULTILINE | re.DOTALL)
+_TABLE = re.compile(r"^CREATE (?:UNLOGGED )?TABLE (?:IF NOT EXISTS )?\{schema\}\.(\w+) \((.*?)^\)", re.M | re.S)
 _COLUMN = re.compile(r"^ {4}([a-z_]+)\s", re.MULTILINE)
 _ALTER = re.compile(r"ALTER TABLE (?:IF EXISTS )?(?:ONLY )?\{schema\}\.(\w+)\s([^;]*);")
 _CHANGE = re.compile(r"\b(ADD|DROP) COLUMN (?:IF (?:NOT )?EXISTS )?(\w+)")

@@ -359,8 +359,8 @@ def test_every_check_answers_for_a_real_database(database: str) -> None:
     found = list(examine(None, False, database, None))
 
     assert {finding.check for finding in found} == {
-        "memory", "server", "clock", "schema", "indexes", "bloat", "transactions", "running", "names", "versions",
-        "connections", "pooler",
+        "memory", "server", "clock", "schema", "citus", "indexes", "bloat", "transactions", "running", "names",
+        "versions", "connections", "pooler",
     }  # fmt: skip
     assert [finding.check for finding in found if finding.level is Level.PROBLEM] == ["versions"]
     assert all(finding.fix for finding in found if finding.level is not Level.OK)
