@@ -176,8 +176,8 @@ class Claims:
 
     def _claim_aged(self, now: float, worker_id: int, free: int) -> tuple[Query, Parameters]:
         self._ageing.sent(now)
-        seconds = number(self.options.ageing or 0.0)
-        return self.statements["claim_aged"], [integer(worker_id), self._queues, *self._bands, integer(free), seconds]
+        limits = [integer(free), number(self.options.ageing or 0.0)]
+        return self.statements["claim_aged"], [integer(worker_id), self._queues, *self._bands, *limits, self.began]
 
     def _claim_limited(self, worker_id: int, most: int, *, busy: bool) -> Sending:
         parameters = [integer(worker_id), self._queues, *self._bands, integer(most), b"f" if busy else b"t", self.began]

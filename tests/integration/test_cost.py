@@ -173,17 +173,25 @@ def test_tasks_at_their_limit_are_not_asked_for_at_every_end_of_another(
     assert row[0] < seconds + 15
 
 
-@pytest.mark.parametrize("name", ["claim_one_queue", "claim_many_queues"])
-def test_a_claim_that_finds_nothing_writes_nothing(connection: psycopg.Connection, name: str) -> None:
+PLAIN = ["7", "'{default,side}'", "-32768", "32767", "10", "'{}'", "'{}'", "'{}'", "'2026-03-01'"]
+AGED = ["7", "'{default,side}'", "'{-32768}'", "'{32767}'", "10", "60", "'2026-03-01'"]
+
+
+@pytest.mark.parametrize(
+    ("name", "values"), [("claim_one_queue", PLAIN), ("claim_many_queues", PLAIN), ("claim_aged", AGED)]
+)
+def test_a_claim_that_finds_nothing_writes_nothing(
+    connection: psycopg.Connection, name: str, values: list[str]
+) -> None:
     """Idle workers claim several times for each task that comes; what is written has to be flushed each time."""
     connection.execute(
-        "INSERT INTO pq_workers (id, name, expires_at, lease, pid, concurrency, host, pq_version, queues)"
-        " VALUES (7, 'w', now() + interval '1 h', '1 h', 1, 9, 'here', '1', '{default,side}')"
+        "INSERT INTO pq_workers (id, name, started_at, expires_at, lease, pid, concurrency, host, pq_version, queues)"
+        " VALUES (7, 'w', '2026-03-01', now() + interval '1 h', '1 h', 1, 9, 'here', '1', '{default,side}')"
     )
     # As a worker's session has it: a plan for an empty table would not even look at the lease.
     connection.execute("SET enable_seqscan = off; SET enable_bitmapscan = off")
     claim = Statements("public")[name].text
-    for place, value in enumerate(["7", "'{default,side}'", "-32768", "32767", "10", "'{}'", "'{}'", "'{}'"], start=1):
+    for place, value in enumerate(values, start=1):
         claim = claim.replace(f"${place}", f"({value})")
     wrote = "SELECT pg_current_xact_id_if_assigned() IS NOT NULL"
     with connection.transaction():

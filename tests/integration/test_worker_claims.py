@@ -595,8 +595,8 @@ def test_each_stretch_of_waiting_counts_one_band(pq: PQ, connection: psycopg.Con
         return pq.enqueue(tasks.add.options(priority=priority, run_at=due, **options).call(1))
 
     connection.execute(
-        "INSERT INTO pq_workers (id, name, expires_at, lease, pid, concurrency, host, pq_version, queues)"
-        " VALUES (7, 'w', now() + interval '1 h', '1 h', 1, 9, 'here', '1', '{default}')"
+        "INSERT INTO pq_workers (id, name, started_at, expires_at, lease, pid, concurrency, host, pq_version, queues)"
+        " VALUES (7, 'w', '2026-03-01', now() + interval '1 h', '1 h', 1, 9, 'here', '1', '{default}')"
     )
     pq.pause_queue("paused")
     waiting(50, 3600, queue="paused")
@@ -615,6 +615,9 @@ def test_each_stretch_of_waiting_counts_one_band(pq: PQ, connection: psycopg.Con
     values = ["7", "'{default,side,paused}'", "'{20}'", "'{32767}'", "1", "100"]
     for place, value in enumerate(values, start=1):
         claim = claim.replace(f"${place}", f"({value})")
+    # Under another lease that has its id, from before the database went back, nothing.
+    assert connection.execute(claim.replace("$7", "('2026-02-01')").encode()).fetchall() == []
+    claim = claim.replace("$7", "('2026-03-01')")
 
     claimed = [row[0] for _ in range(8) for row in connection.execute(claim.encode()).fetchall()]
 

@@ -2,14 +2,14 @@
 -- every $6 seconds since its run_at a task counts one band (25) more, up to 100. Invariant: as in claim_one_queue.sql.
 --
 -- $1 bigint worker  $2 text[] queues  $3 integer[] lowest, $4 integer[] highest priority of each band
--- $5 integer how many at most  $6 double precision seconds
+-- $5 integer how many at most  $6 double precision seconds  $7 timestamptz when the worker's lease began
 --
 -- Within one queue and one priority the order is that of the index, whatever the waiting. So the best are among the first
 -- of each queue and priority that has something; these pairs are found by hopping from one to the next in the index.
 WITH RECURSIVE lease AS MATERIALIZED (
     -- Locked where `ready` meets its first row, as in claim_one_queue.sql.
     SELECT 2 AS bound FROM {schema}.pq_workers w
-    WHERE w.id = $1::bigint AND w.expires_at > clock_timestamp()
+    WHERE w.id = $1::bigint AND w.started_at = $7::timestamptz AND w.expires_at > clock_timestamp()
     FOR KEY SHARE SKIP LOCKED
 ), levels AS (
     SELECT q.name AS queue, (SELECT -t.priority::integer FROM {schema}.pq_tasks t
