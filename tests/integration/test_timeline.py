@@ -172,14 +172,19 @@ def test_restore_of_a_snapshot_under_a_worker_that_runs(tmp_path: Path) -> None:
             task_id = pq.enqueue(tasks.starts.call(str(kept)), on_lost="fail")
             eventually(lambda: begun(kept))
             renewed = server.execute("SELECT heartbeat_at FROM pq_workers")[0][0]
-            server.save(tmp_path / "snapshot")
+            with server.saving(tmp_path / "snapshot"):
+                pass
+            until_id(pq, task_id + 60)
             lost = pq.enqueue(tasks.starts.call(str(gone)))
             eventually(lambda: begun(gone))
+            with psycopg.connect(server.dsn, autocommit=True) as connection:
+                disconnect(connection)  # a new connection renews at once
             eventually(lambda: server.execute("SELECT heartbeat_at FROM pq_workers")[0][0] > renewed)
             server.stop("immediate")
             server.restore(tmp_path / "snapshot")
             server.start()
 
+            until_id(pq, lost)
             assert pq.enqueue(tasks.add.call(40, 2)) == lost, "the sequence gives its id again"
             assert pq.wait(lost, timeout=PATIENCE) == 42
             failed = wait_for(pq, task_id, FAILED)
