@@ -105,7 +105,7 @@ def test_here_asks_for_a_lease_of_this_machine_until_the_drain(database: str, tm
     file = tmp_path / "health"
     with (
         PQ(database, tasks=[tasks.__name__]) as pq,
-        running(database, tmp_path, processes=2, drain_timeout=60, health_file=str(file)) as worker,
+        running(database, tmp_path, processes=2, lease=6, drain_timeout=60, health_file=str(file)) as worker,
     ):
         eventually(lambda: health(file, "--min-workers", "2", kind="--here").returncode == 0)
         assert "3 must hold a lease" in health(file, "--min-workers", "3", kind="--here").stderr
@@ -116,11 +116,13 @@ def test_here_asks_for_a_lease_of_this_machine_until_the_drain(database: str, tm
 
         eventually(lambda: "about to end" in health(file, kind="--here").stderr)
         assert health(file).returncode == 0
-        ready = subprocess.run(
-            [sys.executable, "-m", "pq_core", "health", "--ready", "--dsn", database],
-            capture_output=True, text=True, cwd=ROOT, timeout=60,
-        )  # fmt: skip
-        assert "0 worker(s) alive, and " in ready.stderr
+        # The database is told by the next heartbeat.
+        command = [sys.executable, "-m", "pq_core", "health", "--ready", "--dsn", database]
+
+        def ready() -> str:
+            return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=60).stderr
+
+        eventually(lambda: "0 worker(s) alive, and " in ready())
         pq.cancel(id_)
 
 
