@@ -19,6 +19,7 @@ from psycopg.pq.abc import PGconn
 
 from pq_core.dsn import conninfo, find_dsn, is_embedded, redact, without_secrets
 from pq_core.errors import DatabaseUnavailable
+from pq_core.sqlstates import READ_ONLY, ends_connection, sqlstate_of
 from pq_core.types import DSN
 
 __all__ = [
@@ -34,8 +35,8 @@ __all__ = [
 
 CONNECT_TIMEOUT = 10
 """Seconds."""
-KEEPALIVES = {"keepalives": 1, "keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3}
-"""A peer that vanished is noticed after a minute."""
+NOTICE_WITHIN = 30.0
+"""Seconds after which a peer that vanished without a word is noticed."""
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 AsyncConnection = psycopg.AsyncConnection[tuple[Any, ...]]
@@ -62,13 +63,16 @@ async def aconnect(dsn: str, *, application_name: str = "pq", autocommit: bool =
         raise _unavailable(dsn, error) from error
 
 
-def start_connection(dsn: str, *, application_name: str = "pq", **parameters: str | int) -> PGconn:
+def start_connection(
+    dsn: str, *, application_name: str = "pq", notice_within: float | None = None, **parameters: str | int
+) -> PGconn:
     """Begin a connection that the caller drives with ``connect_poll``; ``parameters`` win over the DSN's.
 
-    libpq resolves host names inside this call; everything after it is non-blocking. The caller watches the
-    time: ``connect_timeout`` has no meaning to ``connect_poll``. Raises DatabaseUnavailable where it fails at once.
+    ``notice_within``: seconds until a peer that vanished is noticed. libpq resolves host names inside this call;
+    everything after it is non-blocking. The caller watches the time: ``connect_timeout`` has no meaning to
+    ``connect_poll``. Raises DatabaseUnavailable where it fails at once.
     """
-    whole = make_conninfo(_parameters(dsn, application_name), **parameters)
+    whole = make_conninfo(_parameters(dsn, application_name, notice_within), **parameters)
     pgconn = pq.PGconn.connect_start(whole.encode())
     if pgconn.status == ConnStatus.BAD:
         error = psycopg.OperationalError(pgconn.get_error_message())
@@ -78,8 +82,25 @@ def start_connection(dsn: str, *, application_name: str = "pq", **parameters: st
     return pgconn
 
 
-def _parameters(dsn: str, application_name: str) -> str:
-    defaults: dict[str, int] = {"connect_timeout": CONNECT_TIMEOUT, **KEEPALIVES}
+def vanishing(seconds: float) -> dict[str, int]:
+    """Return libpq's parameters by which a peer that vanished is noticed after about ``seconds``.
+
+    Keepalives find it while nothing is under way, or an answer is waited for. They are not sent while something that we
+    said is unacknowledged, and the kernel repeats that for a quarter of an hour: ``tcp_user_timeout`` (milliseconds, on
+    Linux) ends it as early.
+    """
+    third = max(1, int(seconds / 3))
+    return {
+        "keepalives": 1,
+        "keepalives_idle": third,
+        "keepalives_interval": third,
+        "keepalives_count": 2,
+        "tcp_user_timeout": int(seconds * 1000),
+    }
+
+
+def _parameters(dsn: str, application_name: str, notice_within: float | None = None) -> str:
+    defaults: dict[str, str | int] = {"connect_timeout": CONNECT_TIMEOUT, **vanishing(notice_within or NOTICE_WITHIN)}
     return conninfo(dsn, fallback_application_name=application_name, **defaults)
 
 
@@ -155,6 +176,18 @@ class _Holdings(Generic[C]):
                 return
         self.drop(connection)
 
+    def judge(self, connection: C, error: BaseException) -> None:
+        """Take in what its user met. What ends a connection is not handed out again.
+
+        A server that takes no writes any more lets its sessions live on: those that nobody uses go as well.
+        """
+        state = sqlstate_of(error)
+        if state == READ_ONLY:
+            self.close()
+        elif ends_connection(state):
+            with self._lock:
+                self._open.discard(connection)
+
     def drop(self, connection: C) -> None:
         with self._lock:
             self._open.discard(connection)
@@ -203,9 +236,10 @@ class ConnectionPool:
     """Connections in autocommit mode, opened when needed, by any thread, without a thread of its own.
 
     The last one used is the first one used again; at most ``max_idle`` wait unused, and there is no limit on how
-    many are in use. One that the server ended while it was idle is replaced before it is handed out. A forked
-    child starts empty. After ``close`` the pool can be used again. ``examine`` sees each new connection first; what it
-    raises is raised to who asked for one, and the connection is closed.
+    many are in use. One that the server ended while it was idle is replaced before it is handed out; one whose user
+    met an error that ends it (``ends_connection``) is closed. A forked child starts empty. After ``close`` the pool
+    can be used again. ``examine`` sees each new connection first; what it raises is raised to who asked for one, and
+    the connection is closed.
     """
 
     def __init__(
@@ -228,6 +262,9 @@ class ConnectionPool:
         connection = self._holdings.take() or self._holdings.add(self._opened())
         try:
             yield connection
+        except BaseException as error:
+            self._holdings.judge(connection, error)
+            raise
         finally:
             # In a child of whoever took it, the transaction is the parent's.
             if self._holdings.owns(connection) and _in_transaction(connection.pgconn):
@@ -296,6 +333,9 @@ class AsyncConnectionPool:
         connection = holdings.take() or holdings.add(await self._opened())
         try:
             yield connection
+        except BaseException as error:
+            holdings.judge(connection, error)
+            raise
         finally:
             try:
                 if holdings.owns(connection) and _in_transaction(connection.pgconn):

@@ -41,12 +41,17 @@ def is_embedded(dsn: DSN | None = None) -> bool:
 def conninfo(dsn: str, **defaults: str | int) -> str:
     """Return the found DSN as a libpq string, with ``defaults`` for what it leaves unsaid.
 
+    Of several hosts the one is meant that takes writes: pq writes wherever it works. That costs no question, because a
+    server says it when it lets a session in.
+
     Unsaid is what neither the DSN nor the environment variable of libpq says. A service file may say anything:
     where one is used, only a ``fallback_`` is added, because that is the one kind that does not override it.
     """
     options = {option.keyword.decode(): option for option in _parse(dsn, "the DSN")}
     said = {name: option.val.decode() for name, option in options.items() if option.val is not None}
-    by_service = "service" in said or "PGSERVICE" in os.environ
+    if _count_hosts(said) > 1:
+        defaults.setdefault("target_session_attrs", "read-write")
+    by_service = _by_service(said)
     for name, value in defaults.items():
         variable = options[name].envvar if name in options else None
         if by_service and not name.startswith("fallback_"):
@@ -59,11 +64,14 @@ def conninfo(dsn: str, **defaults: str | int) -> str:
 def rotated(dsn: str, by: int) -> str:
     """Return the DSN with its hosts in another order, the first ``by`` of them last.
 
-    Only where ``target_session_attrs`` says which of them will do; else their order says which one is meant.
+    Only where the one that takes writes is looked for, as ``conninfo`` does by default; else their order says which
+    one is meant.
     """
     said = {option.keyword.decode(): option.val.decode() for option in _parse(dsn, "the DSN") if option.val is not None}
     wanted = said.get("target_session_attrs", os.environ.get("PGTARGETSESSIONATTRS"))
-    count = max(len(said.get(name, "").split(",")) for name in ("host", "hostaddr"))
+    if wanted is None and not _by_service(said):
+        wanted = "read-write"
+    count = _count_hosts(said)
     if count < 2 or wanted not in ("read-write", "primary"):
         return dsn
     for name in ("host", "hostaddr", "port"):
@@ -71,6 +79,14 @@ def rotated(dsn: str, by: int) -> str:
         if len(values) == count:  # a single port is that of all
             said[name] = ",".join(values[(place + by) % count] for place in range(count))
     return _written(said)
+
+
+def _by_service(said: dict[str, str]) -> bool:
+    return "service" in said or "PGSERVICE" in os.environ
+
+
+def _count_hosts(said: dict[str, str]) -> int:
+    return max(len(said.get(name, "").split(",")) for name in ("host", "hostaddr"))
 
 
 def redact(dsn: str) -> str:

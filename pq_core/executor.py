@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable
 from typing import NoReturn, Protocol, TypeGuard, cast
 
 from pq_core.errors import DatabaseUnavailable, InvalidOption, NotMigrated, PQError, UnsupportedConnection
+from pq_core.sqlstates import READ_ONLY, ends_connection, sqlstate_of
 
 
 class Statement:
@@ -113,7 +114,6 @@ def _unsupported(connection: object) -> NoReturn:
 
 
 _UNDEFINED = frozenset({"42P01", "42883", "3F000", "42703"})
-_GONE = frozenset({"57P01", "57P02", "57P03"})
 
 
 def translate(error: BaseException, schema: str) -> PQError | None:
@@ -122,14 +122,19 @@ def translate(error: BaseException, schema: str) -> PQError | None:
     Raise it ``from`` the driver's error. Drivers and their wrappers (SQLAlchemy's ``orig``, Django's
     ``__cause__``) are told apart by SQLSTATE alone.
     """
-    state = _sqlstate(error)
+    state = sqlstate_of(error)
     message = str(getattr(error, "orig", None) or error).partition("\n")[0]
     if state in _UNDEFINED:
         import shlex
 
         flag = "" if schema == "public" else f" --schema {shlex.quote(schema)}"
         return NotMigrated(f"schema {schema!r} lacks tables that this pq needs ({message}): run `pq migrate{flag}`")
-    if state is not None and (state.startswith("08") or state in _GONE):
+    if state == READ_ONLY:
+        return DatabaseUnavailable(
+            f"this connection takes no writes (its server is a standby or set to read only, or its transaction is): "
+            f"{message}"
+        )
+    if ends_connection(state):
         return DatabaseUnavailable(f"the connection to the database is gone: {message}")
     if state == "22023":
         return InvalidOption(message.removeprefix("pq_enqueue: "))
@@ -146,16 +151,4 @@ def _is_operational(error: BaseException) -> bool:
 
 def is_undefined(error: BaseException) -> bool:
     """Tell whether a driver's error says that a table, function or column is not what the statement expects."""
-    return _sqlstate(error) in _UNDEFINED
-
-
-def _sqlstate(error: BaseException) -> str | None:
-    seen: BaseException | None = error
-    for _ in range(4):
-        if seen is None:
-            return None
-        for attribute in ("sqlstate", "pgcode"):
-            if isinstance(state := getattr(seen, attribute, None), str):
-                return state
-        seen = getattr(seen, "orig", None) or seen.__cause__
-    return None
+    return sqlstate_of(error) in _UNDEFINED

@@ -21,6 +21,7 @@ from pq_core.errors import DatabaseUnavailable, InvalidOption, TaskFailed, TaskN
 from pq_core.psycopg_executor import AsyncPsycopgExecutor, PsycopgExecutor
 from pq_core.rows import Watched
 from pq_core.sealing import Seals
+from pq_core.sqlstates import ends_connection
 from pq_core.store import Request
 from pq_core.types import TaskStatus
 
@@ -114,7 +115,9 @@ class Listener:
             try:
                 executor = PsycopgExecutor(self._connection)
                 rows = executor.execute(self._request.statement, self._request.parameters)
-            except psycopg.Error:
+            except psycopg.Error as error:
+                if ends_connection(error.sqlstate):
+                    self._connection.close()
                 self._connection = None
             else:
                 return self._request.parse(rows)
@@ -153,7 +156,9 @@ class AsyncListener:
             try:
                 executor = AsyncPsycopgExecutor(self._connection)
                 rows = await executor.execute(self._request.statement, self._request.parameters)
-            except psycopg.Error:
+            except psycopg.Error as error:
+                if ends_connection(error.sqlstate):
+                    await self._connection.close()
                 self._connection = None
             else:
                 return self._request.parse(rows)

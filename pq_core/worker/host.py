@@ -120,17 +120,13 @@ class Host:
         return start_connection(self._address("work"), application_name=f"pq worker {self.name}"[:63])
 
     def connect_watch(self) -> PGconn:
-        """Begin to open the connection for LISTEN and heartbeats, with keepalives that find a dead peer in seconds."""
+        """Begin to open the connection for LISTEN and heartbeats; a dead peer is noticed within half a lease."""
         from pq_core.database import start_connection
 
-        lease = max(1, int(self.options.lease / 6))
         return start_connection(
             self._address("watch"),
             application_name=f"pq watch {self.name}"[:63],
-            keepalives_idle=lease,
-            keepalives_interval=lease,
-            keepalives_count=2,
-            tcp_user_timeout=int(self.options.lease * 500),
+            notice_within=self.options.lease / 2,
         )
 
     def _address(self, purpose: str) -> str:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import logging
 import selectors
 from collections.abc import Callable, Sequence
+from random import random
 from time import monotonic
 from typing import TYPE_CHECKING
 
+from pq_core.sqlstates import READ_ONLY, ends_connection
 from pq_core.worker.connection import (
     Callback,
     Connection,
@@ -18,6 +20,7 @@ from pq_core.worker.connection import (
     State,
     StatementError,
 )
+from pq_core.worker.reconnecting import LONGEST_PAUSE, pause_before
 
 if TYPE_CHECKING:
     from psycopg.pq.abc import PGconn
@@ -25,10 +28,12 @@ if TYPE_CHECKING:
 logger = logging.getLogger("pq.worker")
 
 CONNECT_TIMEOUT = 10.0
-FIRST_PAUSE = 0.1
-LONGEST_PAUSE = 5.0
+"""Seconds until a session is there to be used: names resolved, connected, authenticated, set up."""
 LEFT_PAUSE = 1.0
 """Seconds before the next try after a server that answers and is the wrong one."""
+SAID_FIRST = 3
+"""Losses in a row that are logged each; what then goes on for the same reason is logged every ``SAY_AGAIN`` seconds."""
+SAY_AGAIN = 5.0
 
 
 class Link:
@@ -38,7 +43,11 @@ class Link:
     half-open and is given up. ``hopeless``: says of a reason whether waiting can't help, so that the worker ends over
     it and says so itself. ``on_refused``: gets each error of a statement, before the statement's own callback does.
     ``guarded``: each new session is for nothing but ``Lease.check`` until ``admit``: the server may be another than
-    before.
+    before. ``on_read_only``: a statement met a server that takes no writes.
+
+    A connection whose server says that it is of no use (``ends_connection``) is given up as one that broke: a session
+    may outlive the time of its server as the primary. ``failures``: losses since a statement was last answered; only
+    that makes pauses short again, because a standby lets in everybody.
     """
 
     def __init__(
@@ -55,6 +64,7 @@ class Link:
         on_lost: Callable[[], None] | None = None,
         on_notify: OnNotify | None = None,
         on_refused: Callable[[StatementError], None] | None = None,
+        on_read_only: Callable[[], None] | None = None,
     ) -> None:
         self._connect = connect
         self._selector = selector
@@ -68,11 +78,16 @@ class Link:
         self._on_lost = on_lost
         self._on_notify = on_notify
         self._on_refused = on_refused
+        self._on_read_only = on_read_only
         self._connection: Connection | None = None
         self._registered: tuple[int, int] | None = None
-        self._pause = FIRST_PAUSE
         self._retry_at = 0.0
         self._overdue_at: float | None = None
+        self._waits_for = ""
+        self._no_use = ""
+        self._said: tuple[str, float] = ("", 0.0)
+        self._opened_at = 0.0
+        self._met_read_only = False
         self.failures = 0
         self.last_error = ""
         self.ever_ready = False
@@ -103,8 +118,7 @@ class Link:
     def leave(self, reason: str) -> None:
         """Give the connection up and open another, not at once: the DSN may lead to the same server again."""
         if self._connection is not None:
-            self._pause = max(self._pause, LEFT_PAUSE)
-            self._lost(reason)
+            self._lost(reason, at_least=LEFT_PAUSE)
 
     @property
     def fileno(self) -> int | None:
@@ -113,18 +127,37 @@ class Link:
 
     def next_event(self) -> float | None:
         """Return when ``advance`` has something to do, on the monotonic clock."""
-        return self._retry_at if self._connection is None else self._overdue_at
+        if self._connection is None:
+            return self._retry_at
+        return 0.0 if self._no_use and self._connected else self._overdue_at
 
     def advance(self, now: float) -> None:
-        """Open the connection if it is time, give it up if it is overdue."""
+        """Open the connection if it is time, give it up if it is overdue or of no use."""
         if self._connection is None:
             if now >= self._retry_at:
                 self._open(now)
+        elif self._no_use and self._connected:
+            self._lost(self._no_use)
         elif self._overdue_at is not None and now >= self._overdue_at:
-            self._lost(f"no answer for {self.patience:g} s")
+            self._lost(self._waited())
+
+    def replace(self, reason: str) -> None:
+        """Replace the connection that is open now, as soon as no statement is under way on it."""
+        if self._connection is not None:
+            self._no_use = reason
+
+    def _waited(self) -> str:
+        assert self._connection is not None
+        if self._connection.state is State.CONNECTING:
+            return f"not connected within {CONNECT_TIMEOUT:g} s"
+        if not self._waits_for:
+            return f"connected, but the session was not set up within {CONNECT_TIMEOUT:g} s"
+        return f"no answer to {self._waits_for} for {self.patience:g} s"
 
     def _open(self, now: float) -> None:
+        self._opened_at = now
         self._overdue_at = now + CONNECT_TIMEOUT
+        self._waits_for = ""
         try:
             self._connection = Connection(
                 self._connect, setup=self._setup, on_ready=self._ready, on_broken=self._lost, on_notify=self._on_notify
@@ -135,13 +168,9 @@ class Link:
         self._watch()
 
     def _ready(self) -> None:
-        self._pause = FIRST_PAUSE
         self._overdue_at = None
         self._admitted = not self._guarded
         self.ready_since = monotonic()
-        if self.failures:
-            logger.info("the %s connection is back", self._purpose)
-        self.failures = 0
         self.ever_ready = True
         if self._on_ready is not None:
             self._on_ready()
@@ -150,14 +179,34 @@ class Link:
         """Send statements as one transaction; only when ``idle``."""
         assert self._connection is not None
         self._overdue_at = monotonic() + self.patience
-
-        def told(results: Results | None, error: StatementError | None) -> None:
-            if error is not None and self._on_refused is not None:
-                self._on_refused(error)
-            callback(results, error)
-
-        self._connection.send(statements, told)
+        self._waits_for = ", ".join(dict.fromkeys(query.name.removeprefix("pq_") for query, _ in statements))
+        self._connection.send(statements, lambda results, error: self._answered(callback, results, error))
         self._watch()
+
+    def _answered(self, callback: Callback, results: Results | None, error: StatementError | None) -> None:
+        if error is not None and self._on_refused is not None:
+            self._on_refused(error)
+        sqlstate = "" if error is None else error.sqlstate
+        if error is None or (sqlstate and not ends_connection(sqlstate)):
+            self._served()
+        elif sqlstate:
+            self._lost(error.message)
+            if sqlstate == READ_ONLY:
+                self._met_read_only = True
+                if self._on_read_only is not None:
+                    self._on_read_only()
+            # For whoever asked it is what it is for the connection: one that broke.
+            error = StatementError(error.message)
+        callback(results, error)
+
+    def _served(self) -> None:
+        if not self.failures:
+            return
+        if self._met_read_only and monotonic() < self._opened_at + LONGEST_PAUSE:
+            return  # what only reads is answered there, too
+        self.failures = 0
+        self._met_read_only = False
+        logger.info("the %s connection is back", self._purpose)
 
     def pump(self) -> None:
         """Read and write what can be; the selector's callback."""
@@ -184,23 +233,30 @@ class Link:
             self._selector.unregister(self._registered[0])
             self._registered = None
 
-    def _lost(self, reason: str) -> None:
+    def _lost(self, reason: str, *, at_least: float = 0.0) -> None:
         self._unwatch()
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.close()
         self._overdue_at = None
+        self._no_use = ""
         self.failures += 1
+        pause = max(pause_before(self.failures, random()), at_least)
         lines = reason.strip().splitlines() or ["unknown"]
         self.last_error = next((line for line in lines if "FATAL" in line), lines[0])
         if self.ever_ready or not self._hopeless(self.last_error):
-            logger.warning(
-                "the %s connection is lost: %s; next try in %.1f s", self._purpose, self.last_error, self._pause
-            )
-        self._retry_at = monotonic() + self._pause
-        self._pause = min(self._pause * 2, LONGEST_PAUSE)
+            self._say_lost(pause)
+        self._retry_at = monotonic() + pause
         if self._on_lost is not None:
             self._on_lost()
+
+    def _say_lost(self, pause: float) -> None:
+        now = monotonic()
+        reason, said_at = self._said
+        if self.failures > SAID_FIRST and reason == self.last_error and now < said_at + SAY_AGAIN:
+            return
+        self._said = self.last_error, now
+        logger.warning("the %s connection is lost: %s; next try in %.1f s", self._purpose, self.last_error, pause)
 
     def close(self) -> None:
         """End the session."""

@@ -17,6 +17,7 @@ SETUP = (
     "SET client_encoding TO 'UTF8'; SET datestyle TO 'ISO'; SET timezone TO 'UTC'; SET jit TO off; "
     "SET default_transaction_isolation TO 'read committed'; SET lock_timeout TO '1s'"
 )
+READ_ONLY = "the worker's other connection met a server that takes no writes"
 PLANS = "SET plan_cache_mode TO force_generic_plan; SET enable_seqscan TO off; SET enable_bitmapscan TO off"
 
 
@@ -52,6 +53,7 @@ class Sessions:
             hopeless=host.never_heard,
             on_refused=on_refused,
             guarded=True,
+            on_read_only=lambda: self.watch.replace(READ_ONLY),
         )
         self.watch = Link(
             host.connect_watch,
@@ -64,6 +66,9 @@ class Sessions:
             on_notify=on_notify,
             on_ready=on_listening,
             on_lost=on_deaf,
+            # What an idle worker asks over the other one reads only: on a server of yesterday it would find nothing,
+            # and never learn why.
+            on_read_only=lambda: self.work.replace(READ_ONLY),
         )
 
     @property

@@ -9,6 +9,7 @@ import fcntl
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -54,6 +55,19 @@ def leaves_a_thread_that_holds_the_interpreter(seconds: float) -> None:
         ctypes.PyDLL(None).sleep(600)
 
     threading.Thread(target=hold, daemon=True).start()
+
+
+def option_of(fileno: int, option: int) -> int:
+    """Return what TCP's ``option`` is set to on a live socket."""
+    with socket.socket(fileno=os.dup(fileno)) as same:
+        return same.getsockopt(socket.IPPROTO_TCP, option)
+
+
+@jobs.task
+def option_of_own_connection(option: int) -> int:
+    """Say so of a connection that the task borrows from its client."""
+    with PQ(own_dsn()) as own, own.session() as connection:
+        return option_of(connection.fileno(), option)
 
 
 @jobs.task

@@ -195,6 +195,21 @@ def test_conninfo_adds_only_what_is_unsaid(monkeypatch: pytest.MonkeyPatch) -> N
     }  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("dsn", "wanted"),
+    [
+        ("host=a,b", "read-write"),
+        ("hostaddr=10.0.0.1,10.0.0.2", "read-write"),
+        ("postgresql://a:1,b:2/shop?target_session_attrs=any", "any"),
+        ("host=a,b service=which-may-say-it", None),
+        ("host=a", None),
+    ],
+)
+def test_of_several_hosts_the_one_is_meant_that_takes_writes(dsn: str, wanted: str | None) -> None:
+    assert conninfo_to_dict(conninfo(dsn)).get("target_session_attrs") == wanted
+    assert (rotated(dsn, 1) != dsn) is (wanted == "read-write")
+
+
 def test_conninfo_does_not_override_a_service_file(monkeypatch: pytest.MonkeyPatch) -> None:
     assert conninfo_to_dict(conninfo("service=s", connect_timeout=10, fallback_application_name="pq")) == {
         "service": "s", "fallback_application_name": "pq",
@@ -248,7 +263,14 @@ def test_one_port_is_that_of_all_hosts() -> None:
 
 
 @pytest.mark.parametrize(
-    "dsn", ["host=a,b", "host=a target_session_attrs=read-write", "host=a,b target_session_attrs=any", ""]
+    "dsn",
+    [
+        "host=a target_session_attrs=read-write",
+        "host=a,b target_session_attrs=any",
+        "host=a,b target_session_attrs=prefer-standby",
+        "host=a,b service=which-may-say-it",
+        "",
+    ],
 )
 def test_order_of_hosts_that_means_something_stays(dsn: str) -> None:
     assert rotated(dsn, 1) == dsn
