@@ -51,6 +51,7 @@ class CommonFields(TypedDict, total=False):
     on_lost: OnLost | None
     on_failure: Call[Any] | Task[[], Any] | None
     result_limit: int | None
+    max_starts: int | None
 
 
 class TaskFields(CommonFields, total=False):
@@ -321,6 +322,7 @@ _CHECKS: Mapping[str, Callable[[str, str, object], None]] = {
     "on_lost": _one_of("retry", "fail"),
     "on_failure": _call,
     "result_limit": _integer(0, 2**30, "give bytes as an integer from 0 to 2**30"),
+    "max_starts": _integer(0, 2**31 - 1, "give an integer: how often it may start, counted or not; 0: any number"),
     "payload": _one_of("json", "pickle", "encrypted"),
     "sensitive": _flag,
     "run_at": _run_at,
@@ -346,6 +348,7 @@ _WRITERS: Mapping[str, Callable[[Any], Any]] = {
     "memory_limit": int,
     "on_lost": str,
     "result_limit": int,
+    "max_starts": int,
     "sensitive": bool,
     "run_at": lambda moment: moment.astimezone(UTC).isoformat(),
     "run_in": timedelta.total_seconds,

@@ -33,6 +33,7 @@ _ROW_OPTIONS = (
     "memory_limit",
     "grace",
     "result_limit",
+    "max_starts",
     "backoff",
     "on_lost",
     "on_failure",

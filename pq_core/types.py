@@ -161,7 +161,8 @@ class TaskOptions:
     take. ``grace``: seconds between SIGTERM and SIGKILL. ``memory_limit``: bytes the run may add to the
     worker's image. ``on_lost``: what happens when the worker died under it: ``"retry"`` (default) runs it
     again without counting an attempt, so that even with ``max_attempts=1`` it may start more than once;
-    ``"fail"`` never starts it twice. ``on_failure``: a call that is enqueued in the transition to failed.
+    ``"fail"`` never starts it twice. ``max_starts``: how often it may start in all, counted or not (default 0: any
+    number); then it fails. ``on_failure``: a call that is enqueued in the transition to failed.
     ``result_limit``: bytes of encoded result that are stored at most. ``payload``: how arguments and result are
     stored: as ``"json"`` (default), as a signed ``"pickle"``, or ``"encrypted"``; the last two need keys.
     ``sensitive``: arguments, result and output stay out of logs, hooks and views, and of errors only types and frames
@@ -185,6 +186,7 @@ class TaskOptions:
     sensitive: bool | None = None
     concurrency: int | None = None
     rate: Rate | str | None = None
+    max_starts: int | None = None
 
     def over(self, weaker: TaskOptions) -> TaskOptions:
         """Return these options, with what they leave unsaid taken from ``weaker``."""

@@ -93,6 +93,7 @@ def _database(pq: PQ, loaded: PQ | None) -> Iterator[Finding]:
         yield from database.dead_rows(connection, pq.schema)
         yield from database.long_transactions(connection, pq.schema)
         yield from database.running(connection, pq.schema)
+        yield from database.starts(connection, pq.schema)
         yield from database.names(connection, pq.schema, loaded.registry if loaded is not None else None)
     alive = [worker for worker in pq.workers() if worker.alive]
     at_once = sum(worker.concurrency for worker in alive)

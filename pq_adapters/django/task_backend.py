@@ -33,13 +33,13 @@ from pq_core.tasks import Task as PQCoreTask
 from pq_core.types import Backoff, CallOptions, TaskOptions
 
 OWN_OPTIONS = (
-    *("max_attempts", "timeout", "grace", "backoff", "memory_limit", "on_lost", "result_limit"),
+    *("max_attempts", "timeout", "grace", "backoff", "memory_limit", "on_lost", "max_starts", "result_limit"),
     *("client_id", "on_duplicate", "unique", "headers", "require_transaction"),
 )
 """What ``@task`` (from Django 6.1 on) and ``using()`` take beside Django's own; the words are those of pq."""
 CODE_OPTIONS = ("retry_on", "no_retry_on")
 """The same for what lives in code and is not stored: of use in ``@task`` alone."""
-BACKEND_OPTIONS = (*OWN_OPTIONS[:7], *CODE_OPTIONS)
+BACKEND_OPTIONS = (*OWN_OPTIONS[:8], *CODE_OPTIONS)
 """What OPTIONS of the backend takes: defaults for all its tasks."""
 
 
@@ -54,6 +54,7 @@ class PQTask(Task):
     backoff: Backoff | None = None
     memory_limit: int | None = None
     on_lost: str | None = None
+    max_starts: int | None = None
     result_limit: int | None = None
     client_id: str | None = None
     on_duplicate: str | None = None

@@ -258,6 +258,21 @@ def running(connection: Connection, schema: str, *, seconds: float = 10.0) -> It
         yield ok("running", "every running task has a worker with a lease")
 
 
+def starts(connection: Connection, schema: str) -> Iterator[Finding]:
+    """Look for tasks that start again and again, and are always interrupted or lost before their end."""
+    rows = ask(connection, schema, "uncounted", cap=CAP)
+    for row in rows:
+        yield warning(
+            "starts",
+            f"{row['count']} unfinished task(s) {row['name']}, as {row['id']}, have started up to {row['most']} times "
+            "in a row without an end that counts: their workers stop or die before they are done",
+            "raise --drain-timeout, deploy less often than they take, or cut them into shorter ones; "
+            "max_starts bounds it",
+        )
+    if not rows:
+        yield ok("starts", "no unfinished task has started five times in a row without an end that counts")
+
+
 def unrunnable(registry: Registry, name: str, version: int) -> str | None:
     """Say why this application's code can't run a stored name and version; None if it can."""
     try:

@@ -52,6 +52,7 @@ GRANT SELECT, INSERT, UPDATE, DELETE ON {worked} TO {worker};
 GRANT SELECT ON {schema}.pq_workers, {schema}.pq_queues, {schema}.pq_statistics, {schema}.pq_limits TO {viewer};
 GRANT SELECT (id, run_at, created_at, started_at, completed_at, cancel_requested_at, unroutable_since, fence, worker_id,
     schedule_id, tick_at, max_runtime_seconds, progress, version, attempts, max_attempts, losses, lone_losses, snoozes,
+    uncounted_starts, uncounted_in_a_row,
     priority, due, alone, status, queue, name, on_lost, client_id, client_id_unique, concurrency_key, lane, outcome, error,
     error_fingerprint, cancel_reason, progress_message, options, ledger) ON {schema}.pq_tasks TO {viewer};
 GRANT SELECT (id, task_id, fence, number, worker_id, outcome, started_at, finished_at, error, fingerprint, ledger)

@@ -29,7 +29,8 @@ class Entry:
     """The end of one attempt: its item of the report, and what the hooks get once it is recorded.
 
     ``completed_itself``: the task said so, in a transaction of its own. ``plain``: everything that the database might
-    have refused was taken out. ``began``: when its run did, of the monotonic clock.
+    have refused was taken out. ``began``: when its run did, of the monotonic clock. ``uncounted``: how many starts in a
+    row did not count, once it is recorded.
     """
 
     worker_id: int
@@ -40,6 +41,7 @@ class Entry:
     plain: bool = False
     died: bool = False
     began: float = 0.0
+    uncounted: int = 0
 
 
 REMEMBERED = 4096
@@ -207,6 +209,7 @@ class Book:
         outcome = entry.outcome
         match report:
             case "recorded":
+                entry.uncounted = int(row[9] or 0) if row else 0
                 status = TaskStatus((row[2] or b"failed").decode()) if row else outcome.status
                 if status is not outcome.status:
                     # A version was parked, or it was cancelled meanwhile: what stands is what the row says.
@@ -257,7 +260,7 @@ class Book:
         item = entry.item
         words = storable(f"the database refused what this attempt left: {error}\n{item.get('error') or ''}")
         entry.item = {
-            **{key: item[key] for key in ("id", "fence", "started_at", "counted", "ledger")},
+            **{key: item[key] for key in ("id", "fence", "started_at", "counted", "ledger", "begun") if key in item},
             "delay": item.get("delay"),
             "status": "failed" if item["status"] == "completed" else item["status"],
             "outcome": "raised" if item["outcome"] == "succeeded" else item["outcome"],

@@ -130,6 +130,7 @@ def entry_of(
     if transition.outcome is not Outcome.SUCCEEDED:
         item |= {"delay": transition.delay, "error": error, "fingerprint": verdict.fingerprint}
         item["unroutable"] = transition.outcome is Outcome.RELEASED
+        item["begun"] = transition.outcome is Outcome.INTERRUPTED and verdict.started
     if verdict.pause and transition.delay:
         key = key_of(task)
         subject = f"queue:{task.queue}" if key is None else f"key:{key}"

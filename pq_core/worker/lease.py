@@ -23,7 +23,7 @@ AGAIN = 1.0
 """Seconds between two looks at least: a lease that has ended may be locked, or not be watched for long enough yet."""
 
 
-_OWN = 5
+_OWN = 6
 """Columns of rescue.sql's answer before those of the task."""
 
 
@@ -46,11 +46,12 @@ class Beat:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rescued:
-    """A task taken back from a dead worker."""
+    """A task taken back from a dead worker. ``uncounted``: how many of its starts in a row did not count."""
 
     task: ClaimedTask
     status: TaskStatus
     error: str
+    uncounted: int
 
 
 @dataclass(slots=True, kw_only=True)
@@ -339,9 +340,10 @@ def _ids(ids: Iterable[int]) -> bytes:
 
 
 def _rescued(row: Row) -> Rescued:
-    _, status, error, _, _ = row[:_OWN]
+    _, status, error, _, _, uncounted = row[:_OWN]
     return Rescued(
         task=claimed_task(row[_OWN:]),
         status=TaskStatus((status or b"pending").decode()),
         error=(error or b"").decode("utf-8", "replace"),
+        uncounted=int(uncounted or 0),
     )

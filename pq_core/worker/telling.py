@@ -21,6 +21,17 @@ if TYPE_CHECKING:
 logger = logging.getLogger("pq.worker")
 
 
+WORTH_A_WORD = 5
+"""Starts in a row that did not count, at which, and at each so many more, a warning is logged."""
+
+
+def warn_of_starts(task: ClaimedTask, uncounted: int) -> None:
+    """Say of a task that it starts and starts, and never comes to an end that counts."""
+    if uncounted and uncounted % WORTH_A_WORD == 0:
+        words = "task %s (%s) has started %d times in a row without an end that counts: its workers stop or die first"
+        logger.warning(words, task.id, one_line(task.name), uncounted)
+
+
 class Telling:
     """Tells of outcomes. ``ended``: those of this worker's own attempts, kept with the option ``once``."""
 
@@ -48,6 +59,7 @@ class Telling:
         if self._keep:
             self.ended.append(outcome)
         task = entry.task
+        warn_of_starts(task, entry.uncounted)
         level = logging.DEBUG if outcome.outcome is Outcome.SUCCEEDED else logging.INFO
         if logger.isEnabledFor(level):
             words = "task %s (%s) attempt %s: %s, now %s"
@@ -70,6 +82,7 @@ class Telling:
         self._ticking.places_may_be_free()
         for one in found:
             logger.warning("task %s (%s): %s; now %s", one.task.id, one_line(one.task.name), one.error, one.status)
+            warn_of_starts(one.task, one.uncounted)
             outcome = AttemptOutcome(
                 outcome=Outcome.LOST, status=one.status, final=one.status.finished, retry_in=0.0, error=one.error
             )

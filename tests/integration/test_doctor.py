@@ -129,6 +129,21 @@ def test_open_transaction_is_found_with_its_process(connection: psycopg.Connecti
     assert levels(checks.long_transactions(connection, "public", seconds=0)) == [Level.OK]
 
 
+def test_task_that_starts_and_starts_is_found(connection: psycopg.Connection) -> None:
+    connection.execute(
+        "INSERT INTO pq_tasks (name, payload, run_at, due, uncounted_in_a_row)"
+        " SELECT 'd.known', '{}', now(), true, n FROM unnest(ARRAY[4, 5, 7]) n"
+    )
+
+    found = one(checks.starts(connection, "public"))
+
+    assert (found.level, "2 unfinished task(s) d.known" in found.text, "7 times" in found.text) == (
+        Level.WARNING, True, True,
+    )  # fmt: skip
+    connection.execute("DELETE FROM pq_tasks WHERE uncounted_in_a_row > 4")
+    assert one(checks.starts(connection, "public")).level is Level.OK
+
+
 def test_task_that_nobody_runs_is_found(connection: psycopg.Connection) -> None:
     connection.execute(
         "INSERT INTO pq_workers (id, expires_at, lease, pid, concurrency, name, host, pq_version, queues)"
@@ -359,8 +374,8 @@ def test_every_check_answers_for_a_real_database(database: str) -> None:
     found = list(examine(None, False, database, None))
 
     assert {finding.check for finding in found} == {
-        "memory", "server", "clock", "schema", "citus", "indexes", "bloat", "transactions", "running", "names",
-        "versions", "connections", "pooler",
+        "memory", "server", "clock", "schema", "citus", "indexes", "bloat", "transactions", "running", "starts",
+        "names", "versions", "connections", "pooler",
     }  # fmt: skip
     assert [finding.check for finding in found if finding.level is Level.PROBLEM] == ["versions"]
     assert all(finding.fix for finding in found if finding.level is not Level.OK)

@@ -83,7 +83,7 @@ def test_every_option_reaches_its_column(connection: psycopg.Connection) -> None
     enqueue(connection, {
         "name": "n", "kwargs": {"a": 1}, "queue": "q", "priority": -5, "run_at": "2031-01-02T03:04:05+01:00",
         "client_id": "c", "unique": "unfinished", "max_attempts": 3, "timeout": 1.5, "memory_limit": 2**40, "grace": 2,
-        "result_limit": 10, "on_lost": "fail", "backoff": {"base": 1}, "on_failure": {"name": "sorry"},
+        "result_limit": 10, "on_lost": "fail", "max_starts": 4, "backoff": {"base": 1}, "on_failure": {"name": "sorry"},
         "headers": {"a": "b"}, "version": 2, "schedule_id": 9, "tick_at": "2031-01-01T00:00:00Z",
     })  # fmt: skip
 
@@ -95,7 +95,8 @@ def test_every_option_reaches_its_column(connection: psycopg.Connection) -> None
     """).fetchone()
     assert row == (
         "n", {"args": [], "kwargs": {"a": 1}}, "q", -5, True, False, "c", "unfinished", 3, 1.5,
-        {"memory_limit": 2**40, "grace": 2, "result_limit": 10, "backoff": {"base": 1}}, "fail", {"name": "sorry"},
+        {"memory_limit": 2**40, "grace": 2, "result_limit": 10, "backoff": {"base": 1}, "max_starts": 4}, "fail",
+        {"name": "sorry"},
         {"a": "b"}, 2, 9, True, 0, 0,
     )  # fmt: skip
 
@@ -144,6 +145,7 @@ def test_null_is_unsaid(connection: psycopg.Connection) -> None:
         ({"name": "a", "memory_limit": 0}, '"memory_limit" must be above 0'),
         ({"name": "a", "grace": -1}, '"grace" must not be negative'),
         ({"name": "a", "result_limit": -1}, '"result_limit" must not be negative'),
+        ({"name": "a", "max_starts": -1}, '"max_starts" must not be negative'),
         *[
             (
                 {"name": "a", "run_at": at},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import threading
 import time
@@ -168,7 +169,7 @@ def test_what_short_lived_workers_have_seen_adds_up(
     assert rescued_by_a_new_worker(connection) == taken
 
 
-def rescued_by_a_new_worker(connection: psycopg.Connection) -> bool:
+def rescued_by_a_new_worker(connection: psycopg.Connection, known_dead: int = 0) -> bool:
     """Have a worker that has only just begun look for the dead, and leave."""
     row = connection.execute(
         "INSERT INTO pq_workers (expires_at, lease, pid, concurrency, name, host, pq_version, queues)"
@@ -176,9 +177,82 @@ def rescued_by_a_new_worker(connection: psycopg.Connection) -> bool:
     ).fetchone()
     assert row is not None
     rescue = Statements("public")["rescue"].text.encode()
-    result = connection.pgconn.exec_params(rescue, [str(row[0]).encode(), b"{}", b"f", b"{}", b"{}", b"{}"])
+    known = connection.execute(
+        "SELECT coalesce(array_agg(id), '{}')::text, coalesce(array_agg(started_at), '{}')::text"
+        " FROM pq_workers WHERE id = %s",
+        (known_dead,),
+    ).fetchone()
+    assert known is not None
+    dead, began = (str(one).encode() for one in known)
+    result = connection.pgconn.exec_params(rescue, [str(row[0]).encode(), dead, b"f", b"{}", began, b"{}"])
     connection.execute("DELETE FROM pq_workers WHERE id = %s", row)
     return result.get_value(0, 0) == b"1"
+
+
+def ended(connection: psycopg.Connection, worker: int, task_id: int, **says: object) -> None:
+    """Record the end of a run as its worker does."""
+    row = connection.execute("SELECT fence, started_at::text FROM pq_tasks WHERE id = %s", (task_id,)).fetchone()
+    assert row is not None
+    end = {
+        "id": task_id,
+        "fence": row[0],
+        "started_at": row[1],
+        "status": "pending",
+        "outcome": "interrupted",
+        "counted": False,
+        **says,
+    }
+    report = Statements("public")["report"].text.encode()
+    result = connection.pgconn.exec_params(report, [str(worker).encode(), json.dumps([end]).encode()])
+    assert result.get_value(0, 3) == b"recorded", result.error_message
+
+
+def test_starts_are_bounded_whether_they_count_or_not(pq: PQ, connection: psycopg.Connection) -> None:
+    task_id = pq.enqueue(tasks.add.options(max_starts=4, max_attempts=9, on_failure=tasks.add.call(0)).call(1))
+    worker = dead_worker(connection)
+    for says in (
+        {"begun": True},
+        {"begun": False},  # it waited in its worker's inbox: that was no start
+        {"outcome": "raised", "counted": True, "error": "no"},
+        {"outcome": "snoozed"},
+    ):
+        left_running(connection, task_id, worker)
+        ended(connection, worker, task_id, **says)
+        assert record_of(pq, task_id).status is PENDING
+    left_running(connection, task_id, worker)
+    assert rescued_by_a_new_worker(connection, known_dead=worker)
+    assert record_of(pq, task_id).status is PENDING, "three so far"
+    worker = dead_worker(connection)
+    left_running(connection, task_id, worker)
+    ended(connection, worker, task_id, begun=True, error="interrupted")
+
+    record = record_of(pq, task_id)
+    assert (record.status, record.outcome, record.attempts) == (TaskStatus.FAILED, Outcome.INTERRUPTED, 1)
+    assert record.error == "interrupted\nstarted 4 times: max_starts allows no other start"
+    assert pq.pending_count() == 1, "on_failure"
+
+    # Tried anew it has not started yet; what is lost then counts, as nobody can tell whether it had begun.
+    pq.retry(task_id)
+    for _ in range(4):
+        worker = dead_worker(connection)
+        left_running(connection, task_id, worker)
+        assert record_of(pq, task_id).status is RUNNING
+        assert rescued_by_a_new_worker(connection, known_dead=worker)
+    record = record_of(pq, task_id)
+    assert (record.status, record.outcome) == (TaskStatus.FAILED, Outcome.LOST)
+    assert "started 4 times: max_starts allows no other start" in (record.error or "")
+
+
+def test_worker_warns_of_a_task_that_starts_and_starts(
+    pq: PQ, database: str, tmp_path: Path, connection: psycopg.Connection
+) -> None:
+    path = tmp_path / "pids"
+    task_id = pq.enqueue(tasks.nap.call(60, str(path)))
+    connection.execute("UPDATE pq_tasks SET uncounted_starts = 4, uncounted_in_a_row = 4")
+    with running(database, tmp_path, drain_timeout=0) as worker:
+        eventually(path.exists)
+        assert worker.stop() == 0
+    assert f"task {task_id} ({tasks.nap.name}) has started 5 times in a row" in worker.text
 
 
 def test_worker_that_lost_its_lease_ends_its_children_and_begins_anew(

@@ -439,7 +439,7 @@ class Machine(RuleBasedStateMachine):
         claimed = {"id": id_, "fence": fence, "started_at": self.claimed_at[id_, fence]}
         end = {**claimed, "error": None, **ENDS[kind]}
         expected = self.model.report(id_, worker, fence, end)
-        ((*_, report, _, _, _, _, _),) = self.run("report", integer(worker), encode_report([end]))
+        ((*_, report, _, _, _, _, _, _),) = self.run("report", integer(worker), encode_report([end]))
         assert (report or b"").decode() == expected
         task = self.model.tasks.get(id_)
         assert task is None or (task.status, task.worker, task.fence) != ("running", worker, fence)
@@ -451,7 +451,7 @@ class Machine(RuleBasedStateMachine):
         ids = text_array(map(str, named))
         began = text_array(self.began[worker].decode() for worker in named)
         rows = self.run("rescue", integer(rescuer), ids, b"f", ids if blameless else b"{}", began, b"{}")
-        found = {int(row[5]) for row in rows if row[5] is not None}
+        found = {int(row[6]) for row in rows if row[6] is not None}
         dead = {worker for worker in named if worker in self.model.leases}
         if self.model.leases.get(rescuer):
             dead |= {worker for worker, lives in self.model.leases.items() if not lives}

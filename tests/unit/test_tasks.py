@@ -231,6 +231,7 @@ class TestSpecs:
             backoff=Backoff(base=1, factor=3, max=9, jitter=0),
             memory_limit=2**20,
             result_limit=5,
+            max_starts=6,
         )
 
         spec = spec_of(options)
@@ -245,6 +246,7 @@ class TestSpecs:
             "backoff": {"base": 1, "factor": 3, "max": 9, "jitter": 0},
             "memory_limit": 2**20,
             "result_limit": 5,
+            "max_starts": 6,
         }
         assert type(spec_of(call(plain, 7).options(priority=Priority.LOW))["priority"]) is int
         assert spec_of(call(plain, 7).options(run_in=timedelta(minutes=1)))["run_in"] == 60.0
@@ -320,6 +322,7 @@ class TestOptions:
             ("memory_limit", 512, "512 * 2**20"),
             ("memory_limit", 1e9, "integer"),
             ("result_limit", -1, "bytes"),
+            ("max_starts", -1, "0: any number"),
             ("on_lost", "again", "'retry' or 'fail'"),
             ("on_failure", print, "call"),
             ("run_at", datetime(2030, 1, 1), "tzinfo="),

@@ -17,7 +17,7 @@ WITH input AS (SELECT cast(cast({parameters} AS text) AS jsonb) AS p), chosen AS
 ), revived AS (
     UPDATE {schema}.pq_tasks t SET
         status = 'pending', run_at = clock_timestamp(), due = true, attempts = 0, losses = 0, lone_losses = 0,
-        snoozes = 0, alone = false, worker_id = NULL, started_at = NULL, completed_at = NULL,
+        snoozes = 0, uncounted_starts = NULL, uncounted_in_a_row = NULL, alone = false, worker_id = NULL, started_at = NULL, completed_at = NULL,
         cancel_requested_at = NULL, cancel_reason = NULL, unroutable_since = NULL, outcome = NULL, error = NULL,
         error_fingerprint = NULL, result = NULL, ledger = NULL, output = NULL, progress = NULL,
         progress_message = NULL

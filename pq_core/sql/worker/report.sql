@@ -7,18 +7,28 @@
 -- $1 bigint  worker
 -- $2 jsonb   the ends: id, fence, started_at, status, outcome, counted, delay (seconds), error, fingerprint, result,
 --            ledger, output, itself (true: it says that it completed itself), progress, progress_message, unroutable
---            (true: this code can't run it), plain (true: leave on_failure out, it was found broken)
+--            (true: this code can't run it), plain (true: leave on_failure out, it was found broken), begun (true: it
+--            does not count, but had begun)
 -- Returns per end: id, fence, the task's status now (NULL: there is no such row), what became of the report
 -- ('recorded', 'later', 'self' for one that had completed itself or was recorded before, 'uncommitted' for one that says
 -- that it completed itself while the row still runs, 'lost' for one that is another's now), of what was not recorded the
--- outcome that is on record, seconds until it runs again, what on_failure enqueued, started_at, who was told.
+-- outcome that is on record, seconds until it runs again, what on_failure enqueued, started_at, who was told, how many starts
+-- in a row did not count. One that has started `max_starts` times (options) fails where it would start again.
 WITH ending AS MATERIALIZED (
     SELECT * FROM jsonb_to_recordset($2::jsonb) AS e(
         id bigint, fence bigint, started_at timestamptz, status text, outcome text, counted boolean,
         delay double precision, error text, fingerprint text, result jsonb, ledger jsonb, output text, itself boolean,
-        progress real, progress_message text, unroutable boolean, plain boolean)
+        progress real, progress_message text, unroutable boolean, plain boolean, begun boolean)
 ), owned AS MATERIALIZED (
-    SELECT t.id, e.fence, t.attempts, e.started_at, t.parked IS NOT NULL AS parked, t.cancel_requested_at
+    SELECT t.id, e.fence, t.attempts, e.started_at, t.parked IS NOT NULL AS parked, t.cancel_requested_at,
+        coalesce(t.uncounted_starts, 0) + CASE WHEN e.begun THEN 1 ELSE 0 END AS uncounted_starts,
+        CASE
+            WHEN e.begun THEN coalesce(t.uncounted_in_a_row, 0) + 1
+            WHEN NOT e.counted AND e.outcome <> 'snoozed' THEN coalesce(t.uncounted_in_a_row, 0)
+            ELSE 0
+        END AS uncounted_in_a_row,
+        CASE WHEN e.status = 'pending' AND jsonb_typeof(t.options -> 'max_starts') = 'number'
+            THEN nullif(cast(t.options ->> 'max_starts' AS numeric), 0) END AS max_starts
     FROM {schema}.pq_tasks t JOIN ending e ON t.id = e.id
     -- By the ids alone: the index of running rows fills with dead entries while somebody holds a snapshot (a report of
     -- 100 went from 10 to 26 ms), so the state is asked in a form that this index can't answer.
@@ -32,11 +42,15 @@ WITH ending AS MATERIALIZED (
         -- Who ended it stays on record; run_inline, which is no worker, is nobody.
         worker_id = CASE WHEN e.end_status <> 'pending' THEN nullif($1::bigint, 0) END,
         attempts = CASE WHEN e.counted THEN t.attempts ELSE greatest(t.attempts - 1, 0) END,
+        uncounted_starts = nullif(e.uncounted_starts, 0),
+        uncounted_in_a_row = nullif(e.uncounted_in_a_row, 0),
         snoozes = t.snoozes + CASE WHEN e.outcome = 'snoozed' THEN 1 ELSE 0 END,
         run_at = CASE WHEN e.end_status = 'pending' THEN e.at ELSE t.run_at END,
         due = e.end_status <> 'pending' OR coalesce(e.delay, 0) <= 0,
         completed_at = CASE WHEN e.end_status = 'pending' THEN NULL ELSE e.moment END,
-        error = coalesce(e.error, CASE WHEN e.end_status IN ('failed', 'pending') THEN t.error END),
+        error = CASE WHEN e.end_status = 'failed' AND e.status = 'pending'
+            THEN concat_ws(E'\n', e.error, format('started %s times: max_starts allows no other start', e.starts))
+            ELSE coalesce(e.error, CASE WHEN e.end_status IN ('failed', 'pending') THEN t.error END) END,
         error_fingerprint = e.fingerprint,
         unroutable_since = CASE WHEN e.unroutable THEN coalesce(t.unroutable_since, e.moment) END,
         result = e.result,
@@ -47,11 +61,18 @@ WITH ending AS MATERIALIZED (
     FROM (
         SELECT e.*, clock_timestamp() AS moment, clock_timestamp() + coalesce(e.delay, 0) * interval '1 second' AS at,
             -- Asked to be cancelled while it ran: it does not come back.
-            CASE WHEN e.status = 'pending' AND o.cancel_requested_at IS NOT NULL THEN 'cancelled' ELSE e.status END AS end_status
-        FROM ending e JOIN owned o USING (id, fence, started_at) WHERE e.itself IS NOT TRUE
+            CASE
+                WHEN e.status = 'pending' AND o.cancel_requested_at IS NOT NULL THEN 'cancelled'
+                WHEN s.starts >= o.max_starts THEN 'failed'
+                ELSE e.status
+            END AS end_status, s.starts, o.uncounted_starts, o.uncounted_in_a_row
+        FROM ending e JOIN owned o USING (id, fence, started_at), LATERAL (SELECT
+            CASE WHEN e.counted THEN o.attempts ELSE greatest(o.attempts - 1, 0) END + o.uncounted_starts) s(starts)
+        WHERE e.itself IS NOT TRUE
     ) e
     WHERE t.id = e.id
     RETURNING t.id, e.fence, e.started_at, t.status, t.queue, t.due, t.outcome, t.notify_finished, e.plain, t.on_failure, e.end_status,
+        t.uncounted_in_a_row,
         CASE WHEN t.status = 'pending' AND isfinite(t.run_at) THEN extract(epoch FROM t.run_at - e.moment)::double precision END AS retry_in
 ), history AS (
     INSERT INTO {schema}.pq_attempts (task_id, fence, number, worker_id, outcome, started_at, error, fingerprint, ledger, output)
@@ -97,7 +118,8 @@ SELECT e.id, e.fence, coalesce(r.status, t.status) AS status,
         ELSE 'lost'
     END AS report,
     coalesce(a.outcome, t.outcome) AS outcome, r.retry_in, (SELECT enqueued FROM consequences) AS consequences,
-    e.started_at, (SELECT count FROM told) + (SELECT count FROM woken) AS told
+    e.started_at, (SELECT count FROM told) + (SELECT count FROM woken) AS told,
+    r.uncounted_in_a_row
 FROM ending e LEFT JOIN recorded r USING (id, fence, started_at)
     -- Looked up for what was not recorded only: OFFSET keeps the condition on r before the search of the index.
     LEFT JOIN LATERAL (SELECT x.status, x.worker_id, x.fence, x.started_at, x.outcome FROM {schema}.pq_tasks x

@@ -12,8 +12,9 @@
 -- $6 bigint[] of $4 those that did so since the database had lost a part of its history
 -- The second after the end of a lease belongs to the keeper of its worker, which kills one that did not notice.
 -- Every row says, too, in how many seconds the next of the other leases ends (below 0: it has; NULL: there is no other).
--- A lost task comes back uncounted, or fails where on_lost says so. From the second loss on it runs alone; lost three
--- times while alone, it fails as suspect of killing its workers.
+-- Each lost task counts as started, also one that waited in its worker's inbox: nobody can tell any more.
+-- A lost task comes back uncounted, or fails where on_lost says so, or where it has started `max_starts` times (options).
+-- From the second loss on it runs alone; lost three times while alone, it fails as suspect of killing its workers.
 WITH rescuer AS (
     SELECT w.id, least(clock_timestamp() - w.continuous_since, clock_timestamp() - pg_postmaster_start_time()) AS watched
     FROM {schema}.pq_workers w WHERE w.id = $1::bigint AND w.expires_at > clock_timestamp()
@@ -40,14 +41,19 @@ WITH rescuer AS (
     SELECT t.id, t.fence, t.attempts, t.worker_id, t.started_at, t.losses, t.alone, t.name, t.queue, t.priority,
         t.max_attempts, t.payload, t.headers, t.version, t.run_at, t.created_at, t.client_id, t.max_runtime_seconds,
         t.options, t.snoozes, t.schedule_id, t.tick_at, t.on_lost,
+        s.uncounted,
         CASE WHEN t.worker_id = ANY ($4::bigint[]) THEN 0 ELSE 1 END AS blame,
         CASE
             WHEN t.cancel_requested_at IS NOT NULL THEN 'cancelled'
             WHEN t.on_lost = 'fail' THEN 'failed'
             WHEN t.alone AND t.lone_losses >= 2 AND t.worker_id <> ALL ($4::bigint[]) THEN 'failed'
+            WHEN s.starts >= s.most THEN 'failed'
             ELSE 'pending'
         END AS end_status,
         CASE
+            WHEN s.starts >= s.most AND t.on_lost <> 'fail' AND t.cancel_requested_at IS NULL
+                THEN format('lost: worker %s (%s) is gone; started %s times: max_starts allows no other start',
+                    t.worker_id, coalesce(d.name, '?'), s.starts)
             WHEN t.worker_id = ANY ($6::bigint[]) THEN format('lost: worker %s (%s) ran this when the database lost a part of its history%s',
                 t.worker_id, coalesce(d.name, '?'), CASE WHEN t.on_lost = 'fail' THEN ', and on_lost="fail" forbids to start this twice' ELSE '' END)
             WHEN t.worker_id = ANY ($4::bigint[]) THEN format('lost: worker %s (%s) could not reach the database before its lease ended%s',
@@ -56,7 +62,10 @@ WITH rescuer AS (
             WHEN t.alone AND t.lone_losses >= 2 THEN format('lost: suspect of killing its workers: %s were lost while they ran nothing else', t.lone_losses + 1)
             ELSE format('lost: worker %s (%s) died while this ran', t.worker_id, coalesce(d.name, '?'))
         END AS error
-    FROM {schema}.pq_tasks t LEFT JOIN dead d ON t.worker_id = d.id
+    FROM {schema}.pq_tasks t LEFT JOIN dead d ON t.worker_id = d.id, LATERAL (SELECT coalesce(t.uncounted_starts, 0) + 1,
+        greatest(t.attempts, 1) + coalesce(t.uncounted_starts, 0),
+        CASE WHEN jsonb_typeof(t.options -> 'max_starts') = 'number'
+            THEN nullif(cast(t.options ->> 'max_starts' AS numeric), 0) END) s(uncounted, starts, most)
     -- Or without any lease: a claim that was committed while its lease was being removed. A task that a worker claims
     -- this very moment has a new started_at, and is checked again when locked.
     WHERE t.status = 'running' AND (d.id IS NOT NULL OR (
@@ -75,13 +84,15 @@ WITH rescuer AS (
         attempts = greatest(t.attempts - 1, 0),
         losses = t.losses + l.blame,
         lone_losses = t.lone_losses + CASE WHEN t.alone THEN l.blame ELSE 0 END,
+        uncounted_starts = l.uncounted,
+        uncounted_in_a_row = coalesce(t.uncounted_in_a_row, 0) + 1,
         alone = false,
         due = true,
         run_at = CASE WHEN l.end_status = 'pending' THEN least(t.run_at, clock_timestamp()) ELSE t.run_at END,
         completed_at = CASE WHEN l.end_status = 'pending' THEN NULL ELSE clock_timestamp() END,
         error = l.error
     FROM left_behind l WHERE t.id = l.id
-    RETURNING t.id, t.queue, t.status, l.end_status, l.error, t.on_failure, t.notify_finished
+    RETURNING t.id, t.queue, t.status, t.uncounted_in_a_row, l.end_status, l.error, t.on_failure, t.notify_finished
 ), consequences AS MATERIALIZED (
     SELECT count(q.id) AS enqueued
     FROM rescued r CROSS JOIN LATERAL {schema}.pq_enqueue(r.on_failure || jsonb_build_object('headers',
@@ -99,12 +110,12 @@ WITH rescuer AS (
 ), woken AS MATERIALIZED (
     SELECT count(pg_notify({schema}.pq_channel('wake'), q.queue)) FROM (SELECT DISTINCT queue FROM rescued WHERE status = 'pending') q
 )
--- After five of its own: the task as it was claimed, columns as in claim_one_queue.sql.
+-- After six of its own: the task as it was claimed, columns as in claim_one_queue.sql.
 SELECT (SELECT count(*) FROM dead) AS dead, r.status, r.error,
     (SELECT enqueued FROM consequences) + (SELECT count FROM told) + (SELECT count FROM woken) AS told,
     (SELECT extract(epoch FROM min(o.expires_at) - clock_timestamp())::double precision FROM {schema}.pq_workers o
         WHERE o.id <> $1::bigint AND NOT EXISTS (SELECT FROM dead d WHERE d.id = o.id)) AS others,
-    l.id, l.name, l.queue, l.priority, l.fence, l.attempts AS number, l.max_attempts, l.payload::text AS payload,
+    r.uncounted_in_a_row, l.id, l.name, l.queue, l.priority, l.fence, l.attempts AS number, l.max_attempts, l.payload::text AS payload,
     l.headers::text AS headers, l.version, l.run_at, l.created_at, l.started_at, l.client_id,
     l.max_runtime_seconds AS timeout, l.options::text AS options, l.losses, l.snoozes, l.schedule_id, l.tick_at,
     l.on_lost, NULL AS unroutable
