@@ -245,6 +245,17 @@ def test_checker_finds_after_a_lost_history(lost: LostHistory, what: str) -> Non
     assert getattr(found, kind), found
 
 
+def test_checker_counts_one_start_in_each_history(lost: LostHistory) -> None:
+    scene = lost.scene
+    scene.ran("start", "a-client")  # as before the history was lost, and again nothing is on record of it
+    scene.ran("end", "a-client", extra="6")
+    scene.run("UPDATE pq_tasks SET fence = 2, started_at = clock_timestamp() WHERE id = %s", "a-client")
+    scene.ran("start", "a-client", fence=2)
+    scene.ran("end", "a-client", fence=2, extra="7")
+
+    assert lost.check().problems == []
+
+
 def test_checker_finds_what_runs_on_of_a_lost_history(lost: LostHistory) -> None:
     path = lost.scene.folder / history.SWITCHES
     (switch,) = history.switches(lost.scene.folder)

@@ -129,8 +129,9 @@ class Checker:
         claim = self._claim(line)
         if claim is None:
             task = self.tasks.get(line.task)
-            # Of an earlier version's success nothing is on record.
-            return task is not None and _kind(task) == "version" and line.key == task.key and line.fence < task.fence
+            # Of an earlier version's success nothing is on record: in which history it was only the time tells.
+            earlier = task is not None and _kind(task) == "version" and line.key == task.key and line.fence < task.fence
+            return earlier and self._begun[line] >= self.switches[-1].ended
         return bool(self._zero + timedelta(seconds=self._begun[line]) >= claim - SLACK)
 
     def _claim(self, line: record.Line) -> datetime | None:
