@@ -44,11 +44,13 @@ class Attention:
     of who enqueues queue up.
     ``woken_soon``: its last sleep was short, and not in vain: it should go on asking for longer before it lies down.
     ``hears``: a notification has come by itself since this session listens, and since a look last found what nobody had
-    told: there is no pooler between that swallows them.
+    told: there is no pooler between that swallows them. ``deaf``: no session listens; it must not be marked as asleep,
+    for who enqueues would choose it and nobody else.
     """
 
     poll: float
     hears: bool = False
+    deaf: bool = False
     woken_soon: bool = False
     claim: bool = True
     claim_due: bool = False
@@ -68,7 +70,7 @@ class Attention:
 
     def listen(self, now: float) -> None:
         """Note that a session begins to hear notifications; what came before may have been missed."""
-        self.hears = False
+        self.hears = self.deaf = False
         self._hear_again_at = 0.0
         self._quiet_from = now
         self.wake()
@@ -76,6 +78,7 @@ class Attention:
     def deafen(self, now: float) -> None:
         """Note that no session hears notifications any more."""
         self.hears = False
+        self.deaf = True
         if self.look_at is not None:
             self.look_at = min(self.look_at, now + self.poll)
 
@@ -131,6 +134,13 @@ class Attention:
         self._quiet_from = now
         if not self.dozed:
             self.wake()
+
+    def glance(self, now: float) -> None:
+        """Hear of what a look is to see, or of what another claim takes: plan a look for now."""
+        self._quiet_from = now
+        self.heard = True
+        if self.look_at is not None:
+            self.look_at = min(self.look_at, now)
 
     def found(self, now: float) -> None:
         """Note that a claim brought something."""

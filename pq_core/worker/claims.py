@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from math import inf
 from typing import TYPE_CHECKING
 
 from pq_core.worker.ageing import Ageing
@@ -29,6 +30,12 @@ LONG_LINGER = 0.06
 enqueue meanwhile a notification."""
 ASK_AGAIN = 0.004
 """Seconds between two such questions."""
+AWAKE = 0.25
+"""Seconds after it was woken from which it looks by itself for tasks that became due: before it slept it knew when the
+next would be, and what is enqueued while others sleep wakes one of them. It is likely to look before that."""
+OVERDUE = 0.5
+"""Seconds that a task has waited if nobody was told of it; before it may be what another worker was woken for. look.sql
+has the same number."""
 HOLD_BACK = 30.0
 """Seconds for which a busy worker takes nothing new so that it can run a suspect task alone; a tenth of the time."""
 
@@ -41,6 +48,7 @@ class Claims:
 
     ``suspects``: tasks that were lost twice wait for a worker that runs nothing else. ``alone``: the one that runs so.
     ``claimed_once``: with the option ``once``, that the one claim was made. ``began``: when the lease did.
+    ``owes``: it was woken, and has neither found that nothing is left nor passed it on.
     ``_untold``: the last look has seen tasks with limits of which nobody had told the sleeping worker; until it claims.
     """
 
@@ -53,6 +61,7 @@ class Claims:
     alone: int | None = None
     began: bytes = b"-infinity"
     claimed_once: bool = False
+    owes: bool = False
     limited: Limited = field(default_factory=Limited)
     _range: int = 0
     _ranges: list[tuple[int, int]] = field(default_factory=list)
@@ -64,6 +73,7 @@ class Claims:
     _low_end: LowEnd = field(default_factory=LowEnd)
     _ageing: Ageing = field(init=False)
     _promote_again_at: float = 0.0
+    _due_at: float = inf
     _found_at: float = -1.0
     _marked_at: float = 0.0
     _held_back_until: float = 0.0
@@ -107,16 +117,14 @@ class Claims:
         attention = self.attention
         free = self.free(room)
         if free <= 0:
-            if attention.marked and not self.options.once and self.alone is None:
-                attention.marked = False
-                attention.wake()  # nobody notifies it from now on: it asks again once there is room
-                return [(self.statements["sleeping"], [integer(worker_id), b"f"])]
-            return []
+            return self.pass_on(worker_id)
+        if attention.deaf and attention.marked:
+            return self.pass_on(worker_id)
         if self.suspects and not self.options.once:
             if not busy and not reporting:
                 return self._claim_suspect(worker_id)
             if self._holds_back(now):
-                return []
+                return self.pass_on(worker_id)
         if self.limited.due(now, plain=attention.claim):
             self.limited.asked(now)
             return self._claim_limited(worker_id, min(free, max(1, idle)), busy=busy or reporting)
@@ -131,6 +139,27 @@ class Claims:
             return self._look(now, worker_id, asleep=asleep)
         return []
 
+    def told(self, words: str, now: float) -> None:
+        """Hear what waits: ``words`` of ``pq_wake``, each a letter. Nobody else may have been told."""
+        self.owes = not self.options.once
+        if self.attention.marked:
+            self._promote_again_at = max(self._promote_again_at, now + AWAKE)
+            self.limited.rest(now)
+        if "l" in words:
+            self.limited.told(now)
+        if "t" in words:
+            self.attention.call(now)
+        else:
+            self.attention.glance(now)
+
+    def pass_on(self, worker_id: int) -> Sending:
+        """Return what has others woken for what this worker was woken for, or may still be, and does not take."""
+        if self.options.once or not (self.attention.marked or self.owes):
+            return []
+        self.owes = self.attention.marked = False
+        self.attention.wake()  # nobody notifies it from now on: it asks again once there is room
+        return [(self.statements["pass_on"], [integer(worker_id), self._queues, *self._bands])]
+
     def _holds_back(self, now: float) -> bool:
         """Let what runs end, to take a suspect alone; for a while only, since one of the running may take hours."""
         if now >= self._hold_back_again:
@@ -141,7 +170,7 @@ class Claims:
     def next_event(self, now: float, *, room: int, busy: bool) -> float | None:
         """Return when ``statements_to_send`` has something to say again, if nothing else happens."""
         if self.free(room) <= 0:
-            return None
+            return now if self.owes and not self.options.once else None
         if self.suspects and busy and not self.options.once and now < self._held_back_until:
             return self._held_back_until
         if self.attention.claim:
@@ -155,8 +184,9 @@ class Claims:
             # It is at work, or others are: who enqueues need not notify, which would make their commits queue up.
             self.attention.marked = False
             before.append((self.statements["sleeping"], [integer(worker_id), b"f"]))
-        if now >= self._promote_again_at or self.attention.claim_due:
+        if now >= min(self._promote_again_at, self._due_at) or self.attention.claim_due:
             self._promote_again_at = now + PROMOTED_EVERY
+            self._due_at = inf
             self.attention.claim_due = False
             before.append((self.statements["promote"], [integer(PROMOTED_AT_ONCE)]))
         if self._ageing.due(now):
@@ -188,7 +218,7 @@ class Claims:
 
     def _look(self, now: float, worker_id: int, *, asleep: bool) -> Sending:
         attention = self.attention
-        if not attention.marked and not self.options.once:
+        if not attention.marked and not attention.deaf and not self.options.once:
             # A turn of its own, since a turn is a transaction: the mark is there for all before the look begins. Who
             # enqueues after the look sees it and notifies; who enqueued before is seen.
             attention.marked = True
@@ -233,14 +263,17 @@ class Claims:
         return claimed
 
     def _looked(self, row: Row, now: float) -> None:
-        ready, next_due, suspects, next_tick, is_cron, limited = row
+        ready, next_due, suspects, next_tick, is_cron, limited, *late = row
         # Right after a claim it may be what another worker has just let go, or has not committed yet.
         unheard = self._looked_asleep and not self.attention.heard
         # Tasks with limits may be for workers of other priorities: only the claim that follows can tell.
         self._untold = unheard and limited == b"t" and self.limited.at is None
-        due = ready == b"t" or (next_due is not None and float(next_due) <= 0)
-        if unheard and (due or (suspects == b"t" and not self.suspects)):
+        # What has not waited for long another worker may have been told of.
+        overdue = (ready == b"t" and late != [b"f"]) or (next_due is not None and float(next_due) <= -OVERDUE)
+        if unheard and (overdue or (suspects == b"t" and not self.suspects)):
             self.attention.surprise(now)
+        self._due_at = inf if next_due is None else now + float(next_due)
+        self.limited.rest(now, seen=limited == b"t")
         if limited == b"t":
             self.limited.seen(now)
         self.ticking.heard(next_tick, is_cron)
@@ -253,6 +286,7 @@ class Claims:
             self.attention.wake()
         else:
             self._in_vain = False  # what is ready at the next look is something else
+            self.owes = False  # it has not been told of anything since the look was sent
             self.attention.fall_asleep(now, None if next_due is None else float(next_due))
 
     def _after_claim(self, tasks: list[ClaimedTask], *, asked: int, now: float) -> None:
@@ -309,5 +343,5 @@ class Claims:
         self.limited.at = 0.0 if self.options.once else None
         self._range = 0
         self._low_end.forget()
-        self.attention.marked = False
+        self.attention.marked = self.owes = False
         self.attention.wake()

@@ -9,7 +9,7 @@ from pq_core.worker.rows import Row
 PROBE = 1.0
 """Seconds between two asks of a worker that is busy with tasks without limits. One that is idle hears by its looks."""
 REMEMBERED = 30.0
-"""Seconds for which a worker that met such tasks asks whenever it is woken, without a look before."""
+"""Seconds for which a worker that met such tasks asks without a look before, until a look sees none."""
 SOON = 60.0
 """Seconds: what may begin that soon keeps a worker with ``until_empty`` from ending."""
 
@@ -61,8 +61,19 @@ class Limited:
             self.at = now + min(wait, PROBE)
         return tasks
 
+    def told(self, now: float) -> None:
+        """A notification says that such tasks wait."""
+        self.at = now
+        self._far = False
+
+    def rest(self, now: float, *, seen: bool | None = None) -> None:
+        """The worker sleeps: what waits it hears of. ``seen``: whether a look has seen such a task."""
+        self._probe_at = now + PROBE
+        if seen is False:
+            self._met = -REMEMBERED
+
     def woken(self, now: float) -> None:
-        """A plain claim found nothing more: ask, if there were such tasks lately."""
+        """A plain claim found nothing more: ask, if there were such tasks lately, and no look has denied it since."""
         if now < self._met + REMEMBERED:
             self.at = now
 

@@ -29,7 +29,7 @@ FIRST_CONTACT = 15.0
 
 @dataclass(slots=True, kw_only=True)
 class Registration:
-    """Gets a lease.
+    """Gets a lease. ``wake_channel``: where this worker alone is woken.
 
     ``on_registered``: gets the worker's id, when the lease began as the database says it, and when it was asked for.
     ``on_failed``: gets what waiting can't help.
@@ -38,6 +38,7 @@ class Registration:
     host: Host
     queues: tuple[str, ...]
     work: Link
+    wake_channel: str
     statements: Statements
     on_registered: Callable[[int, bytes, float], None]
     on_failed: Callable[[Exception], None]
@@ -76,6 +77,8 @@ class Registration:
             __version__.encode(),
             text_array(self.queues),
             json.dumps(host.info).encode(),
+            self.wake_channel.encode(),
+            ("{" + ",".join(f"[{low},{high}]" for low, high in options.ranges()) + "}").encode(),
         ]
         # What every renewal will ask as well: a role that may not is told so now.
         history: tuple[Query, Parameters] = (self.statements["history"], [])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import selectors
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -27,7 +28,7 @@ class Sessions:
     ``work``: claims and reports; ``guarded``, since nothing may be claimed or reported before it is known where.
     ``watch``: heartbeats and notifications, which go to ``on_notify`` with channel and payload, and whether they came
     while it was idle; ``on_listening``: it has begun to hear them; ``on_deaf``: it hears none until then.
-    ``on_refused``: gets each error of a statement on any of them.
+    ``own_channel``: where this worker alone is woken. ``on_refused``: gets each error of a statement on any of them.
     """
 
     def __init__(
@@ -44,6 +45,8 @@ class Sessions:
         self._host = host
         self._selector = selector
         self._on_refused = on_refused
+        # Chosen here and not by the database: LISTEN comes before there is a lease, and holds for all lives.
+        self.own_channel = f"{host.wake_channel}_{os.urandom(8).hex()}"
         self.work = Link(
             host.connect_work,
             selector=selector,
@@ -58,7 +61,7 @@ class Sessions:
         self.watch = Link(
             host.connect_watch,
             selector=selector,
-            setup=f"{SETUP}; LISTEN {host.wake_channel}",
+            setup=f"{SETUP}; LISTEN {host.wake_channel}; LISTEN {self.own_channel}",
             purpose="watch",
             patience=max(options.lease / 3, 2.0),
             hopeless=host.never_heard,

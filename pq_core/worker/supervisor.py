@@ -87,7 +87,7 @@ class Supervisor:
         """Put together what takes tasks from the database to the children."""
         host, options, program = self.host, self.options, self.program
         self.statements = statements = Statements(host.schema)
-        self.attention = attention = Attention(poll=options.poll_interval)
+        self.attention = attention = Attention(poll=options.poll_interval, deaf=True)
         self.ticking = Ticking(
             statements=statements,
             pause=attention.pause_of_schedules,
@@ -127,6 +127,7 @@ class Supervisor:
             host=host,
             queues=self.queues,
             work=sessions.work,
+            wake_channel=sessions.own_channel,
             statements=statements,
             on_registered=self._registered,
             on_failed=self._fail,
@@ -449,6 +450,9 @@ class Supervisor:
     def _notified(self, channel: str, payload: str, by_itself: bool) -> None:
         if by_itself:
             self.attention.hears = True
+        if channel == self.sessions.own_channel:
+            self.claims.told(payload, monotonic())
+            return
         if payload.startswith("!cancel "):
             if payload[8:] == str(self.lease.worker_id):
                 self.lease.beat_soon()

@@ -78,7 +78,9 @@ class Turns:
         claims: Sending = []
         # Who runs but one task runs the one that a schedule is about to make.
         waits = self.once and not self.ticking.started
-        if worker_id is not None and claiming and now >= self._claims_from and not waits:
+        if worker_id is not None and (not claiming or self.starting.refused_until > now):
+            claims = self.claims.pass_on(worker_id)
+        elif worker_id is not None and now >= self._claims_from and not waits:
             claims = self.claims.statements_to_send(
                 now,
                 worker_id,
@@ -112,6 +114,8 @@ class Turns:
         events = []
         if self.book:
             events.append(self._report_due(now))
+        if not running and (self.claims.owes or self.attention.marked):
+            events.append(now)
         if running:
             at = self.claims.next_event(now, room=self._room(now), busy=self.children.has_work)
             if at is not None:
@@ -166,4 +170,5 @@ class Turns:
         if asked.claim:
             self.attention.wake()
             self.attention.marked = False
+            self.claims.owes = not self.once  # what it was to pass on may not have been
         self._report_at = self._claim_at = now + pause

@@ -310,7 +310,7 @@ def test_quiet_worker_looks_at_schedules_less_often_only_while_it_sleeps() -> No
     worker.attention._quiet_from = looked - 10
     assert worker.ticking.next_event() == looked + 7.5, "after the look that comes in five seconds, should it fail"
 
-    assert names(worker.statements_to_send(looked, 7, room=0, busy=True, reporting=False)) == ["pq_sleeping"]
+    assert names(worker.statements_to_send(looked, 7, room=0, busy=True, reporting=False)) == ["pq_pass_on"]
     assert worker.ticking.next_event() == looked + 1.5
 
 

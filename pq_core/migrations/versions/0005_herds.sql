@@ -252,3 +252,251 @@ BEGIN
 END
 $pq$;
 REVOKE EXECUTE ON FUNCTION {schema}.pq_claim_limited(bigint, text[], integer[], integer[], integer, boolean) FROM PUBLIC;
+
+-- Which notifications a worker hears: those of its own channel, beside those for all. NULL: a worker of before this revision,
+-- which hears the common channel alone. bands: the priorities that it takes (NULL: all).
+ALTER TABLE {schema}.pq_workers
+    ADD COLUMN IF NOT EXISTS wake_channel text,
+    ADD COLUMN IF NOT EXISTS bands int4multirange;
+
+-- Wake as many of the workers that sleep as there are tasks that wait: some that may run them, at random, those that renew
+-- their lease in time first. Who is woken and can't take one passes it on (pass_on.sql). Returns how many were notified.
+-- The notification says what waits: t(asks), l(imited ones), d(ue later, or for a worker that looks).
+-- `sender`: a worker that knows by itself, or NULL.
+CREATE OR REPLACE FUNCTION {schema}.pq_wake(ids bigint[], sender bigint) RETURNS bigint
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $pq$
+DECLARE
+    moment timestamptz := clock_timestamp();
+    told   bigint := 0;
+BEGIN
+    IF NOT EXISTS (SELECT FROM {schema}.pq_workers w
+        WHERE w.sleeping AND w.expires_at > moment AND w.id IS DISTINCT FROM sender)
+    THEN
+        RETURN 0;
+    END IF;
+    WITH need AS MATERIALIZED (
+        SELECT t.queue, t.priority::integer AS priority, k.kind,
+            CASE k.kind WHEN 'd' THEN 1 ELSE count(*) END AS tasks
+        FROM {schema}.pq_tasks t CROSS JOIN LATERAL (SELECT CASE
+                WHEN NOT t.due OR t.losses >= 2 THEN 'd'
+                WHEN t.options ? 'limits' OR EXISTS (SELECT FROM {schema}.pq_queues q
+                    WHERE q.name = t.queue AND (q.concurrency_limit IS NOT NULL OR q.rate_limit IS NOT NULL)) THEN 'l'
+                ELSE 't' END) k(kind)
+        WHERE t.id = ANY (ids) AND t.status IN ('pending', 'blocked')
+        GROUP BY 1, 2, 3
+    ), sleeper AS MATERIALIZED (
+        SELECT w.wake_channel, w.queues, w.bands, w.heartbeat_at < moment - w.lease / 2 AS late
+        FROM {schema}.pq_workers w
+        WHERE w.sleeping AND w.expires_at > moment AND w.id IS DISTINCT FROM sender AND NOT w.draining
+            AND NOT w.drain_requested
+    ), chosen AS MATERIALIZED (
+        SELECT c.wake_channel, n.kind FROM need n CROSS JOIN LATERAL (
+            SELECT s.wake_channel FROM sleeper s
+            WHERE s.wake_channel IS NOT NULL AND n.queue = ANY (s.queues)
+                AND (s.bands IS NULL OR s.bands @> n.priority)
+            ORDER BY s.late, random()
+            LIMIT n.tasks) c
+    )
+    SELECT count(pg_notify(x.channel, x.words)) INTO told FROM (
+        SELECT c.wake_channel AS channel, string_agg(DISTINCT c.kind, '') AS words FROM chosen c GROUP BY 1
+        UNION ALL
+        SELECT DISTINCT {schema}.pq_channel('wake'), left(n.queue, 1000) FROM need n
+        WHERE EXISTS (SELECT FROM sleeper s WHERE s.wake_channel IS NULL AND n.queue = ANY (s.queues))
+    ) x;
+    RETURN told;
+END
+$pq$;
+REVOKE EXECUTE ON FUNCTION {schema}.pq_wake(bigint[], bigint) FROM PUBLIC;
+
+-- As in the second revision, but that it wakes no more workers than are needed.
+CREATE OR REPLACE FUNCTION {schema}.pq_enqueue(tasks jsonb, OUT id bigint, OUT duplicate boolean) RETURNS SETOF record
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $pq$
+#variable_conflict use_column
+DECLARE
+    moment timestamptz := clock_timestamp();
+    woken  boolean;
+BEGIN
+    -- What comes most often: one object that can't collide with anything, due now, with the options that are used most.
+    -- In a short transaction every node of an expression is set up for its one use, so all checks are one path and one
+    -- difference; what fails them for whatever reason is looked at again, and named, below.
+    IF jsonb_typeof(tasks) = 'object'
+        AND tasks @? '$ ? (@.name.type() == "string" && @.name != "" && @.args.type() == "array"
+            && @.kwargs.type() == "object" && (!exists (@.queue) || (@.queue.type() == "string" && @.queue != ""))
+            && (!exists (@.headers) || @.headers.type() == "object")
+            && !(@.max_attempts < 1) && !(@.timeout <= 0))'
+        AND tasks - ARRAY['name', 'args', 'kwargs', 'queue', 'priority', 'max_attempts', 'timeout', 'headers', 'version']
+            = '{{}}'
+        AND length(tasks ->> 'name') <= 255 AND (length(tasks ->> 'queue') <= 255) IS NOT FALSE
+    THEN
+        INSERT INTO {schema}.pq_tasks (
+            name, payload, queue, priority, run_at, due, created_at, max_attempts, max_runtime_seconds, headers, version)
+        VALUES (
+            tasks ->> 'name', tasks - ARRAY['name', 'queue', 'priority', 'max_attempts', 'timeout', 'headers', 'version'],
+            coalesce(tasks ->> 'queue', 'default'), coalesce(cast(tasks ->> 'priority' AS smallint), 50::smallint),
+            moment, true, moment, coalesce(cast(tasks ->> 'max_attempts' AS integer), 1),
+            cast(tasks ->> 'timeout' AS double precision), tasks -> 'headers',
+            coalesce(cast(tasks ->> 'version' AS integer), 1))
+        RETURNING id, EXISTS (SELECT FROM {schema}.pq_workers w
+            WHERE w.sleeping AND w.expires_at > moment AND queue = ANY (w.queues))
+        INTO id, woken;
+        duplicate := false;
+        RETURN NEXT;
+    ELSIF jsonb_typeof(tasks) = 'object' AND NOT tasks ?| ARRAY['client_id', 'schedule_id', 'on_failure']
+        AND {schema}.pq_enqueue_problem(tasks) IS NULL
+    THEN
+        INSERT INTO {schema}.pq_tasks (
+            name, payload, queue, priority, run_at, due, created_at, client_id, client_id_unique, max_attempts,
+            max_runtime_seconds, on_lost, on_failure, headers, version, schedule_id, tick_at, options)
+        SELECT r.name, r.payload, r.queue, r.priority, r.run_at, r.due, r.created_at, r.client_id,
+            r.client_id_unique, r.max_attempts, r.max_runtime_seconds, r.on_lost, r.on_failure, r.headers,
+            r.version, r.schedule_id, r.tick_at, r.options
+        FROM {schema}.pq_enqueue_rows(jsonb_build_array(tasks), moment) r
+        RETURNING id, EXISTS (SELECT FROM {schema}.pq_workers w
+            WHERE w.sleeping AND w.expires_at > moment AND queue = ANY (w.queues))
+        INTO id, woken;
+        duplicate := false;
+        RETURN NEXT;
+    ELSE
+        RETURN QUERY SELECT e.id, e.duplicate FROM {schema}.pq_enqueue_array(
+            CASE jsonb_typeof(tasks) WHEN 'array' THEN tasks ELSE jsonb_build_array(tasks) END, moment) e;
+    END IF;
+    IF woken THEN
+        PERFORM {schema}.pq_wake(ARRAY[id], NULL);
+    END IF;
+END
+$pq$;
+
+-- As in the first revision, but that it wakes no more workers than are needed.
+CREATE OR REPLACE FUNCTION {schema}.pq_enqueue_array(items jsonb, moment timestamptz, OUT id bigint, OUT duplicate boolean)
+RETURNS SETOF record LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $pq$
+#variable_conflict use_column
+DECLARE
+    problem    text;
+    named      boolean;
+    whole      boolean := false;
+    failures   jsonb;
+    deeper     jsonb;
+    ids        bigint[];
+    fresh      bigint[];
+    stored     bigint[];
+    places     integer[];
+    missing    integer[];
+    unsettled  integer[];
+    duplicates integer[];
+    place      integer;
+    existing   bigint;
+    sequence   regclass;
+    rounds     integer := 0;
+BEGIN
+    -- `named`: something in it may collide.
+    SELECT (array_agg(c.problem) FILTER (WHERE c.problem IS NOT NULL))[1],
+        bool_or(c.e ->> 'client_id' IS NOT NULL OR c.e ->> 'schedule_id' IS NOT NULL),
+        jsonb_agg(c.e -> 'on_failure') FILTER (WHERE jsonb_typeof(c.e -> 'on_failure') <> 'null')
+    INTO problem, named, failures
+    FROM (SELECT e, {schema}.pq_enqueue_problem(e) AS problem FROM jsonb_array_elements(items) e) c;
+    -- What is to be enqueued after a failure must be fit for it now: later there is nobody to tell.
+    WHILE problem IS NULL AND failures IS NOT NULL LOOP
+        SELECT 'on_failure: ' || (array_agg(c.problem) FILTER (WHERE c.problem IS NOT NULL))[1],
+            jsonb_agg(c.e -> 'on_failure') FILTER (WHERE jsonb_typeof(c.e -> 'on_failure') <> 'null')
+        INTO problem, deeper
+        FROM (SELECT e, {schema}.pq_enqueue_problem(e) AS problem FROM jsonb_array_elements(failures) e) c;
+        IF problem IS NULL THEN
+            -- Every value is worked out here as it would be then, times included: a count of rows would pass them over.
+            PERFORM count(r) FROM {schema}.pq_enqueue_rows(failures, moment) r;
+            failures := deeper;
+        END IF;
+    END LOOP;
+    IF problem IS NOT NULL THEN
+        RAISE EXCEPTION USING MESSAGE = 'pq_enqueue: ' || problem, ERRCODE = 'invalid_parameter_value';
+    END IF;
+
+    IF NOT named THEN
+        -- Nothing can collide. The identity numbers the rows in the order in which they come.
+        WITH inserted AS (
+            INSERT INTO {schema}.pq_tasks (
+                name, payload, queue, priority, run_at, due, created_at, client_id, client_id_unique, max_attempts,
+                max_runtime_seconds, on_lost, on_failure, headers, version, schedule_id, tick_at, options)
+            SELECT r.name, r.payload, r.queue, r.priority, r.run_at, r.due, r.created_at, r.client_id,
+                r.client_id_unique, r.max_attempts, r.max_runtime_seconds, r.on_lost, r.on_failure, r.headers,
+                r.version, r.schedule_id, r.tick_at, r.options
+            FROM {schema}.pq_enqueue_rows(items, moment) r
+            RETURNING id
+        )
+        SELECT array_agg(i.id) INTO ids FROM inserted i;
+    ELSE
+        sequence := pg_get_serial_sequence({tasks_text}, 'id');
+        whole := items @? '$[*] ? (@.on_duplicate == "raise")';
+        IF whole AND items @? '$[*] ? (@.on_duplicate == "replace")' THEN
+            RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
+                MESSAGE = 'pq_enqueue: on_duplicate = raise and replace exclude each other in one array';
+        END IF;
+    END IF;
+
+    -- Round after round until each has an id: a task that had the client_id may be gone when it is looked up.
+    -- `unsettled` is NULL in the first round, when all are. Keys are taken in their own order, since two arrays
+    -- that share keys in different orders would wait for each other.
+    WHILE named LOOP
+        WITH spec AS MATERIALIZED (
+            SELECT nextval(sequence) AS id, r.* FROM {schema}.pq_enqueue_rows(items, moment) r
+            WHERE unsettled IS NULL OR r.n = ANY (unsettled)
+        ), inserted AS (
+            INSERT INTO {schema}.pq_tasks (
+                id, name, payload, queue, priority, run_at, due, created_at, client_id, client_id_unique,
+                max_attempts, max_runtime_seconds, on_lost, on_failure, headers, version, schedule_id, tick_at,
+                options)
+            SELECT r.id, r.name, r.payload, r.queue, r.priority, r.run_at, r.due, r.created_at, r.client_id,
+                r.client_id_unique, r.max_attempts, r.max_runtime_seconds, r.on_lost, r.on_failure, r.headers,
+                r.version, r.schedule_id, r.tick_at, r.options
+            FROM spec r ORDER BY r.client_id COLLATE "C" NULLS FIRST, r.n
+            ON CONFLICT DO NOTHING
+            RETURNING id
+        )
+        SELECT array_agg(s.n ORDER BY s.n), array_agg(i.id ORDER BY s.n),
+            array_agg(s.n ORDER BY s.client_id COLLATE "C", s.n) FILTER (WHERE i.id IS NULL)
+        INTO places, stored, missing
+        FROM spec s LEFT JOIN inserted i ON i.id = s.id;
+        IF unsettled IS NULL THEN
+            ids := stored;
+        ELSE
+            FOR k IN 1 .. cardinality(places) LOOP
+                ids[places[k]] := coalesce(stored[k], ids[places[k]]);
+            END LOOP;
+        END IF;
+        fresh := fresh || array_remove(stored, NULL);
+
+        unsettled := '{{}}';
+        FOREACH place IN ARRAY coalesce(missing, '{{}}') LOOP
+            existing := {schema}.pq_enqueue_existing(items -> (place - 1), moment);
+            ids[place] := existing;
+            IF existing IS NULL THEN
+                unsettled := unsettled || place;
+            ELSE
+                duplicates := duplicates || place;
+            END IF;
+        END LOOP;
+        EXIT WHEN unsettled = '{{}}';
+        rounds := rounds + 1;
+        IF rounds > 100 THEN
+            RAISE EXCEPTION USING ERRCODE = 'serialization_failure',
+                MESSAGE = 'pq_enqueue: the task with this client_id is not visible to this transaction';
+        END IF;
+    END LOOP;
+
+    IF whole AND EXISTS (SELECT FROM unnest(duplicates) d(n) WHERE items -> (d.n - 1) ->> 'on_duplicate' = 'raise') THEN
+        -- All or none. Nobody else has seen the new ones.
+        DELETE FROM {schema}.pq_tasks t WHERE t.id = ANY (fresh);
+        RETURN QUERY SELECT CASE WHEN d.n IS NOT NULL THEN u.id END, d.n IS NOT NULL
+            FROM unnest(ids) WITH ORDINALITY AS u(id, n) LEFT JOIN unnest(duplicates) AS d(n) ON d.n = u.n ORDER BY u.n;
+        RETURN;
+    END IF;
+
+    -- Tell workers that sleep. One that is awake looks by itself before it goes to sleep.
+    IF EXISTS (SELECT FROM {schema}.pq_workers w WHERE w.sleeping AND w.expires_at > moment) THEN
+        PERFORM {schema}.pq_wake(CASE WHEN named THEN fresh || ARRAY(SELECT ids[d.n] FROM unnest(duplicates) d(n)
+            WHERE items -> (d.n - 1) ->> 'on_duplicate' = 'replace') ELSE ids END, NULL);
+    END IF;
+
+    RETURN QUERY SELECT u.id, d.n IS NOT NULL
+        FROM unnest(ids) WITH ORDINALITY AS u(id, n) LEFT JOIN unnest(duplicates) AS d(n) ON d.n = u.n ORDER BY u.n;
+END
+$pq$;

@@ -11,7 +11,7 @@ WITH input AS (SELECT cast(cast({parameters} AS text) AS jsonb) AS p), own AS MA
     UPDATE {schema}.pq_tasks t SET status = 'completed', outcome = 'succeeded', completed_at = clock_timestamp(),
         worker_id = nullif(t.worker_id, 0), result = nullif(p -> 'result', 'null'), error = NULL, error_fingerprint = NULL
     FROM own o, input WHERE t.id = o.id
-    RETURNING t.id, t.status, t.queue, t.run_at
+    RETURNING t.id, t.status, t.run_at
 ), history AS (
     INSERT INTO {schema}.pq_attempts (task_id, fence, number, worker_id, outcome, started_at, finished_at)
     SELECT o.id, o.fence, o.attempts, o.worker_id, 'succeeded', o.started_at, clock_timestamp()
@@ -27,11 +27,8 @@ WITH input AS (SELECT cast(cast({parameters} AS text) AS jsonb) AS p), own AS MA
     -- A parked version that has taken its place is due, or will be before a quiet worker looks (5 s, STRETCHED in
     -- attention.py). Its own worker may be among those who sleep, with other places free: it hears of this end when the
     -- run in its child is over.
-    SELECT pg_notify({schema}.pq_channel('wake'), left(q.queue, 1000))
-    FROM (SELECT DISTINCT c.queue FROM completed c
-        WHERE c.status = 'pending' AND c.run_at < clock_timestamp() + interval '5 seconds') q
-    WHERE EXISTS (SELECT FROM {schema}.pq_workers w
-        WHERE w.sleeping AND w.expires_at > clock_timestamp() AND q.queue = ANY (w.queues))
+    SELECT {schema}.pq_wake(ARRAY[c.id], NULL) FROM completed c
+    WHERE c.status = 'pending' AND c.run_at < clock_timestamp() + interval '5 seconds'
 )
 SELECT cast(json_build_array(c.id, c.status) AS text) FROM completed c
 WHERE (SELECT count(*) FROM told) >= 0 AND (SELECT count(*) FROM woken) >= 0

@@ -13,11 +13,8 @@ WITH input AS (SELECT cast(cast({parameters} AS text) AS jsonb) AS p), wanted AS
         due = coalesce(w.run_at, t.run_at) <= clock_timestamp(),
         priority = coalesce(w.priority, t.priority)
     FROM wanted w WHERE (t.status = 'pending' OR (t.status = 'blocked' AND t.lane IS NOT NULL)) AND {conditions}
-    RETURNING t.id, t.queue, t.due
+    RETURNING t.id
 ), woken AS MATERIALIZED (
-    SELECT pg_notify({schema}.pq_channel('wake'), left(q.queue, 1000))
-    FROM (SELECT DISTINCT queue FROM moved) q
-    WHERE EXISTS (SELECT FROM {schema}.pq_workers w
-        WHERE w.sleeping AND w.expires_at > clock_timestamp() AND q.queue = ANY (w.queues))
+    SELECT {schema}.pq_wake(ARRAY(SELECT m.id FROM moved m), NULL)
 )
 SELECT cast(m.id AS text) FROM moved m WHERE (SELECT count(*) FROM woken) >= 0

@@ -22,11 +22,9 @@ WITH input AS (SELECT cast(cast({parameters} AS text) AS jsonb) AS p), chosen AS
         error_fingerprint = NULL, result = NULL, ledger = NULL, output = NULL, progress = NULL,
         progress_message = NULL
     FROM judged j WHERE j.id = t.id AND j.other IS NULL AND t.status IN ('completed', 'failed', 'cancelled')
-    RETURNING t.id, t.queue
+    RETURNING t.id
 ), woken AS MATERIALIZED (
-    SELECT pg_notify({schema}.pq_channel('wake'), left(q.queue, 1000)) FROM (SELECT DISTINCT queue FROM revived) q
-    WHERE EXISTS (SELECT FROM {schema}.pq_workers w
-        WHERE w.sleeping AND w.expires_at > clock_timestamp() AND q.queue = ANY (w.queues))
+    SELECT {schema}.pq_wake(ARRAY(SELECT r.id FROM revived r), NULL)
 )
 SELECT cast(json_build_array(j.id, j.client_id, j.other) AS text) FROM judged j
 WHERE (j.other IS NOT NULL OR j.id IN (SELECT id FROM revived)) AND (SELECT count(*) FROM woken) >= 0

@@ -11,12 +11,9 @@ WITH lease AS MATERIALIZED (
         attempts = greatest(t.attempts - 1, 0), due = true, alone = false,
         completed_at = CASE WHEN t.cancel_requested_at IS NULL THEN NULL ELSE clock_timestamp() END
     WHERE t.status = 'running' AND t.worker_id = (SELECT l.id FROM lease l)
-    RETURNING t.id, t.status, t.queue
+    RETURNING t.id, t.status
 ), woken AS MATERIALIZED (
-    SELECT count(pg_notify({schema}.pq_channel('wake'), left(q.queue, 1000)))
-    FROM (SELECT DISTINCT p.queue FROM put_back p WHERE p.status = 'pending') q
-    WHERE EXISTS (SELECT FROM {schema}.pq_workers w
-        WHERE w.sleeping AND w.id <> $1::bigint AND w.expires_at > clock_timestamp() AND q.queue = ANY (w.queues))
+    SELECT {schema}.pq_wake(ARRAY(SELECT p.id FROM put_back p WHERE p.status = 'pending'), $1::bigint) AS count
 ), gone AS (
     DELETE FROM {schema}.pq_workers WHERE id = (SELECT l.id FROM lease l)
 )

@@ -1,5 +1,6 @@
 -- One look of an idle worker: is anything ready, when does the next task become due or a pause of a queue end, do suspects
--- wait, when is the next schedule due (as in schedule_next.sql), does anything wait that has limits? Takes nothing.
+-- wait, when is the next schedule due (as in schedule_next.sql), does anything wait that has limits, has it
+-- waited for long? Takes nothing.
 --
 -- $1 text[] queues  $2 integer[] lowest, $3 integer[] highest priority of each band
 -- $4 bigint[] schedules that wait for a place
@@ -32,6 +33,15 @@ SELECT EXISTS (
     OR EXISTS (SELECT FROM {schema}.pq_queues p
         WHERE p.name = ANY ($1::text[]) AND p.paused_at IS NULL AND (p.concurrency_limit IS NOT NULL OR p.rate_limit IS NOT NULL)
             AND EXISTS (SELECT FROM {schema}.pq_tasks t WHERE t.status = 'pending' AND t.due AND t.queue = p.name)
-    ) AS limited
+    ) AS limited,
+    -- The first of what is ready has waited for longer than whoever was woken for it takes (OVERDUE in claims.py).
+    EXISTS (
+        SELECT FROM unnest($1::text[]) q(name), unnest($2::integer[], $3::integer[]) b(low, high), LATERAL (
+            SELECT greatest(t.run_at, t.created_at) AS since FROM {schema}.pq_tasks t
+            WHERE t.status = 'pending' AND t.due AND t.losses < 2 AND t.queue = q.name
+                AND -t.priority::integer BETWEEN -b.high AND -b.low
+            ORDER BY -t.priority::integer, t.run_at, t.id LIMIT 1) f
+        WHERE f.since < clock_timestamp() - interval '0.5 seconds'
+    ) AS late
 FROM (SELECT 1) one LEFT JOIN LATERAL (SELECT p.next_run, p.cron FROM {schema}.pq_periodic p
     WHERE p.active AND p.next_run IS NOT NULL AND p.id <> ALL ($4::bigint[]) ORDER BY p.next_run LIMIT 1) s ON true;

@@ -101,11 +101,9 @@ WITH ending AS MATERIALIZED (
 ), woken AS MATERIALIZED (
     -- What this worker gives up others may have now: as pq_enqueue, tell those who sleep. So too of what is due again
     -- before a quiet worker looks (5 s, STRETCHED in attention.py): this one may be full by then, or gone.
-    SELECT count(pg_notify({schema}.pq_channel('wake'), left(q.queue, 1000)))
-    FROM (SELECT DISTINCT r.queue FROM recorded r
-        WHERE r.status = 'pending' AND (r.retry_in < 5 OR r.due AND r.outcome IN ('interrupted', 'released'))) q
-    WHERE EXISTS (SELECT FROM {schema}.pq_workers w
-        WHERE w.sleeping AND w.id <> $1::bigint AND w.expires_at > clock_timestamp() AND q.queue = ANY (w.queues))
+    SELECT {schema}.pq_wake(array_agg(r.id), $1::bigint) AS count FROM recorded r
+    WHERE r.status = 'pending' AND (r.retry_in < 5 OR r.due AND r.outcome IN ('interrupted', 'released'))
+    HAVING count(*) > 0
 )
 SELECT e.id, e.fence, coalesce(r.status, t.status) AS status,
     CASE
@@ -118,7 +116,7 @@ SELECT e.id, e.fence, coalesce(r.status, t.status) AS status,
         ELSE 'lost'
     END AS report,
     coalesce(a.outcome, t.outcome) AS outcome, r.retry_in, (SELECT enqueued FROM consequences) AS consequences,
-    e.started_at, (SELECT count FROM told) + (SELECT count FROM woken) AS told,
+    e.started_at, (SELECT count FROM told) + coalesce((SELECT count FROM woken), 0) AS told,
     r.uncounted_in_a_row
 FROM ending e LEFT JOIN recorded r USING (id, fence, started_at)
     -- Looked up for what was not recorded only: OFFSET keeps the condition on r before the search of the index.

@@ -108,11 +108,11 @@ WITH rescuer AS (
         SELECT r.id FROM rescued r WHERE r.notify_finished AND r.status IN ('completed', 'failed', 'cancelled')
         UNION SELECT w.id FROM waited_for w) e
 ), woken AS MATERIALIZED (
-    SELECT count(pg_notify({schema}.pq_channel('wake'), q.queue)) FROM (SELECT DISTINCT queue FROM rescued WHERE status = 'pending') q
+    SELECT {schema}.pq_wake(array_agg(r.id), $1::bigint) AS count FROM rescued r WHERE r.status = 'pending' HAVING count(*) > 0
 )
 -- After six of its own: the task as it was claimed, columns as in claim_one_queue.sql.
 SELECT (SELECT count(*) FROM dead) AS dead, r.status, r.error,
-    (SELECT enqueued FROM consequences) + (SELECT count FROM told) + (SELECT count FROM woken) AS told,
+    (SELECT enqueued FROM consequences) + (SELECT count FROM told) + coalesce((SELECT count FROM woken), 0) AS told,
     (SELECT extract(epoch FROM min(o.expires_at) - clock_timestamp())::double precision FROM {schema}.pq_workers o
         WHERE o.id <> $1::bigint AND NOT EXISTS (SELECT FROM dead d WHERE d.id = o.id)) AS others,
     r.uncounted_in_a_row, l.id, l.name, l.queue, l.priority, l.fence, l.attempts AS number, l.max_attempts, l.payload::text AS payload,
