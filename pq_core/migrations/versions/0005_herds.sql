@@ -264,7 +264,9 @@ ALTER TABLE {schema}.pq_workers
 -- The notification says what waits: t(asks), l(imited ones), d(ue later, or for a worker that looks).
 -- `sender`: a worker that knows by itself, or NULL.
 CREATE OR REPLACE FUNCTION {schema}.pq_wake(ids bigint[], sender bigint) RETURNS bigint
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $pq$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+-- Planned once in a session: to plan it anew each time costs more than to run it.
+SET plan_cache_mode = force_generic_plan SET jit = off AS $pq$
 DECLARE
     moment timestamptz := clock_timestamp();
     told   bigint := 0;
