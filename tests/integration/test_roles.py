@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 
@@ -22,6 +24,20 @@ from tests.integration import worker_tasks as tasks
 from tests.integration.worker_process import eventually, running, until_empty
 
 Login = Callable[[str], str]
+Rerun = Callable[[], object]
+
+RIGHTS = """
+SELECT c.relname::text, coalesce(t.attname::text, ''), coalesce(r.rolname::text, 'PUBLIC'), a.privilege_type
+FROM pg_class c LEFT JOIN pg_attribute t ON t.attrelid = c.oid AND t.attacl IS NOT NULL
+CROSS JOIN LATERAL (SELECT * FROM aclexplode(c.relacl) UNION SELECT * FROM aclexplode(t.attacl)) a
+LEFT JOIN pg_roles r ON r.oid = a.grantee
+WHERE c.relnamespace = %(schema)s::regnamespace AND c.relowner <> a.grantee
+UNION
+SELECT p.proname, pg_get_function_identity_arguments(p.oid), coalesce(r.rolname, 'PUBLIC'), a.privilege_type
+FROM pg_proc p CROSS JOIN LATERAL aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) a
+LEFT JOIN pg_roles r ON r.oid = a.grantee
+WHERE p.pronamespace = %(schema)s::regnamespace AND p.proowner <> a.grantee
+"""
 
 
 @pytest.fixture(params=["public", 'odd "schema"'])
@@ -32,8 +48,32 @@ def schema(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 def login(empty_database: str, schema: str) -> Iterator[Login]:
     """Return what gives the DSN of a role that can log in and has one of the three."""
-    prefix = f"t {secrets.token_hex(4)}'\" "
     migrate(empty_database, schema)
+    with _logins(empty_database, schema) as (make, _):
+        yield make
+
+
+@pytest.fixture
+def migrated_login(empty_database: str, schema: str) -> Iterator[tuple[Login, Rerun]]:
+    """Return the same after a migration from revision 4, whose script was not run again; and what runs it again."""
+    migrate(empty_database, schema, revision="0004")
+    with _logins(empty_database, schema, script=_of_revision_4) as (make, rerun):
+        migrate(empty_database, schema)
+        yield make, rerun
+
+
+def _of_revision_4(script: str) -> str:
+    """Take out what revision 4 had not."""
+    without, tables = re.subn(r', ("[^,]*")\."pq_waits"', "", script)
+    without, columns = re.subn(r" *uncounted_starts, uncounted_in_a_row,\n", "", without)
+    assert (tables, columns) == (2, 1), script
+    return without
+
+
+@contextmanager
+def _logins(empty_database: str, schema: str, script: Callable[[str], str] = str) -> Iterator[tuple[Login, Rerun]]:
+    """Make the three roles by the script, and give what makes logins for them and what runs it as it is now."""
+    prefix = f"t {secrets.token_hex(4)}'\" "
     owner = psycopg.connect(empty_database, autocommit=True)
     made: list[str] = []
 
@@ -46,8 +86,8 @@ def login(empty_database: str, schema: str) -> Iterator[Login]:
 
     try:
         for _ in range(2):  # it can be run again
-            owner.execute(roles_sql(schema, prefix=prefix).encode())
-        yield make
+            owner.execute(script(roles_sql(schema, prefix=prefix)).encode())
+        yield make, lambda: owner.execute(roles_sql(schema, prefix=prefix).encode())
     finally:
         for name in (*made, *(prefix + role for role in ROLES)):
             owner.execute(sql.SQL("DROP OWNED BY {}").format(sql.Identifier(name)))
@@ -115,6 +155,39 @@ def test_a_worker_runs_tasks_and_changes_no_table(login: Login, schema: str, tmp
         "CREATE OR REPLACE FUNCTION {s}.pq_channel(kind text) RETURNS text LANGUAGE sql AS 'SELECT 1'",
     ):
         assert refused(dsn, statement, schema), statement
+
+
+def test_after_a_migration_the_roles_can_do_the_same_before_the_script_is_run_again(
+    migrated_login: tuple[Login, Rerun], schema: str, empty_database: str
+) -> None:
+    _, rerun = migrated_login
+    parameters = {"schema": sql.Identifier(schema).as_string(None)}
+    with psycopg.connect(empty_database) as connection:
+        migrated = connection.execute(RIGHTS, parameters).fetchall()
+    assert any(row[0] == "pq_waits" for row in migrated)
+
+    rerun()
+
+    with psycopg.connect(empty_database) as connection:
+        assert sorted(connection.execute(RIGHTS, parameters).fetchall()) == sorted(migrated)
+
+
+def test_after_a_migration_workers_go_on_before_the_script_is_run_again(
+    migrated_login: tuple[Login, Rerun], schema: str, tmp_path: Path
+) -> None:
+    login, _ = migrated_login
+    dsn = login("worker")
+    environment = {"PQ_TEST_SCHEMA": schema}
+    with (
+        PQ(dsn, schema=schema, tasks=[tasks.__name__]) as pq,
+        running(dsn, tmp_path, app=f"{__name__}:create_pq", environment=environment) as worker,
+    ):
+        keyed = pq.enqueue(tasks.add.options(concurrency_key="k").call(1, 1))
+        assert [pq.wait(one, timeout=30) for one in (pq.enqueue(tasks.add.call(1, 2)), keyed)] == [3, 2]
+        delayed = pq.enqueue(tasks.add.call(2, 2), run_in=timedelta(seconds=0.5))
+        assert pq.wait(delayed, timeout=30) == 4
+        assert worker.stop() == 0
+        assert "permission denied" not in worker.text
 
 
 def test_a_worker_prunes_and_leaves_the_audit_log(
