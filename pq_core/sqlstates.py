@@ -5,6 +5,11 @@ from __future__ import annotations
 READ_ONLY = "25006"
 """The server takes no writes: it was demoted, or set so. Sessions that were open stay open, and are of no use."""
 
+NO_PRIVILEGE = "42501"
+"""The role may not do this: until somebody grants it."""
+ALREADY_PREPARED = "42P05"
+"""Another has prepared a statement under this name: the trouble of a pooler's session, not of what is sent."""
+
 
 def ends_connection(sqlstate: str | None) -> bool:
     """Tell whether a connection on which a statement met this error is of no use for another one.

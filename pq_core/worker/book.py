@@ -10,6 +10,8 @@ from datetime import datetime
 from time import monotonic
 from typing import Any
 
+from pq_core.needed import GONE
+from pq_core.sqlstates import ALREADY_PREPARED, NO_PRIVILEGE
 from pq_core.types import AttemptOutcome, ClaimedTask, Outcome, TaskStatus
 from pq_core.worker.claiming import Statements, encode_report, integer, storable, take_batch
 from pq_core.worker.connection import Parameters, Query, StatementError
@@ -20,8 +22,17 @@ logger = logging.getLogger("pq.worker")
 DATA_ERRORS = ("22", "23", "42", "54", "P0", "XX")
 """SQLSTATE classes that the same report would meet again: bad data, constraints, names, sizes, a trigger's refusal."""
 
-ALREADY_PREPARED = "42P05"
-"""The connection's trouble behind a pooler, not the report's."""
+PASSING = (*GONE, NO_PRIVILEGE, ALREADY_PREPARED)
+"""Of these what may pass by itself: somebody restores tables, or grants; a pooler's session is another's."""
+
+
+REFUSED_BY = ("pq_report", "pq_limit_pause")
+"""Statements that hold what is reported of an end; whatever else fails in the same turn says nothing about it."""
+
+
+def is_data_error(sqlstate: str) -> bool:
+    """Say whether the same data would meet this error again."""
+    return sqlstate.startswith(DATA_ERRORS) and sqlstate not in PASSING
 
 
 @dataclass(slots=True, kw_only=True)
@@ -230,8 +241,13 @@ class Book:
                 outcome = _lost(outcome)
         self.settled(entry, outcome)
 
-    def failed(self, error: StatementError) -> None:
-        """Take in that the turn failed: nothing of it is recorded.
+    @property
+    def narrowing(self) -> bool:
+        """True while each end goes by itself, to find the one that is refused."""
+        return self._singly > 0
+
+    def failed(self, error: StatementError, *, alone: bool) -> None:
+        """Take in that the turn failed: nothing of it is recorded. ``alone``: it was for nothing but reports.
 
         An error that the same data would meet again is narrowed down to one end, which then goes without what the
         database refused.
@@ -239,11 +255,14 @@ class Book:
         sent, self._sent = self._sent, []
         if not sent or not error.sqlstate or error.sqlstate == ALREADY_PREPARED:
             return
+        # Of a commit, which names no statement, it may be anything in the turn.
+        if error.statement not in REFUSED_BY and not (alone and not error.statement):
+            return
         if len(sent) > 1:
             self._singly = len(sent)
             return
         entry = sent[0]
-        if not error.sqlstate.startswith(DATA_ERRORS):
+        if not is_data_error(error.sqlstate):
             # Nothing about this end itself, a lock for one: it comes again after the others.
             self._singly = max(self._singly, 1)
             self.entries.remove(entry)

@@ -40,10 +40,15 @@ class Query:
 
 @dataclass(frozen=True, slots=True)
 class StatementError:
-    """What the server said against a statement. ``sqlstate`` is empty when the connection broke."""
+    """What the server said against a statement.
+
+    ``sqlstate`` is empty when the connection broke. ``statement``: the name of the query that it was said of; empty
+    also where the commit failed.
+    """
 
     message: str
     sqlstate: str = ""
+    statement: str = ""
 
     def __str__(self) -> str:
         return self.message
@@ -230,7 +235,7 @@ class Connection:
                 # the server does not roll it back.
                 self._prepared.discard(name)
             if status != pq.ExecStatus.PIPELINE_ABORTED and self._error is None:
-                self._error = StatementError(_text(result.error_message), _sqlstate(result))
+                self._error = StatementError(_text(result.error_message), _sqlstate(result), name)
         return False
 
     def _finish(self) -> None:

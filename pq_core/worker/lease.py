@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from time import monotonic
 
 from pq_core.types import ClaimedTask, TaskStatus
-from pq_core.worker.book import DATA_ERRORS
+from pq_core.worker.book import is_data_error
 from pq_core.worker.claiming import Statements, integer, text_array
 from pq_core.worker.connection import Parameters, Query, Results, StatementError
 from pq_core.worker.history import Found, History
@@ -292,7 +292,7 @@ class Lease:
             self.known_dead = dead + self.known_dead
             self._next_rescue = monotonic() + 1.0
             logger.warning("a rescue failed: %s", error)
-            if error is not None and error.sqlstate.startswith(DATA_ERRORS):
+            if error is not None and is_data_error(error.sqlstate):
                 logger.error("the next rescue leaves on_failure out: one of them can't be enqueued")
                 self._plain = True
             return

@@ -32,14 +32,20 @@ FORK_PAUSE = 4 * REPORT_PAUSE
 """The same while processes are being forked: with the answer come the ends of those that ended meanwhile."""
 REPORT_MANY = 64
 """Ends that don't wait for others."""
+REPORTING = ("pq_report", "pq_limit_pause", "pq_ledger", "pq_progress")
+"""Statements of a turn that tell the database something; the others are a claim's."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Asked:
-    """What one turn was sent for: by which life, whether ends were reported, and which claim for how many tasks."""
+    """What one turn was sent for: by which life, and which claim for how many tasks.
+
+    ``reporting``: ends were reported. ``reports``: they or what else there was to tell.
+    """
 
     worker_id: int | None
     reporting: bool
+    reports: bool
     claim: str
     tasks: int
 
@@ -49,6 +55,8 @@ class Turns:
     """Reports and claims over ``work``. ``under_way``: a turn is not answered yet.
 
     ``once``: it waits with the one claim until due schedules have made their tasks.
+
+    A turn is one transaction: while a claim or a report fails, the two go apart, so that neither undoes the other.
     """
 
     work: Link
@@ -64,7 +72,8 @@ class Turns:
     under_way: bool = False
     _report_at: float = 0.0
     _claim_at: float = 0.0
-    _failures: int = 0
+    _report_failures: int = 0
+    _claim_failures: int = 0
 
     def advance(self, now: float, *, claiming: bool) -> None:
         """Send a turn if there is something to say or to ask. ``claiming``: the worker takes something on."""
@@ -75,12 +84,17 @@ class Turns:
         room = self._room(now)
         if self.book and now >= self._report_due(now):
             reports = self.book.statements_to_send(worker_id)
+        if reports and self._apart:
+            self._send(worker_id, reports, [], room)
+            return
         claims: Sending = []
         # Who runs but one task runs the one that a schedule is about to make.
         waits = self.once and not self.ticking.started
-        if worker_id is not None and (not claiming or self.starting.refused_until > now):
-            claims = self.claims.pass_on(worker_id)
-        elif worker_id is not None and now >= self._claims_from and not waits:
+        if worker_id is None or now < self._claim_at:
+            waits = True
+        elif not claiming or self.starting.refused_until > now or self._piles_up:
+            claims, waits = self.claims.pass_on(worker_id), True
+        if worker_id is not None and not waits:
             claims = self.claims.statements_to_send(
                 now,
                 worker_id,
@@ -89,11 +103,14 @@ class Turns:
                 reporting=bool(reports),
                 idle=self.children.feeding.idle,
             )
-        if not reports and not claims:
-            return
+        if reports or claims:
+            self._send(worker_id, reports, claims, room)
+
+    def _send(self, worker_id: int | None, reports: Sending, claims: Sending, room: int) -> None:
         asked = _Asked(
             worker_id=worker_id,
             reporting=self.book.reporting,
+            reports=bool(reports),
             claim=claims[-1][0].name if claims else "",
             tasks=self.claims.free(room) if claims else 0,
         )
@@ -115,12 +132,21 @@ class Turns:
         if self.book:
             events.append(self._report_due(now))
         if not running and (self.claims.owes or self.attention.marked):
-            events.append(now)
-        if running:
+            events.append(max(now, self._claim_at))
+        if running and not self._piles_up:
             at = self.claims.next_event(now, room=self._room(now), busy=self.children.has_work)
             if at is not None:
                 events.append(max(at, self._claims_from))
         return min(events, default=None)
+
+    @property
+    def _apart(self) -> bool:
+        return self.book.narrowing or self._report_failures > 0 or self._claim_failures > 0
+
+    @property
+    def _piles_up(self) -> bool:
+        """True while nothing can be recorded: who claims on would only have more to tell."""
+        return self._report_failures > 0 and len(self.book.entries) >= REPORT_MANY
 
     @property
     def _claims_from(self) -> float:
@@ -146,7 +172,10 @@ class Turns:
             assert error is not None
             self._failed(asked, error, now)
             return
-        self._failures = 0
+        if asked.reports:
+            self._report_failures = 0
+        if asked.claim:
+            self._claim_failures = 0
         if asked.reporting:
             if self.book.take(results[0]):
                 self._report_at = now + LATER
@@ -162,13 +191,22 @@ class Turns:
 
     def _failed(self, asked: _Asked, error: StatementError, now: float) -> None:
         if asked.reporting:
-            self.book.failed(error)
-        self._failures += 1
-        pause = min(LATER * 2 ** min(self._failures - 1, 10), LONGEST_PAUSE)
+            self.book.failed(error, alone=not asked.claim)
+        of_reports = asked.reports and (not error.statement or error.statement in REPORTING)
+        of_claim = bool(asked.claim) and (not error.statement or error.statement not in REPORTING)
+        if of_reports:
+            self._report_failures += 1
+        if of_claim:
+            self._claim_failures += 1
+        failures = max(self._report_failures if of_reports else 0, self._claim_failures if of_claim else 0)
+        pause = min(LATER * 2 ** min(failures - 1, 10), LONGEST_PAUSE)
         if error.sqlstate:
             logger.warning("a turn failed and is tried again in %.2g s: %s", pause, error)
         if asked.claim:
             self.attention.wake()
             self.attention.marked = False
             self.claims.owes = not self.once  # what it was to pass on may not have been
-        self._report_at = self._claim_at = now + pause
+        if of_reports:
+            self._report_at = now + pause
+        if of_claim:
+            self._claim_at = now + pause

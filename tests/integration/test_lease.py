@@ -319,6 +319,70 @@ def test_end_that_the_database_refuses_is_recorded_without_its_data(
     assert [record_of(pq, task_id).result for task_id in others] == [1, 2, 3]
 
 
+def test_claim_that_fails_undoes_no_end(pq: PQ, database: str, tmp_path: Path, connection: psycopg.Connection) -> None:
+    with running(database, tmp_path, poll_interval=0.2) as worker:
+        path = tmp_path / "started"
+        task_id = pq.enqueue(tasks.starts.call(str(path)))
+        eventually(path.exists)
+        connection.execute(
+            "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS"
+            " $$ BEGIN RAISE 'not this one' USING ERRCODE = '22003'; END $$;"
+            "CREATE TRIGGER refuse BEFORE UPDATE ON pq_tasks FOR EACH ROW WHEN (NEW.status = 'running')"
+            " EXECUTE FUNCTION refuse()"
+        )
+        refused = pq.enqueue(tasks.add.call(1, 1))
+        eventually(lambda: worker.text.count("not this one") >= 2)
+        Path(f"{path}.go").touch()
+
+        assert wait_for(pq, task_id, COMPLETED).result == 1
+        connection.execute("DROP TRIGGER refuse ON pq_tasks")
+        assert pq.wait(refused, timeout=PATIENCE) == 2
+        assert "is recorded without its data" not in worker.text
+
+
+def test_end_that_meets_what_is_missing_for_a_while_is_kept(
+    pq: PQ, database: str, tmp_path: Path, connection: psycopg.Connection
+) -> None:
+    connection.execute(
+        "CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS "
+        "$$ BEGIN IF NEW.result = '13' THEN INSERT INTO noted VALUES (NEW.id); END IF; RETURN NEW; END $$;"
+        "CREATE TRIGGER note BEFORE UPDATE ON pq_tasks FOR EACH ROW EXECUTE FUNCTION note()"
+    )
+    with running(database, tmp_path, poll_interval=0.2) as worker:
+        kept = pq.enqueue(tasks.add.call(13, 0))
+        eventually(lambda: worker.text.count("a turn failed") >= 3)
+        # Nor do the others wait for it.
+        assert pq.wait(pq.enqueue(tasks.add.call(1, 1)), timeout=PATIENCE) == 2
+        assert record_of(pq, kept).status is RUNNING
+        connection.execute("CREATE TABLE noted (id bigint)")
+
+        assert pq.wait(kept, timeout=PATIENCE) == 13
+    assert connection.execute("SELECT id FROM noted").fetchall() == [(kept,)]
+
+
+def test_worker_that_drains_and_can_not_pass_on_tries_with_a_pause(
+    pq: PQ, database: str, tmp_path: Path, connection: psycopg.Connection
+) -> None:
+    with running(database, tmp_path, poll_interval=0.2) as worker:
+        path = tmp_path / "started"
+        task_id = pq.enqueue(tasks.starts.call(str(path)))
+        eventually(path.exists)
+        eventually(lambda: connection.execute("SELECT id FROM pq_workers WHERE sleeping").fetchone())
+        connection.execute(
+            "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'stay asleep'; END $$;"
+            "CREATE TRIGGER refuse BEFORE UPDATE ON pq_workers FOR EACH ROW"
+            " WHEN (OLD.sleeping AND NOT NEW.sleeping) EXECUTE FUNCTION refuse()"
+        )
+        worker.signal(signal.SIGTERM)
+        eventually(lambda: "stay asleep" in worker.text)
+        time.sleep(2)
+
+        assert worker.text.count("stay asleep") < 20
+        Path(f"{path}.go").touch()
+        wait_for(pq, task_id, COMPLETED)
+        connection.execute("DROP TRIGGER refuse ON pq_workers")
+
+
 def test_turn_that_fails_again_and_again_is_not_repeated_without_a_pause(
     pq: PQ, database: str, tmp_path: Path, connection: psycopg.Connection
 ) -> None:

@@ -383,6 +383,7 @@ def test_key_options_that_make_no_sense_are_refused(database: str, connection: p
         ('{"name": "a", "concurrency_key": "k", "concurrency_limit": 0}', '"concurrency_limit" must be at least 1'),
         ('{"name": "a", "concurrency": 0}', '"concurrency" must be at least 1'),
         ('{"name": "a", "rate": 0}', '"rate" must be above 0'),
+        ('{"name": "a", "rate": 1e-309}', '"rate" must be at least 1e-9'),
     ]:
         with pytest.raises(psycopg.errors.InvalidParameterValue, match=words):
             connection.execute("SELECT pq_enqueue(%s)", (item,))

@@ -41,7 +41,7 @@ CREATE OR REPLACE FUNCTION {schema}.pq_enqueue_problem(item jsonb) RETURNS text 
             || (@.queue.type() != "string" && @.queue.type() != "null")
             || (@.client_id.type() != "string" && @.client_id.type() != "null") || @.client_id == ""
             || (@.concurrency_key.type() != "string" && @.concurrency_key.type() != "null") || @.concurrency_key == ""
-            || @.max_starts < 0 || @.concurrency_limit < 1 || @.concurrency < 1 || @.rate <= 0
+            || @.max_starts < 0 || @.concurrency_limit < 1 || @.concurrency < 1 || @.rate < 0.000000001
             || exists (@.run_at ? (!(@ like_regex "^[-0-9]+[T ][0-9:.]+ ?(Z|[-+][0-9:]+)$"))))'
         THEN {schema}.pq_enqueue_misfit(item)
         -- NULL when all are known.
@@ -72,6 +72,8 @@ CREATE OR REPLACE FUNCTION {schema}.pq_enqueue_misfit(item jsonb) RETURNS text L
         WHEN item @? '$.concurrency_limit ? (@ < 1)' THEN '"concurrency_limit" must be at least 1'
         WHEN item @? '$.concurrency ? (@ < 1)' THEN '"concurrency" must be at least 1'
         WHEN item @? '$.rate ? (@ <= 0)' THEN '"rate" must be above 0: starts per second'
+        -- Its inverse, which a claim takes, would be no number any more, or no time.
+        WHEN item @? '$.rate ? (@ < 0.000000001)' THEN '"rate" must be at least 1e-9: starts per second'
         ELSE '"run_at" must be a date and a time with an offset, like 2030-01-31T08:00:00+01:00'
     END
 $pq$;
