@@ -68,6 +68,7 @@ class Begun:
     """
 
     _keys: dict[Key, None] = field(default_factory=dict)
+    _refused: dict[Key, None] = field(default_factory=dict)
     _forgotten: datetime | None = None
 
     def add(self, task: ClaimedTask) -> None:
@@ -80,6 +81,22 @@ class Begun:
             del self._keys[oldest]
             self._forgotten = max(oldest[2], self._forgotten or oldest[2])
 
+    def refuse(self, task: ClaimedTask) -> None:
+        """Remember a claim whose end the database refused to record: if it comes again, it has started once more."""
+        self.add(task)
+        self._refused[claim_key(task)] = None
+        if len(self._refused) > REMEMBERED:
+            del self._refused[next(iter(self._refused))]
+
+    def was_refused(self, key: Key) -> bool:
+        """Say whether the end of this claim was refused."""
+        return key in self._refused
+
+    def parameters(self) -> list[bytes | None]:
+        """Return which claims ``may_hold`` is true of, as deregister.sql takes it."""
+        claims = [{"id": id_, "fence": fence, "started_at": at.isoformat()} for id_, fence, at in self._keys]
+        return [encode_report(claims), self._forgotten.isoformat().encode() if self._forgotten else None]
+
     def may_hold(self, key: Key) -> bool:
         """Say whether the claim was begun, or can't be told from those that were forgotten."""
         return key in self._keys or (self._forgotten is not None and key[2] <= self._forgotten)
@@ -87,6 +104,7 @@ class Begun:
     def begin_life(self, began: bytes) -> None:
         """Forget all: what is left of earlier lives is taken back by their leases, nothing of it is for this one."""
         self._keys.clear()
+        self._refused.clear()
         self._forgotten = moment(began)
 
 
@@ -270,6 +288,8 @@ class Book:
             return
         if entry.plain:
             logger.error("the end of task %s can't be recorded: %s", entry.task.id, error)
+            # Its row still runs: heartbeats find it, and by then it must be known that it has been started.
+            self.begun.refuse(entry.task)
             self.entries.remove(entry)
             self.settled(entry, _lost(entry.outcome))
             return

@@ -59,6 +59,7 @@ class Comparing:
             elif key not in beat.running and one.at < beat.sent:
                 logger.warning("task %s was taken away from this worker before it began", one.task.id)
                 stock.remove(one)
+                self.entering.claims.child_ended(one.task)
 
     def _put_back_unknown(self, beat: Beat, mine: Set[Key]) -> None:
         # Rows that nobody here remembers: a claim whose answer was lost. Only what two heartbeats in a row have seen,
@@ -72,9 +73,10 @@ class Comparing:
         for key in unknown if beat.alone else unknown & self._unknown:
             # Or an end that was recorded, which the server has lost: where that may be, some must not start again.
             begun = key in beat.at_most_once and self.book.begun.may_hold(key)
+            refused = self.book.begun.was_refused(key)
             what = "its end is lost" if begun else "it is put back"
             logger.warning("task %s is running for this worker, which does not know it; %s", key[0], what)
-            self.entering.forget(key, may_have_begun=begun)
+            self.entering.forget(key, may_have_begun=begun, refused=refused)
         self._unknown = unknown
 
 

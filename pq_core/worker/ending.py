@@ -130,7 +130,7 @@ def entry_of(
     if transition.outcome is not Outcome.SUCCEEDED:
         item |= {"delay": transition.delay, "error": error, "fingerprint": verdict.fingerprint}
         item["unroutable"] = transition.outcome is Outcome.RELEASED
-        item["begun"] = transition.outcome is Outcome.INTERRUPTED and verdict.started
+        item["begun"] = transition.outcome in (Outcome.INTERRUPTED, Outcome.LOST) and verdict.started
     if verdict.pause and transition.delay:
         key = key_of(task)
         subject = f"queue:{task.queue}" if key is None else f"key:{key}"
@@ -171,6 +171,7 @@ def otherwise(entry: Entry, transition: Transition) -> Entry:
         "status": transition.status.value,
         "outcome": transition.outcome.value,
         "counted": transition.counted,
+        "begun": not transition.counted,
         "delay": transition.delay,
         "error": storable(transition.error),
     }

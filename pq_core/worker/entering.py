@@ -87,21 +87,25 @@ class Entering:
             self.attention.wake()
         return otherwise(entry, transition)
 
-    def forget(self, key: Key, *, may_have_begun: bool) -> None:
-        """Note of a claim that nobody here knows that it is given back; that it failed, if it must not start again."""
+    def forget(self, key: Key, *, may_have_begun: bool, refused: bool) -> None:
+        """Note of a claim that nobody here knows that it is given back; that it failed, if it must not start again.
+
+        ``refused``: it ran, and the database did not take its end.
+        """
         if not may_have_begun:
-            task = self.host.placeholder(key, "retry")
-            self.put_back(task, "put back: the answer to its claim was lost")
+            words = "put back: its end can't be recorded" if refused else "put back: the answer to its claim was lost"
+            self.put_back(self.host.placeholder(key, "retry"), words, started=refused)
             return
         task = self.host.placeholder(key, "fail")
-        transition = lost(task.on_lost, "lost: this was begun, and the database has lost how it ended")
+        words = "can't record how it ended" if refused else "has lost how it ended"
+        transition = lost(task.on_lost, f"lost: this was begun, and the database {words}")
         verdict = Verdict(outcome=Outcome.LOST, error=transition.error)
         owner = self.children.processes.setup.worker_id
         self.book.add(entry_of(task, verdict, transition, worker_id=owner))
 
-    def put_back(self, task: ClaimedTask, error: str) -> None:
-        """Note that a task did not begin, and is to be claimed anew."""
-        self.enter(task, Verdict(outcome=Outcome.INTERRUPTED, error=error, started=False))
+    def put_back(self, task: ClaimedTask, error: str, *, started: bool = False) -> None:
+        """Note that a task is to be claimed anew: it did not begin, unless ``started`` says that it did."""
+        self.enter(task, Verdict(outcome=Outcome.INTERRUPTED, error=error, started=started))
 
     def stopped_unstarted(self, run: Run) -> None:
         """Note that a run was stopped whose process was never there."""

@@ -57,7 +57,10 @@ class Farewell:
         if worker_id is None:
             return True
         if not self.statistics.say_farewell(now, work, worker_id):
-            goodbye = (self.statements["deregister"], [integer(worker_id), self.lease.began])
+            goodbye = (
+                self.statements["deregister"],
+                [integer(worker_id), self.lease.began, *self.book.begun.parameters()],
+            )
             self.turns.send([goodbye], lambda results, error: self._answered(worker_id, error))
         return False
 

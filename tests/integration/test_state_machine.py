@@ -470,7 +470,7 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: len(self.model.leases) > 2)
     @rule(worker=consumes(workers))
     def deregister(self, worker: int) -> None:
-        self.run("deregister", integer(worker), self.began[worker])
+        self.run("deregister", integer(worker), self.began[worker], b"[]", None)
         self.model.deregister(worker)
 
     # --- what always holds

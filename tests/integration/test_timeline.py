@@ -309,6 +309,53 @@ def test_end_that_is_lost_is_remembered(
         assert wait_for(pq, task_id, COMPLETED).result == 2
 
 
+@pytest.mark.parametrize("on_lost", ["fail", "retry"])
+def test_end_that_can_not_be_recorded_is_remembered(
+    pq: PQ, worker: WorkerProcess, connection: psycopg.Connection, tmp_path: Path, on_lost: str
+) -> None:
+    path = tmp_path / "started"
+    connection.execute(
+        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'refused'; END $$;"
+        "CREATE TRIGGER refuse BEFORE UPDATE ON pq_tasks FOR EACH ROW"
+        " WHEN (NEW.status IN ('completed', 'failed')) EXECUTE FUNCTION refuse()"
+    )
+    task_id = pq.enqueue(tasks.starts.call(str(path)), on_lost=on_lost)  # type: ignore[call-overload]
+    eventually(lambda: begun(path))
+    Path(f"{path}.go").touch()
+    eventually(lambda: worker.text.count("can't be recorded") >= 2)
+    connection.execute("DROP TRIGGER refuse ON pq_tasks")
+
+    if on_lost == "fail":
+        record = wait_for(pq, task_id, FAILED)
+        assert (record.outcome, len(begun(path))) == (Outcome.LOST, 1)
+        assert "can't record how it ended" in (record.error or "")
+    else:
+        wait_for(pq, task_id, COMPLETED)
+        (counted,) = connection.execute("SELECT uncounted_starts FROM pq_tasks").fetchall()
+        assert counted[0] >= 1, "what has started counts for max_starts"
+
+
+def test_end_that_is_lost_when_the_worker_leaves(
+    pq: PQ, database: str, connection: psycopg.Connection, tmp_path: Path
+) -> None:
+    path = tmp_path / "started"
+    with running(database, tmp_path, lease=60) as worker:
+        task_id = pq.enqueue(
+            tasks.starts.call(str(path)), on_lost="fail", on_failure=tasks.add.options(queue="nobody").call(1)
+        )
+        eventually(lambda: begun(path))
+        before = record_of(pq, task_id)
+        Path(f"{path}.go").touch()
+        assert pq.wait(task_id, timeout=PATIENCE) == 1
+        forget_the_end(connection, task_id, before)
+        assert worker.stop() == 0
+
+    record = record_of(pq, task_id)
+    assert (record.status, record.outcome) == (FAILED, Outcome.LOST)
+    assert "how it ended is not recorded" in (record.error or "")
+    assert connection.execute("SELECT count(*) FROM pq_tasks WHERE queue = 'nobody'").fetchone() == (1,)
+
+
 def test_commit_of_a_completion_that_is_lost(
     pq: PQ, worker: WorkerProcess, connection: psycopg.Connection, tmp_path: Path
 ) -> None:
@@ -328,6 +375,8 @@ def test_commit_of_a_completion_that_is_lost(
     assert (record.fence, record.attempts) == (2, 1)
     assert connection.execute("SELECT fence FROM effects").fetchall() == [(2,)]
     assert [one.outcome for one in pq.attempts(task_id)] == [Outcome.LOST]
+    starts = "SELECT uncounted_starts FROM pq_tasks WHERE id = %s"
+    assert connection.execute(starts, (task_id,)).fetchone() == (1,)
 
 
 def test_completion_that_was_never_committed_counts(pq: PQ, worker: WorkerProcess) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -524,7 +525,9 @@ def test_goodbye_of_a_worker_wakes_one_that_sleeps(pq: PQ, database: str, connec
     )
     connection.execute("UPDATE pq_tasks SET status = 'running', worker_id = 7, attempts = 1")
     began = "(SELECT started_at FROM pq_workers WHERE id = 7)"
-    goodbye = Statements("public")["deregister"].text.replace("$1", "7").replace("$2", began).encode()
+    given = {"$1": "7", "$2": began, "$3": "'[]'", "$4": "NULL"}
+    text = Statements("public")["deregister"].text
+    goodbye = re.sub(r"\$\d", lambda found: given[found[0]], text).encode()
     with psycopg.connect(database, autocommit=True) as listening:
         channel = listening.execute("SELECT pq_channel('wake')").fetchone()
         assert channel is not None

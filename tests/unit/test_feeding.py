@@ -7,19 +7,25 @@ import selectors
 import socket
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from typing import Any, cast
 
 import pytest
 
 from pq_core.worker import wire
+from pq_core.worker.book import Book
 from pq_core.worker.children import Children
+from pq_core.worker.comparing import Comparing
+from pq_core.worker.entering import Entering
 from pq_core.worker.feeding import DEAF, Feeding
 from pq_core.worker.forker import Forker
 from pq_core.worker.inbox import Inbox
+from pq_core.worker.lease import Beat
 from pq_core.worker.pace import HORIZON
 from pq_core.worker.rows import claimed_task
 from pq_core.worker.runs import Child, Claimed
 from pq_core.worker.shared import Place
 from tests.unit.child_setups import child_setup
+from tests.unit.test_claims import claims as unit_claims
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC).isoformat(sep=" ").encode()
 
@@ -140,3 +146,29 @@ def test_look_is_due_for_what_waits_behind_a_long_run(children: Children, child:
     assert feeding.next_event() == child.since + DEAF
     feeding.even_out(child.since + 2 * DEAF)
     assert (len(child.runs), child.leaving, feeding.next_event()) == (1, False, None)
+
+
+def test_suspect_that_was_taken_away_before_it_began_keeps_nobody_waiting(children: Children) -> None:
+    """While it is to run alone nothing else is claimed."""
+    claims, none = unit_claims(), cast(Any, None)
+    claims.alone = 7
+    children.feeding.stock.append(claimed(7))
+    entering = Entering(
+        host=none, program=none, attention=claims.attention, claims=claims, children=children, book=none, sessions=none
+    )
+    book = Book(statements=claims.statements, settled=none, uncommitted=none)
+    comparing = Comparing(host=none, children=children, book=book, turns=none, entering=entering)
+    beat = Beat(
+        sent=1.0,
+        drain_requested=False,
+        stop_requested=False,
+        suspects=False,
+        running={},
+        at_most_once=frozenset(),
+        alone=True,
+    )
+
+    comparing._forget_of_stock(beat)
+
+    assert not children.feeding.stock
+    assert claims.alone is None
