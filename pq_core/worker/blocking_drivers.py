@@ -80,12 +80,15 @@ def watch(stopper: Stopper) -> None:
 def _watch(woken: int, stopper: Stopper) -> None:
     poll = select.poll()
     poll.register(woken, select.POLLIN)
-    while not stopper.is_told():
+    while True:
+        if stopper.is_told():
+            from pq_core.worker import statements
+
+            # Under the lock, is_told() says that the handler has not cancelled yet; and if it runs now, it waits for
+            # this before it raises: nothing that the task begins then is hit.
+            statements.cancel(drivers=DRIVERS, still=stopper.is_told, patience=stopper.patience())
         try:
             if poll.poll(LOOK * 1000):
                 os.read(woken, 4096)
         except OSError:
             time.sleep(LOOK)  # closed by the task
-    from pq_core.worker import statements
-
-    statements.cancel(drivers=DRIVERS)

@@ -215,7 +215,7 @@ def _become_child(
 
 def take_signals(setup: ChildSetup, task: ClaimedTask | None, place: Place) -> Stopper:
     """Give signals the meaning that they have in a child, and unblock them; crashes leave their stacks in ``place``."""
-    stopper = Stopper(place, task)
+    stopper = Stopper(place, task, setup.default_grace)
     for number in setup.handled:
         _signal.signal(number, _DEFAULT)
     faulthandler.enable(file=place.stack_fd, all_threads=True)

@@ -51,6 +51,7 @@ class ChildSetup:
     find_executor: Callable[[Any], Any]
     result_limit: int
     default_timeout: float | None
+    default_grace: float = 5.0
     tasks_per_child: int = 1
     handled: tuple[int, ...] = ()
     late: frozenset[str] = frozenset()

@@ -211,6 +211,7 @@ class Host:
             find_executor=lambda connection: find_executor(connection, plugins=plugins.executor),
             result_limit=self.options.result_limit,
             default_timeout=self.options.max_runtime,
+            default_grace=self.options.grace,
             tasks_per_child=self.options.tasks_per_child,
             handled=tuple(number for number in RESET if signal.getsignal(number) is not signal.SIG_DFL),
             late=late.loaded(),

@@ -24,11 +24,11 @@ from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
+from pq_core.worker.stopping import PATIENCE
+
 if TYPE_CHECKING:
     from types import FrameType
 
-PATIENCE = 2.0
-"""Seconds that a stop waits for statements to end at most; a network that lost the server must not hold it up."""
 AGAIN = 0.25
 """Seconds after which a statement that goes on is cancelled once more: a server ignores a request that overtakes the
 statement on its way."""
@@ -48,26 +48,36 @@ class Statement:
     over: Callable[[], bool]
 
 
-def cancel(frame: FrameType | None = None, drivers: Iterable[str] = ("psycopg", "psycopg2", "asyncpg")) -> list[str]:
+def cancel(
+    frame: FrameType | None = None,
+    drivers: Iterable[str] = ("psycopg", "psycopg2", "asyncpg"),
+    *,
+    still: Callable[[], bool] = lambda: True,
+    patience: float = PATIENCE,
+) -> list[str]:
     """Cancel what the connections of ``drivers`` have under way and wait for its end; return what went wrong.
 
     ``frame``: what the main thread was in, where this is it: psycopg is left knowing that the statement is over, so
-    that the task can roll back.
+    that the task can roll back. ``still``: whether it is still to be done, asked once nobody else cancels, and again
+    before each request: what the task begins after its stop is left alone. ``patience``: seconds, half as many again
+    with what a request takes.
     """
     loaded = {driver for driver in drivers if driver in sys.modules}
     if not loaded:
         return []
-    until = monotonic() + PATIENCE
-    if not _one_at_a_time.acquire(timeout=PATIENCE):
+    until = monotonic() + patience
+    if not _one_at_a_time.acquire(timeout=patience):
         return ["another thread is still cancelling statements"]
     try:
+        if not still():
+            return []
         found = list(_under_way(loaded))
         problems: list[str] = []
-        waits = [_begin(partial(_end, one, until, problems)) for one in found]
+        waits = [_begin(partial(_end, one, until, problems, still)) for one in found]
         if frame is not None and "psycopg" in loaded:
             _read_to_the_end(frame, until)
         for wait in waits:
-            if not wait.acquire(timeout=max(until + AGAIN - monotonic(), 0)):
+            if not wait.acquire(timeout=max(until + min(AGAIN, patience / 2) - monotonic(), 0)):
                 problems.append("the server did not take the request to cancel a statement in time")
         return problems
     finally:
@@ -215,14 +225,14 @@ def _begin(work: Callable[[], None]) -> _thread.LockType:
     return done
 
 
-def _end(statement: Statement, until: float, problems: list[str]) -> None:
+def _end(statement: Statement, until: float, problems: list[str], still: Callable[[], bool]) -> None:
     try:
-        while True:
+        while still():
             statement.cancel()
             again = min(monotonic() + AGAIN, until)
             while not statement.over():
                 if (now := monotonic()) >= until:
-                    problems.append(f"a statement was cancelled at the server and had not ended {PATIENCE:g} s later")
+                    problems.append("a statement was cancelled at the server and had not ended in time")
                     return
                 if now >= again:
                     break

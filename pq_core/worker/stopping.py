@@ -13,12 +13,15 @@ from pq_core.errors import TaskCancelled, TaskTimeout
 from pq_core.worker.shared import Place, StopReason
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from types import FrameType
 
     from pq_core.types import ClaimedTask
 
 E = TypeVar("E", bound=BaseException)
+
+PATIENCE = 2.0
+"""Seconds that a stop waits for statements to end at most; a network that lost the server must not hold it up."""
 
 latest: list[Stopper | None] = [None]
 """What takes SIGTERM in this process: in a list, since an attribute of a module or a class is a page more to copy."""
@@ -41,11 +44,13 @@ class Stopper:
     """The SIGTERM handler of a run: acts only on the note that the worker left for this very fence.
 
     systemd signals every process of a unit, and a late signal must not hit the next task of a reused child.
+    ``grace``: seconds from SIGTERM to SIGKILL, for tasks that don't say.
     """
 
-    def __init__(self, place: Place, task: ClaimedTask | None) -> None:
+    def __init__(self, place: Place, task: ClaimedTask | None, grace: float = 5.0) -> None:
         self.place = place
         self.task = task
+        self.grace = grace
         self.armed = False
         self._held = False
 
@@ -84,10 +89,15 @@ class Stopper:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
     def is_told(self) -> bool:
-        """Say whether the task is to stop and the handler has not run yet. For another thread."""
-        if not self.armed or self.task is None or not self.place.has_stop():
+        """Say whether the task is to stop, and the handler has yet to act on it and may. For another thread."""
+        if not self.armed or self._held or self.task is None or not self.place.has_stop():
             return False
         return self.place.stop_reason(self.task.id, self.task.fence) is not StopReason.NONE
+
+    def patience(self) -> float:
+        """Return the seconds for which the stop may wait for statements: the task has to hear of it before SIGKILL."""
+        grace = self.grace if self.task is None else self.task.options.get("grace", self.grace)
+        return min(PATIENCE, float(grace) / 2)
 
     def __call__(self, signal_number: int, frame: FrameType | None) -> None:
         if not self.armed or self._held or self.task is None:
@@ -97,18 +107,18 @@ class Stopper:
                 return
             case StopReason.TIMEOUT:
                 self.armed = False
-                raise _after_its_statements(TaskTimeout("the task's timeout is over"), frame)
+                raise _after_its_statements(TaskTimeout("the task's timeout is over"), frame, self.patience)
             case StopReason.CANCEL:
                 self.armed = False
                 words = self.place.stop_words()
                 error = TaskCancelled(f"the task was cancelled{': ' if words else ''}{words or ''}", reason=words)
-                raise _after_its_statements(error, frame)
+                raise _after_its_statements(error, frame, self.patience)
             case StopReason.INTERRUPT | StopReason.LOST:
                 self.armed = False
-                raise _after_its_statements(TaskCancelled("the worker stops"), frame)
+                raise _after_its_statements(TaskCancelled("the worker stops"), frame, self.patience)
 
 
-def _after_its_statements(error: E, frame: FrameType | None) -> E:
+def _after_its_statements(error: E, frame: FrameType | None, patience: Callable[[], float]) -> E:
     """Cancel what the task waits for at the server; return ``error``, with notes of what could not be cancelled.
 
     Before it is raised: nothing that the task does about it may wait for the statement, or be cancelled with it.
@@ -116,7 +126,7 @@ def _after_its_statements(error: E, frame: FrameType | None) -> E:
     try:
         from pq_core.worker import statements  # in the image, and nothing that a child looks at before
 
-        for problem in statements.cancel(frame):
+        for problem in statements.cancel(frame, patience=patience()):
             error.add_note(problem)
     except Exception as problem:  # no memory or descriptor left: it is stopped all the same
         error.add_note(f"its statements could not be cancelled: {problem!r}")

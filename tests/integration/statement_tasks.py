@@ -221,6 +221,17 @@ def cleans_up(row: int) -> None:
 
 
 @jobs.task
+def cannot_cancel() -> None:
+    """Wait while nothing can be cancelled: another thread is at it."""
+    import time
+
+    from pq_core.worker import statements
+
+    with statements._one_at_a_time:
+        time.sleep(60)
+
+
+@jobs.task
 def holds_on() -> None:
     """Wait in a statement, whatever it is told."""
     import signal

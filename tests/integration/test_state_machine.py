@@ -338,7 +338,7 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: len(self.model.leases) < 3)
     @rule(target=workers)
     def register(self) -> int:
-        words = [number(3600), b"1", b"4", b"name", b"host", b"app", b"0", QUEUE, b"{}"]
+        words = [number(3600), b"1", b"4", b"name", b"host", b"app", b"0", QUEUE, b"{}", None, None]
         row = self.run("register", *words)[0]
         worker = int(row[0] or 0)
         self.began[worker] = row[1] or b""

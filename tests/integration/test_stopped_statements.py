@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
+import signal
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +15,11 @@ from typing import Any
 import psycopg
 import pytest
 
-from pq_core import PQ, Outcome, TaskRecord, TaskStatus
+from pq_core import PQ, Outcome, TaskRecord, TaskStatus, TaskTimeout
+from pq_core.types import ClaimedTask
+from pq_core.worker import statements
+from pq_core.worker.shared import Place, StopReason
+from pq_core.worker.stopping import Stopper
 from tests.extras import needs
 from tests.integration import statement_tasks as tasks
 from tests.integration.worker_process import PATIENCE, WorkerProcess, alive, cloned, eventually, processes_of, running
@@ -55,7 +62,10 @@ class Bench:
 
     def waiting(self) -> list[int]:
         """Return the server processes that wait for what the test holds."""
-        found = self.connection.execute("SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND NOT granted")
+        found = self.connection.execute(
+            "SELECT l.pid FROM pg_locks l JOIN pg_database d ON d.oid = l.database"
+            " WHERE l.locktype = 'advisory' AND NOT l.granted AND d.datname = current_database()"
+        )
         return [pid for (pid,) in found]
 
     def ended(self, task_id: int) -> TaskRecord:
@@ -89,6 +99,12 @@ def bench_of(server: str, template: str, folder: Path, **options: Any) -> Iterat
 def bench(server: str, template: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
     with bench_of(server, template, tmp_path_factory.mktemp("statements")) as bench:
         yield bench
+
+
+@pytest.fixture
+def claimed() -> ClaimedTask:
+    values = {field.name: None for field in dataclasses.fields(ClaimedTask)}
+    return ClaimedTask(**{**values, "id": 7, "fence": 3, "options": {"grace": 0.1}})  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module")
@@ -174,3 +190,33 @@ def test_server_notices_that_a_killed_child_is_gone(bench: Bench) -> None:
         eventually(lambda: bench.waiting() == [])
 
         assert alive(worker)
+
+
+def test_stop_is_raised_within_a_short_grace_though_a_statement_does_not_end(bench: Bench) -> None:
+    task_id = bench.pq.enqueue(tasks.cannot_cancel.call(), timeout=0.3, grace=1)
+
+    record = bench.ended(task_id)
+
+    assert "another thread is still cancelling statements" in str(record.error)
+
+
+def test_statement_begun_after_the_stop_is_left_to_the_task(bench: Bench, claimed: ClaimedTask) -> None:
+    """The watching thread was told of the stop, and had to wait; the handler has stopped the task meanwhile."""
+    place = Place(tail=0)
+    stopper = Stopper(place, claimed)
+    stopper.arm(claimed)
+    place.stop(claimed.id, claimed.fence, StopReason.TIMEOUT)
+    assert stopper.is_told()
+    with psycopg.connect(bench.pq.dsn) as connection, ThreadPoolExecutor(2) as threads:
+        with bench.gate():
+            with statements._one_at_a_time:
+                watcher = threads.submit(
+                    statements.cancel, drivers=("psycopg",), still=stopper.is_told, patience=PATIENCE
+                )
+                with pytest.raises(TaskTimeout):
+                    stopper(signal.SIGTERM, None)
+                next_one = threads.submit(connection.execute, tasks.WAIT)
+                eventually(bench.waiting)
+            assert watcher.result(PATIENCE) == []
+        next_one.result(PATIENCE)  # not cancelled
+    place.close()

@@ -541,6 +541,35 @@ def test_goodbye_of_a_worker_wakes_one_that_sleeps(pq: PQ, database: str, connec
         assert connection.execute(goodbye).fetchone() == (3, 0)
 
 
+def test_goodbye_of_a_worker_tells_who_waits_for_a_cancelled_task(
+    pq: PQ, database: str, connection: psycopg.Connection
+) -> None:
+    noted, older, other = pq.enqueue_many(tasks.add.call(n) for n in range(3))
+    connection.execute(
+        "INSERT INTO pq_workers (id, name, expires_at, lease, pid, concurrency, host, pq_version, queues, sleeping)"
+        " VALUES (7, 'w', now() + interval '1 h', '1 h', 1, 9, 'here', '1', '{default}', false)"
+    )
+    connection.execute(
+        "UPDATE pq_tasks SET status = 'running', worker_id = 7, attempts = 1, notify_finished = id = %s,"
+        " cancel_requested_at = CASE WHEN id <> %s THEN now() END",
+        (older, other),
+    )
+    connection.execute("INSERT INTO pq_waits VALUES (%s), (%s)", (noted, other))
+    began = "(SELECT started_at FROM pq_workers WHERE id = 7)"
+    given = {"$1": "7", "$2": began, "$3": "'[]'", "$4": "NULL"}
+    goodbye = re.sub(r"\$\d", lambda found: given[found[0]], Statements("public")["deregister"].text).encode()
+    with psycopg.connect(database, autocommit=True) as listening:
+        channel = listening.execute("SELECT pq_channel('done')").fetchone()
+        assert channel is not None
+        listening.execute(sql.SQL("LISTEN {}").format(sql.Identifier(channel[0])))
+
+        connection.execute(goodbye)
+
+        heard = {note.payload for note in listening.notifies(timeout=10, stop_after=2)}
+    assert heard == {str(noted), str(older)}
+    assert connection.execute("SELECT task_id FROM pq_waits").fetchall() == [(other,)]
+
+
 @pytest.mark.parametrize(("delay", "told"), [(0.0, 1), (2.0, 1), (60.0, 0)])
 def test_attempt_to_be_repeated_soon_wakes_one_that_sleeps(
     pq: PQ, connection: psycopg.Connection, delay: float, told: int

@@ -274,6 +274,11 @@ def test_overlay_is_rendered_with_its_image_and_leaves_the_number_of_workers_to_
         assert resolve(container["args"]).callback is not None
         assert "shop.jobs:pq" in container["args"]
     assert found["ScaledObject", "pq-worker"]["spec"]["scaleTargetRef"]["name"] == worker["metadata"]["name"]
+    # Its workers have a PodMonitor, so nothing says to scrape them a second time; without the component they say so.
+    assert ("PodMonitor", "pq-worker") in found
+    assert not worker["spec"]["template"]["metadata"].get("annotations")
+    [alone] = [one for one in render("base") if (one["kind"], one["metadata"]["name"]) == ("Deployment", "pq-worker")]
+    assert alone["spec"]["template"]["metadata"]["annotations"]["prometheus.io/scrape"] == "true"
     assert ("Job", "pq-migrate") not in found  # it runs before, by itself
     assert [one["kind"] for one in render("migrate")] == ["Job"]
 

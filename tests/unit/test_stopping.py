@@ -24,7 +24,7 @@ def place() -> Iterator[Place]:
 @pytest.fixture
 def task() -> ClaimedTask:
     values = {field.name: None for field in dataclasses.fields(ClaimedTask)}
-    return ClaimedTask(**{**values, "id": 7, "fence": 3})  # type: ignore[arg-type]
+    return ClaimedTask(**{**values, "id": 7, "fence": 3, "options": {}})  # type: ignore[arg-type]
 
 
 def test_a_stop_waits_for_what_must_not_be_left_half_done(place: Place, task: ClaimedTask) -> None:
@@ -36,6 +36,7 @@ def test_a_stop_waits_for_what_must_not_be_left_half_done(place: Place, task: Cl
         with stopper.held():
             place.stop(task.id, task.fence, StopReason.TIMEOUT)
             stopper(signal.SIGTERM, None)
+            assert not stopper.is_told()  # another thread leaves its statements alone, too
             done.append("all of it")
 
     with pytest.raises(TaskTimeout):
@@ -63,3 +64,13 @@ def test_an_error_of_what_is_held_is_not_replaced(place: Place, task: ClaimedTas
 
     with pytest.raises(ValueError, match="its own"):
         close()
+
+
+@pytest.mark.parametrize(
+    ("given", "own", "seconds"), [(5.0, None, 2.0), (1.0, None, 0.5), (60.0, 0.5, 0.25), (1.0, 9, 2.0)]
+)
+def test_a_stop_is_raised_before_the_process_is_killed(
+    place: Place, task: ClaimedTask, given: float, own: float | None, seconds: float
+) -> None:
+    options = {} if own is None else {"grace": own}
+    assert Stopper(place, dataclasses.replace(task, options=options), given).patience() == seconds
