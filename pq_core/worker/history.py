@@ -32,6 +32,13 @@ class History:
     def __str__(self) -> str:
         return f"timeline {self.timeline} of system {self.system}"
 
+    def accept(self, row: Row) -> None:
+        """Remember what a server says, also if it is older."""
+        system, timeline = row
+        assert system is not None
+        assert timeline is not None
+        self.system, self.timeline = system.decode(), int(timeline)
+
     def meet(self, row: Row) -> Found:
         """Compare with what a server says; what is OTHER is remembered from then on. A server may keep it to itself."""
         system, timeline = row

@@ -63,6 +63,7 @@ class Lease:
     ``bands``: the parameters that name the priorities it takes. ``on_beat``: gets every successful heartbeat.
     ``on_rewound``: the database has lost a part of its history, with some of what this worker did. ``on_gone``: the
     lease is lost. ``on_rescued``: gets tasks taken from the dead. ``known_dead``: leases of workers that are.
+    ``runs_nothing``: no child is left.
     ``acquitted``: one of them whose end none of its tasks is to blame for; 0: none.
     """
 
@@ -75,12 +76,15 @@ class Lease:
     on_rewound: Callable[[], None]
     on_gone: Callable[[], None]
     on_rescued: Callable[[list[Rescued]], None]
+    runs_nothing: Callable[[], bool]
     worker_id: int | None = None
     began: bytes = b""
     expires: float = 0.0
     draining: bool = False
     known_dead: list[tuple[int, bytes]] = field(default_factory=list)
     acquitted: int = 0
+    _newest_at: float = 0.0
+    _lost_at: float = 0.0
     _history: History = field(default_factory=History)
     _renewed: bytes | None = None
     _renewed_sent: float = 0.0
@@ -160,6 +164,7 @@ class Lease:
             # No next life begins before the last child of this one is gone: then nobody has to wait for its lease.
             self.known_dead.append((self.worker_id, self.began))
         self.worker_id = None
+        self._lost_at = monotonic()
         self._next_rescue = None
         self.on_gone()
 
@@ -195,6 +200,10 @@ class Lease:
         """Say whether the server at the other end goes on from what this worker remembers."""
         before = str(self._history)
         match self._history.meet(row):
+            case Found.OLDER if self._newest_is_gone():
+                self._history.accept(row)
+                self._rewind(f"the database went from {before} to {self._history}, and no other has answered since")
+                return False
             case Found.OLDER:
                 # Demoted, or cut off from the others: what it says of this worker's tasks is past.
                 link.leave(f"its server writes an older history than {before}")
@@ -202,7 +211,16 @@ class Lease:
             case Found.OTHER:
                 self._rewind(f"the database went from {before} to {self._history}")
                 return False
+        self._newest_at = monotonic()
         return True
+
+    def _newest_is_gone(self) -> bool:
+        """Say whether an older history is all that there is, as after the restore of what was saved before a failover.
+
+        By then others have taken back, in whatever newer history there may be, what this worker had.
+        """
+        since = max(self._newest_at, self._lost_at) + self.seconds
+        return self.worker_id is None and monotonic() >= since and self.runs_nothing()
 
     def _rewind(self, how: str) -> None:
         """Give up what the database may have lost: nobody can say which commits of the runs are gone with the rest."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import selectors
 from collections.abc import Callable, Sequence
+from math import inf
 from random import random
 from time import monotonic
 from typing import TYPE_CHECKING
@@ -188,8 +189,12 @@ class Link:
             self._on_refused(error)
         sqlstate = "" if error is None else error.sqlstate
         if error is None or (sqlstate and not ends_connection(sqlstate)):
-            self._served()
-        elif sqlstate:
+            connection = self._connection
+            callback(results, error)
+            if self._connection is connection:  # else the answer told that this is the wrong server
+                self._served()
+            return
+        if sqlstate:
             self._lost(error.message)
             if sqlstate == READ_ONLY:
                 self._met_read_only = True
@@ -240,6 +245,7 @@ class Link:
             connection.close()
         self._overdue_at = None
         self._no_use = ""
+        self.ready_since = inf
         self.failures += 1
         pause = max(pause_before(self.failures, random()), at_least)
         lines = reason.strip().splitlines() or ["unknown"]

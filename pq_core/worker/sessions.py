@@ -76,7 +76,10 @@ class Sessions:
 
     @property
     def unbroken_since(self) -> float:
-        """Since when neither connection was lost, on the monotonic clock: a server that fails takes them with it."""
+        """Since when neither connection was lost, on the monotonic clock; ``inf`` while one is.
+
+        A server that fails takes them with it.
+        """
         return max(self.work.ready_since, self.watch.ready_since)
 
     def side(self) -> Link:

@@ -142,6 +142,7 @@ class Supervisor:
             on_rewound=lambda: self.book.drop(),
             on_gone=self._lease_gone,
             on_rescued=self._rescued,
+            runs_nothing=lambda: not len(self.children.processes) and not self.children.feeding.stock,
             known_dead=list(host.known_dead),
             acquitted=host.page.acquitted if host.page is not None else 0,
         )

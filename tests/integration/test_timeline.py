@@ -225,6 +225,25 @@ def test_server_that_was_left_behind_is_left(
     assert "children are ended" not in worker.text
 
 
+def test_older_history_is_taken_when_it_is_all_that_there_is(
+    pq: PQ, worker: WorkerProcess, connection: psycopg.Connection, tmp_path: Path
+) -> None:
+    """As after the restore of a snapshot from before the last failover."""
+    path = tmp_path / "started"
+    task_id = pq.enqueue(tasks.starts.call(str(path)))
+    eventually(lambda: begun(path))
+    system, timeline = history(connection)
+    tell(connection, system=system, timeline=timeline - 1)
+    disconnect(connection)
+    eventually(lambda: "writes an older history than" in worker.text)
+    Path(f"{path}.go").touch()
+
+    assert pq.wait(pq.enqueue(tasks.add.call(1, 1)), timeout=PATIENCE) == 2
+    assert pq.wait(task_id, timeout=PATIENCE) == len(begun(path))
+    assert worker.text.count("no other has answered since") == 1
+    assert worker.text.count("the work connection is back") <= 1, "a server that is left at once has not served"
+
+
 def test_newer_history_ends_what_runs_once(
     pq: PQ, worker: WorkerProcess, connection: psycopg.Connection, tmp_path: Path
 ) -> None:
