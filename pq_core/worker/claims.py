@@ -12,6 +12,7 @@ from pq_core.worker.claiming import Statements, integer, number, text_array
 from pq_core.worker.connection import Parameters, Query
 from pq_core.worker.limited import Limited
 from pq_core.worker.low_end import LowEnd
+from pq_core.worker.refusals import Refusals
 from pq_core.worker.rows import Row, claimed_task
 from pq_core.worker.runs import Claimed
 from pq_core.worker.ticking import Ticking
@@ -63,6 +64,7 @@ class Claims:
     claimed_once: bool = False
     owes: bool = False
     limited: Limited = field(default_factory=Limited)
+    refusals: Refusals = field(init=False)
     _range: int = 0
     _ranges: list[tuple[int, int]] = field(default_factory=list)
     _queues: bytes = b""
@@ -82,6 +84,7 @@ class Claims:
 
     def __post_init__(self) -> None:
         self._ageing = Ageing(self.options.ageing)
+        self.refusals = Refusals(self.options.unroutable_after)
         if self.options.once:
             self.limited.at = 0.0  # it asks once, and is not woken
         self._ranges = self.options.ranges()
@@ -178,11 +181,22 @@ class Claims:
         look_at = self.attention.look_at or now
         return look_at if self.limited.at is None else min(look_at, self.limited.at)
 
+    def by_limits(self, task: ClaimedTask) -> bool:
+        """Say whether it came by a claim that leaves out nothing: of tasks with limits, or that were lost twice."""
+        return task.losses >= 2 or task.id in self._limited_ids
+
+    def _say_refusals(self, worker_id: int) -> Sending:
+        if not self.refusals.unsaid:
+            return []
+        self.refusals.unsaid = False
+        return [(self.statements["refuse"], [integer(worker_id), self.refusals.stored()])]
+
     def _claim(self, now: float, worker_id: int, free: int) -> Sending:
-        before: Sending = []
+        before = self._say_refusals(worker_id)
         if self.attention.marked and (self._found_at > self._marked_at or self.attention.restless):
             # It is at work, or others are: who enqueues need not notify, which would make their commits queue up.
             self.attention.marked = False
+            self.owes = not self.options.once  # others were not told of what it may find and not take
             before.append((self.statements["sleeping"], [integer(worker_id), b"f"]))
         if now >= min(self._promote_again_at, self._due_at) or self.attention.claim_due:
             self._promote_again_at = now + PROMOTED_EVERY
@@ -193,6 +207,7 @@ class Claims:
             return [*before, self._claim_aged(now, worker_id, free)]
         low, high = self._ranges[self._range]
         one = len(self.queues) == 1
+        left_out = self.refusals.parameter(now)
         begin: Parameters = [b"{}", b"{}", b"{}"]
         if one:
             low, begin = self._low_end.search(now, low, high)
@@ -200,14 +215,30 @@ class Claims:
             *before,
             (
                 self.statements["claim_one_queue" if one else "claim_many_queues"],
-                [integer(worker_id), self._queues, integer(low), integer(high), integer(free), *begin, self.began],
+                [
+                    integer(worker_id),
+                    self._queues,
+                    integer(low),
+                    integer(high),
+                    integer(free),
+                    *begin,
+                    self.began,
+                    left_out,
+                ],
             ),
         ]
 
     def _claim_aged(self, now: float, worker_id: int, free: int) -> tuple[Query, Parameters]:
         self._ageing.sent(now)
         limits = [integer(free), number(self.options.ageing or 0.0)]
-        return self.statements["claim_aged"], [integer(worker_id), self._queues, *self._bands, *limits, self.began]
+        return self.statements["claim_aged"], [
+            integer(worker_id),
+            self._queues,
+            *self._bands,
+            *limits,
+            self.began,
+            self.refusals.parameter(now),
+        ]
 
     def _claim_limited(self, worker_id: int, most: int, *, busy: bool) -> Sending:
         parameters = [integer(worker_id), self._queues, *self._bands, integer(most), b"f" if busy else b"t", self.began]
@@ -226,7 +257,8 @@ class Claims:
         attention.look(now, asleep=asleep)
         self._looked_asleep = asleep
         hear: Sending = [(self.statements["hear"], [])] if attention.wants_to_hear(now) else []
-        return [*hear, (self.statements["look"], [self._queues, *self._bands, self.ticking.held_ids])]
+        parameters = [self._queues, *self._bands, self.ticking.held_ids, self.refusals.parameter(now)]
+        return [*hear, (self.statements["look"], parameters)]
 
     def take(self, kind: str, rows: list[Row], *, asked: int, now: float) -> list[Claimed]:
         """Take in the answer to the last statement of a turn, named ``kind``; return the tasks claimed."""
@@ -340,6 +372,7 @@ class Claims:
         self.alone = None
         self.limited.forget()
         self._limited_ids.clear()
+        self.refusals.say_again()
         self.limited.at = 0.0 if self.options.once else None
         self._range = 0
         self._low_end.forget()

@@ -189,7 +189,7 @@ class Program:
         if outcome is Outcome.SUCCEEDED:
             return _COMPLETED
         if outcome is Outcome.RELEASED:
-            return self.release(task, verdict.error)
+            return self.release(task, verdict.error, verdict.after)
         if outcome is Outcome.INTERRUPTED and task.on_lost == "fail" and verdict.started:
             return Transition(
                 status=TaskStatus.FAILED,
@@ -209,13 +209,22 @@ class Program:
             random=random,
         )
 
-    def release(self, task: ClaimedTask, error: str | None) -> Transition:
-        """Return the transition of a task that this code can't run."""
+    def refused_from(self, task: ClaimedTask) -> int:
+        """Return the lowest version of the task's name that ``find`` refuses."""
+        found = self._found.get(task.name)
+        return -(2**31) if found is None else found.version + 1
+
+    def release(self, task: ClaimedTask, error: str | None, after: float | None = None) -> Transition:
+        """Return the transition of a task that this code can't run. ``after``: instead of ``release_delay``."""
         if task.unroutable is not None and task.unroutable >= self.unroutable_after:
             words = f"unroutable: for {task.unroutable:.0f} s no worker could run it: {error}"
             return Transition(status=TaskStatus.FAILED, outcome=Outcome.RELEASED, counted=False, error=words)
         return Transition(
-            status=TaskStatus.PENDING, outcome=Outcome.RELEASED, counted=False, delay=self.release_delay, error=error
+            status=TaskStatus.PENDING,
+            outcome=Outcome.RELEASED,
+            counted=False,
+            delay=self.release_delay if after is None else after,
+            error=error,
         )
 
 

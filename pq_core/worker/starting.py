@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, replace
+from time import monotonic
 from typing import TYPE_CHECKING
 
 from pq_core.types import Outcome
@@ -60,7 +61,7 @@ class Starting:
                 self.program.find(task)
             except Unroutable as error:
                 logger.warning("task %s can't run here: %s", task.id, error)
-                self.entering.enter(task, Verdict(outcome=Outcome.RELEASED, error=str(error)))
+                self._refuse(task, str(error))
                 continue
             if absurd := task.options.get("absurd"):
                 words = f"its row was not written by pq: the stored options make no sense: {absurd}"
@@ -69,6 +70,13 @@ class Starting:
             full = self.host.prepared(self.program.as_declared(task))
             runnable.append(claimed if full is task else replace(claimed, task=full))
         self.feeding.add(runnable)
+
+    def _refuse(self, task: ClaimedTask, error: str) -> None:
+        """Release what this code can't run: at once, for another worker, where the next claims leave it out."""
+        claims = self.entering.claims
+        known = claims.refusals.add(task.name, self.program.refused_from(task), monotonic())
+        after = 0.0 if known and not claims.by_limits(task) else None
+        self.entering.enter(task, Verdict(outcome=Outcome.RELEASED, error=error, after=after))
 
     def advance(self, now: float, *, allowed: bool) -> None:
         """Start what can be. ``allowed``: the worker goes on, and has its lease."""

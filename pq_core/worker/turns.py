@@ -203,6 +203,7 @@ class Turns:
         if error.sqlstate:
             logger.warning("a turn failed and is tried again in %.2g s: %s", pause, error)
         if asked.claim:
+            self.claims.refusals.say_again()
             self.attention.wake()
             self.attention.marked = False
             self.claims.owes = not self.once  # what it was to pass on may not have been

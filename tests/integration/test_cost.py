@@ -173,8 +173,8 @@ def test_tasks_at_their_limit_are_not_asked_for_at_every_end_of_another(
     assert row[0] < seconds + 15
 
 
-PLAIN = ["7", "'{default,side}'", "-32768", "32767", "10", "'{}'", "'{}'", "'{}'", "'2026-03-01'"]
-AGED = ["7", "'{default,side}'", "'{-32768}'", "'{32767}'", "10", "60", "'2026-03-01'"]
+PLAIN = ["7", "'{default,side}'", "-32768", "32767", "10", "'{}'", "'{}'", "'{}'", "'2026-03-01'", "NULL"]
+AGED = ["7", "'{default,side}'", "'{-32768}'", "'{32767}'", "10", "60", "'2026-03-01'", "NULL"]
 
 
 @pytest.mark.parametrize(
@@ -191,7 +191,7 @@ def test_a_claim_that_finds_nothing_writes_nothing(
     # As a worker's session has it: a plan for an empty table would not even look at the lease.
     connection.execute("SET enable_seqscan = off; SET enable_bitmapscan = off")
     claim = Statements("public")[name].text
-    for place, value in enumerate(values, start=1):
+    for place, value in reversed(list(enumerate(values, start=1))):  # $10 before $1
         claim = claim.replace(f"${place}", f"({value})")
     wrote = "SELECT pg_current_xact_id_if_assigned() IS NOT NULL"
     with connection.transaction():

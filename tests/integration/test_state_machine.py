@@ -384,7 +384,15 @@ class Machine(RuleBasedStateMachine):
     @rule(target=claims, worker=workers, most=st.integers(1, 3))
     def claim(self, worker: int, most: int) -> Any:
         rows = self.run(
-            "claim_one_queue", integer(worker), QUEUE, b"-32768", b"32767", integer(most), *NONE, self.began[worker]
+            "claim_one_queue",
+            integer(worker),
+            QUEUE,
+            b"-32768",
+            b"32767",
+            integer(most),
+            *NONE,
+            self.began[worker],
+            None,
         )
         return self.claimed(worker, rows, most, alone=False)
 

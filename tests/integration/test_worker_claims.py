@@ -643,7 +643,7 @@ def test_each_stretch_of_waiting_counts_one_band(pq: PQ, connection: psycopg.Con
         waiting(25, 1 * 100 + 1),  # 50
         waiting(50, 30),
     ]
-    claim = Statements("public")["claim_aged"].text
+    claim = Statements("public")["claim_aged"].text.replace("$8", "NULL")
     values = ["7", "'{default,side,paused}'", "'{20}'", "'{32767}'", "1", "100"]
     for place, value in enumerate(values, start=1):
         claim = claim.replace(f"${place}", f"({value})")

@@ -254,10 +254,12 @@ $pq$;
 REVOKE EXECUTE ON FUNCTION {schema}.pq_claim_limited(bigint, text[], integer[], integer[], integer, boolean) FROM PUBLIC;
 
 -- Which notifications a worker hears: those of its own channel, beside those for all. NULL: a worker of before this revision,
--- which hears the common channel alone. bands: the priorities that it takes (NULL: all).
+-- which hears the common channel alone. bands: the priorities that it takes (NULL: all). refuses: what its code can't run,
+-- name -> lowest version (NULL: nothing that is known).
 ALTER TABLE {schema}.pq_workers
     ADD COLUMN IF NOT EXISTS wake_channel text,
-    ADD COLUMN IF NOT EXISTS bands int4multirange;
+    ADD COLUMN IF NOT EXISTS bands int4multirange,
+    ADD COLUMN IF NOT EXISTS refuses jsonb;
 
 -- Wake as many of the workers that sleep as there are tasks that wait: some that may run them, at random, those that renew
 -- their lease in time first. Who is woken and can't take one passes it on (pass_on.sql). Returns how many were notified.
@@ -276,26 +278,34 @@ BEGIN
     THEN
         RETURN 0;
     END IF;
-    WITH need AS MATERIALIZED (
-        SELECT t.queue, t.priority::integer AS priority, k.kind,
-            CASE k.kind WHEN 'd' THEN 1 ELSE count(*) END AS tasks
+    WITH sleeper AS MATERIALIZED (
+        -- Late: it has missed the heartbeat that a third of its lease allows.
+        SELECT w.wake_channel, w.queues, w.bands, w.refuses,
+            w.heartbeat_at < moment - w.lease / 3 - interval '2 seconds' AS late
+        FROM {schema}.pq_workers w
+        WHERE w.sleeping AND w.expires_at > moment AND w.id IS DISTINCT FROM sender AND NOT w.draining
+            AND NOT w.drain_requested
+    ), need AS MATERIALIZED (
+        -- Told apart by name where somebody refuses names. What a paused queue holds wakes nobody; of what has limits one
+        -- worker is told, which passes it on when it is full.
+        SELECT t.queue, t.priority::integer AS priority, k.kind, p.name, p.version,
+            CASE k.kind WHEN 't' THEN count(*) ELSE 1 END AS tasks
         FROM {schema}.pq_tasks t CROSS JOIN LATERAL (SELECT CASE
                 WHEN NOT t.due OR t.losses >= 2 THEN 'd'
                 WHEN t.options ? 'limits' OR EXISTS (SELECT FROM {schema}.pq_queues q
                     WHERE q.name = t.queue AND (q.concurrency_limit IS NOT NULL OR q.rate_limit IS NOT NULL)) THEN 'l'
                 ELSE 't' END) k(kind)
+            LEFT JOIN LATERAL (SELECT t.name, t.version WHERE EXISTS (SELECT FROM sleeper s WHERE s.refuses IS NOT NULL)) p ON true
         WHERE t.id = ANY (ids) AND t.status IN ('pending', 'blocked')
-        GROUP BY 1, 2, 3
-    ), sleeper AS MATERIALIZED (
-        SELECT w.wake_channel, w.queues, w.bands, w.heartbeat_at < moment - w.lease / 2 AS late
-        FROM {schema}.pq_workers w
-        WHERE w.sleeping AND w.expires_at > moment AND w.id IS DISTINCT FROM sender AND NOT w.draining
-            AND NOT w.drain_requested
+            AND NOT EXISTS (SELECT FROM {schema}.pq_queues q
+                WHERE q.name = t.queue AND (q.paused_at IS NOT NULL OR q.paused_until > moment))
+        GROUP BY 1, 2, 3, 4, 5
     ), chosen AS MATERIALIZED (
         SELECT c.wake_channel, n.kind FROM need n CROSS JOIN LATERAL (
             SELECT s.wake_channel FROM sleeper s
             WHERE s.wake_channel IS NOT NULL AND n.queue = ANY (s.queues)
                 AND (s.bands IS NULL OR s.bands @> n.priority)
+                AND ((s.refuses ->> n.name)::integer <= n.version) IS NOT TRUE
             ORDER BY s.late, random()
             LIMIT n.tasks) c
     )

@@ -3,6 +3,7 @@
 --
 -- $1 bigint worker  $2 text[] queues  $3 integer[] lowest, $4 integer[] highest priority of each band
 -- $5 integer how many at most  $6 double precision seconds  $7 timestamptz when the worker's lease began
+-- $8 jsonb what its code can't run: name -> lowest version (NULL: nothing)
 --
 -- Within one queue and one priority the order is that of the index, whatever the waiting. So the best are among the first
 -- of each queue and priority that has something; these pairs are found by hopping from one to the next in the index.
@@ -34,6 +35,7 @@ WITH RECURSIVE lease AS MATERIALIZED (
             SELECT t.ctid AS spot, t.run_at, t.id FROM {schema}.pq_tasks t
             WHERE t.status = 'pending' AND t.due AND t.losses < 2
                 AND t.queue = l.queue AND -t.priority::integer = l.rank
+                AND (($8::jsonb ->> t.name)::integer <= t.version) IS NOT TRUE
             ORDER BY t.run_at, t.id
             LIMIT $5::integer + 20
         ) t

@@ -8,6 +8,7 @@
 -- $6 integer[]      priority, $7 timestamptz[] run_at, $8 bigint[] id of the task after which the search begins in each
 --                   queue (NULL where it begins at the start; '{{}}' for all from the start)
 -- $9 timestamptz    when the worker's lease began
+-- $10 jsonb         what its code can't run: name -> lowest version (NULL: nothing)
 --
 -- A search costs 10 to 20 µs for each queue that has work and 3 to 5 µs for each that has none (docs/adr/0001-schema.md).
 -- It is a merge in two rounds: a share of every queue; then more of those queues alone whose share might not be enough,
@@ -34,6 +35,7 @@ WITH lease AS MATERIALIZED (
         SELECT t.queue, -t.priority::integer AS rank, t.run_at, t.id, t.ctid AS spot, row_number() OVER () AS place
         FROM {schema}.pq_tasks t
         WHERE t.status = 'pending' AND t.due AND t.losses < 2
+            AND (($10::jsonb ->> t.name)::integer <= t.version) IS NOT TRUE
             AND t.queue = s.name
             AND -t.priority::integer <= -$3::integer
             AND (-t.priority::integer, t.run_at, t.id) > (s.rank, s.run_at, s.id)
@@ -57,6 +59,7 @@ WITH lease AS MATERIALIZED (
             (SELECT -t.priority::integer AS rank, t.run_at, t.id, t.ctid AS spot
              FROM {schema}.pq_tasks t
              WHERE t.status = 'pending' AND t.due AND t.losses < 2
+                 AND (($10::jsonb ->> t.name)::integer <= t.version) IS NOT TRUE
                 AND t.queue = s.queue
                 AND -t.priority::integer < w.rank
                 AND (-t.priority::integer, t.run_at, t.id) > (s.rank, s.run_at, s.id)
@@ -66,6 +69,7 @@ WITH lease AS MATERIALIZED (
             (SELECT -t.priority::integer, t.run_at, t.id, t.ctid
              FROM {schema}.pq_tasks t
              WHERE t.status = 'pending' AND t.due AND t.losses < 2
+                 AND (($10::jsonb ->> t.name)::integer <= t.version) IS NOT TRUE
                 AND t.queue = s.queue
                 AND -t.priority::integer = w.rank
                 AND t.run_at <= w.run_at

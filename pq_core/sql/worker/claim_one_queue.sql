@@ -10,6 +10,7 @@
 --                   (one element each, '{{}}' for a search from the start). Dead index entries before it are not read.
 --                   What came in before that point is found by the next search from the start.
 -- $9 timestamptz    when the worker's lease began, which with its id is the lease's key
+-- $10 jsonb         what its code can't run: name -> lowest version (NULL: nothing)
 WITH lease AS MATERIALIZED (
     -- A rescuer that removes this lease waits for us or we for nobody: KEY SHARE lets the heartbeat pass. Read, and so
     -- locked, where `ready` meets its first row, before it locks that: a lock is written to the WAL and makes the
@@ -27,6 +28,7 @@ WITH lease AS MATERIALIZED (
             coalesce(-($6::integer[])[1], -$4::integer),
             coalesce(($7::timestamptz[])[1], '-infinity'),
             coalesce(($8::bigint[])[1], -9223372036854775808))
+        AND (($10::jsonb ->> t.name)::integer <= t.version) IS NOT TRUE
         AND t.losses < (SELECT l.bound FROM lease l)
         AND NOT EXISTS (SELECT FROM {schema}.pq_queues q WHERE q.name = ($2::text[])[1] AND (q.paused_at IS NOT NULL
             OR q.concurrency_limit IS NOT NULL OR q.rate_limit IS NOT NULL OR q.paused_until > clock_timestamp()))

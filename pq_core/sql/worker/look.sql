@@ -4,13 +4,15 @@
 --
 -- $1 text[] queues  $2 integer[] lowest, $3 integer[] highest priority of each band
 -- $4 bigint[] schedules that wait for a place
+-- $5 jsonb what the worker's code can't run: name -> lowest version (NULL: nothing)
 SELECT EXISTS (
         SELECT FROM unnest($1::text[]) q(name), unnest($2::integer[], $3::integer[]) b(low, high)
         WHERE NOT EXISTS (SELECT FROM {schema}.pq_queues p WHERE p.name = q.name AND (p.paused_at IS NOT NULL
             OR p.concurrency_limit IS NOT NULL OR p.rate_limit IS NOT NULL OR p.paused_until > clock_timestamp()))
             AND EXISTS (SELECT FROM {schema}.pq_tasks t
                 WHERE t.status = 'pending' AND t.due AND t.losses < 2 AND t.queue = q.name
-                    AND -t.priority::integer BETWEEN -b.high AND -b.low)
+                    AND -t.priority::integer BETWEEN -b.high AND -b.low
+                    AND (($5::jsonb ->> t.name)::integer <= t.version) IS NOT TRUE)
     ) AS ready,
     least((SELECT extract(epoch FROM t.run_at - clock_timestamp())::double precision FROM {schema}.pq_tasks t
         WHERE t.status = 'pending' AND NOT t.due AND t.run_at < 'infinity' ORDER BY t.run_at LIMIT 1),
@@ -29,7 +31,9 @@ SELECT EXISTS (
         END AS next_tick,
     s.cron IS NOT NULL AS cron,
     EXISTS (SELECT FROM {schema}.pq_tasks t
-        WHERE t.status = 'blocked' AND t.lane IS NOT NULL AND t.queue = ANY ($1::text[]))
+        WHERE t.status = 'blocked' AND t.lane IS NOT NULL AND t.queue = ANY ($1::text[])
+            AND NOT EXISTS (SELECT FROM {schema}.pq_queues p
+                WHERE p.name = t.queue AND (p.paused_at IS NOT NULL OR p.paused_until > clock_timestamp())))
     OR EXISTS (SELECT FROM {schema}.pq_queues p
         WHERE p.name = ANY ($1::text[]) AND p.paused_at IS NULL AND (p.concurrency_limit IS NOT NULL OR p.rate_limit IS NOT NULL)
             AND EXISTS (SELECT FROM {schema}.pq_tasks t WHERE t.status = 'pending' AND t.due AND t.queue = p.name)
@@ -40,6 +44,7 @@ SELECT EXISTS (
             SELECT greatest(t.run_at, t.created_at) AS since FROM {schema}.pq_tasks t
             WHERE t.status = 'pending' AND t.due AND t.losses < 2 AND t.queue = q.name
                 AND -t.priority::integer BETWEEN -b.high AND -b.low
+                AND (($5::jsonb ->> t.name)::integer <= t.version) IS NOT TRUE
             ORDER BY -t.priority::integer, t.run_at, t.id LIMIT 1) f
         WHERE f.since < clock_timestamp() - interval '0.5 seconds'
     ) AS late

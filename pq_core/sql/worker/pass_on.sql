@@ -17,5 +17,12 @@ SELECT CASE WHEN EXISTS (SELECT FROM {schema}.pq_workers w
         UNION ALL
         (SELECT t.id FROM {schema}.pq_tasks t
         WHERE t.status = 'blocked' AND t.lane IS NOT NULL AND t.queue = ANY ($2::text[])
-        LIMIT 1)), $1::bigint)
+        LIMIT 1)
+        UNION ALL
+        -- Of what is due soon one sleeper alone was told, and this was it: the others may not look before (STRETCHED in
+        -- attention.py).
+        (SELECT t.id FROM {schema}.pq_tasks t
+        WHERE t.status = 'pending' AND NOT t.due AND t.run_at < clock_timestamp() + interval '5 seconds'
+            AND t.queue = ANY ($2::text[])
+        ORDER BY t.run_at LIMIT 1)), $1::bigint)
     END AS told;

@@ -14,6 +14,8 @@
 -- that it completed itself while the row still runs, 'lost' for one that is another's now), of what was not recorded the
 -- outcome that is on record, seconds until it runs again, what on_failure enqueued, started_at, who was told, how many starts
 -- in a row did not count. One that has started `max_starts` times (options) fails where it would start again.
+-- One that is reported as unroutable for too long comes back, and its time begins anew, while a live worker that may run it
+-- has not refused it.
 WITH ending AS MATERIALIZED (
     SELECT * FROM jsonb_to_recordset($2::jsonb) AS e(
         id bigint, fence bigint, started_at timestamptz, status text, outcome text, counted boolean,
@@ -28,7 +30,12 @@ WITH ending AS MATERIALIZED (
             ELSE 0
         END AS uncounted_in_a_row,
         CASE WHEN e.status = 'pending' AND jsonb_typeof(t.options -> 'max_starts') = 'number'
-            THEN nullif(cast(t.options ->> 'max_starts' AS numeric), 0) END AS max_starts
+            THEN nullif(cast(t.options ->> 'max_starts' AS numeric), 0) END AS max_starts,
+        e.unroutable IS TRUE AND e.status = 'failed' AND t.cancel_requested_at IS NULL AND EXISTS (
+            SELECT FROM {schema}.pq_workers w
+            WHERE w.id <> $1::bigint AND w.expires_at > clock_timestamp() AND NOT w.draining AND NOT w.drain_requested
+                AND t.queue = ANY (w.queues) AND (w.bands IS NULL OR w.bands @> t.priority::integer)
+                AND ((w.refuses ->> t.name)::integer <= t.version) IS NOT TRUE) AS hoped
     FROM {schema}.pq_tasks t JOIN ending e ON t.id = e.id
     -- By the ids alone: the index of running rows fills with dead entries while somebody holds a snapshot (a report of
     -- 100 went from 10 to 26 ms), so the state is asked in a form that this index can't answer.
@@ -48,11 +55,11 @@ WITH ending AS MATERIALIZED (
         run_at = CASE WHEN e.end_status = 'pending' THEN e.at ELSE t.run_at END,
         due = e.end_status <> 'pending' OR coalesce(e.delay, 0) <= 0,
         completed_at = CASE WHEN e.end_status = 'pending' THEN NULL ELSE e.moment END,
-        error = CASE WHEN e.end_status = 'failed' AND e.status = 'pending'
+        error = CASE WHEN e.hoped THEN t.error WHEN e.end_status = 'failed' AND e.status = 'pending'
             THEN concat_ws(E'\n', e.error, format('started %s times: max_starts allows no other start', e.starts))
             ELSE coalesce(e.error, CASE WHEN e.end_status IN ('failed', 'pending') THEN t.error END) END,
         error_fingerprint = e.fingerprint,
-        unroutable_since = CASE WHEN e.unroutable THEN coalesce(t.unroutable_since, e.moment) END,
+        unroutable_since = CASE WHEN e.hoped THEN e.moment WHEN e.unroutable THEN coalesce(t.unroutable_since, e.moment) END,
         result = e.result,
         ledger = e.ledger,
         output = e.output,
@@ -64,8 +71,9 @@ WITH ending AS MATERIALIZED (
             CASE
                 WHEN e.status = 'pending' AND o.cancel_requested_at IS NOT NULL THEN 'cancelled'
                 WHEN s.starts >= o.max_starts THEN 'failed'
+                WHEN o.hoped THEN 'pending'
                 ELSE e.status
-            END AS end_status, s.starts, o.uncounted_starts, o.uncounted_in_a_row
+            END AS end_status, s.starts, o.uncounted_starts, o.uncounted_in_a_row, o.hoped
         FROM ending e JOIN owned o USING (id, fence, started_at), LATERAL (SELECT
             CASE WHEN e.counted THEN o.attempts ELSE greatest(o.attempts - 1, 0) END + o.uncounted_starts) s(starts)
         WHERE e.itself IS NOT TRUE
