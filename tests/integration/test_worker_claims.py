@@ -590,7 +590,7 @@ def test_attempt_to_be_repeated_soon_wakes_one_that_sleeps(
     report = Statements("public")["report"].text.replace("$1", "7").replace("$2", f"'{json.dumps([end])}'")
     row = connection.execute(report.encode()).fetchone()
     assert row is not None
-    assert (row[2], row[3], row[-1]) == ("pending", "recorded", told)
+    assert (row[2], row[3], row[8]) == ("pending", "recorded", told)
 
 
 def test_task_that_is_moved_to_the_near_future_wakes_one_that_sleeps(
