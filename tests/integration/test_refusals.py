@@ -9,7 +9,7 @@ import psycopg
 
 from pq_core import PQ, TaskStatus
 from tests.integration import limit_tasks, schedule_tasks
-from tests.integration.test_herds import SLEEPER
+from tests.integration.test_wake_ups import SLEEPER
 from tests.integration.worker_process import eventually, running
 
 OLD = "tests.integration.schedule_tasks:create_pq"

@@ -15,7 +15,7 @@ def upgrade() -> None:
     """
     run_file("0005_repair.sql")
     run_file("0005_recovery.sql")
-    run_file("0005_herds.sql")
+    run_file("0005_wake_ups.sql")
     run_file("0005_timeline.sql")
     run_file("0005_grants.sql")
     run_file("0005_revision.sql")
