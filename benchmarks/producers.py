@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 import psycopg
+from psycopg import sql
 
 from benchmarks.tasks import noop
 from benchmarks.worker import Worker, running
@@ -62,6 +63,7 @@ def enqueued_by_clients(dsn: str, clients: int, seconds: float, variant: str) ->
         if LISTENERS[variant]:
             workers: Worker = beside.enter_context(running(dsn, *WORKER, "--processes", str(LISTENERS[variant])))
             _settled(ear, workers, LISTENERS[variant], marked=not never_told)
+            _overhear(ear)
         count, longest = _count_of_clients(dsn, clients, seconds)
         worked = ear.execute("SELECT count(*) FROM pq_tasks WHERE status = 'completed'").fetchone()
         heard = sum(1 for _ in ear.notifies(timeout=0.2))
@@ -114,6 +116,12 @@ def _channel(connection: psycopg.Connection[tuple[object, ...]]) -> str:
     row = connection.execute("SELECT pq_channel('wake')").fetchone()
     assert row is not None
     return str(row[0])
+
+
+def _overhear(connection: psycopg.Connection[tuple[object, ...]]) -> None:
+    """Listen where each worker is woken by itself."""
+    for (channel,) in connection.execute("SELECT wake_channel FROM pq_workers").fetchall():
+        connection.execute(sql.SQL("LISTEN {}").format(sql.Identifier(str(channel))))
 
 
 def _mark(connection: psycopg.Connection[tuple[object, ...]]) -> None:
