@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from math import inf
 from time import monotonic
 from typing import Any
 
@@ -41,7 +42,7 @@ class Entry:
 
     ``completed_itself``: the task said so, in a transaction of its own. ``plain``: everything that the database might
     have refused was taken out. ``began``: when its run did, of the monotonic clock. ``uncounted``: how many starts in a
-    row did not count, once it is recorded.
+    row did not count, once it is recorded. ``doubted_at``: since when its ``completed_itself`` waits to be judged.
     """
 
     worker_id: int
@@ -53,6 +54,7 @@ class Entry:
     died: bool = False
     began: float = 0.0
     uncounted: int = 0
+    doubted_at: float = inf
 
 
 REMEMBERED = 4096

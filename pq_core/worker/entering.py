@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from math import inf
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from pq_core.policy import lost
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from pq_core.worker.children import Children
     from pq_core.worker.claims import Claims
     from pq_core.worker.host import Host
+    from pq_core.worker.lease import Lease
     from pq_core.worker.program import Program
     from pq_core.worker.rows import Key
     from pq_core.worker.runs import Ended, Run
@@ -37,6 +40,7 @@ class Entering:
     children: Children
     book: Book
     sessions: Sessions
+    lease: Lease
 
     def enter(self, task: ClaimedTask, verdict: Verdict, **known: Any) -> None:
         """Note an end. ``known``: what else there is to record, as ``entry_of`` takes it."""
@@ -75,8 +79,14 @@ class Entering:
         """Judge a run that says it completed its task, whose row still runs: there is no such commit.
 
         Where no connection was lost since it began there never was one: that counts, as what the task raises does,
-        since it would come again. Otherwise the server may have lost it.
+        since it would come again. Otherwise the server may have lost it: also behind a pooler, which keeps connections
+        over a failover, so that it is judged only once a heartbeat has met the history that this worker remembers.
         """
+        if self.lease.worker_id is not None and self.lease.heard_at <= entry.doubted_at:
+            if entry.doubted_at == inf:
+                entry.doubted_at = monotonic()
+                self.lease.beat_soon()
+            return entry
         words = "complete() was called, and no transaction that did so is committed"
         if entry.began < self.sessions.unbroken_since:
             transition = lost(entry.task.on_lost, f"lost: {words}; the database was out of reach meanwhile")

@@ -27,7 +27,10 @@ PAUSE = 0.2
 
 @dataclass(slots=True, kw_only=True)
 class Farewell:
-    """Gives the lease back. ``on_deregistered``: gets the id that the worker had."""
+    """Gives the lease back; what it lost meanwhile it takes back itself, rather than leave it to others for a lease.
+
+    ``on_deregistered``: gets the id that the worker had.
+    """
 
     statements: Statements
     turns: Turns
@@ -55,7 +58,8 @@ class Farewell:
         if self.book or self.turns.under_way or not work.idle or now < self._again_at:
             return False
         if worker_id is None:
-            return True
+            self._again_at = now + PAUSE  # a failed try is told by what is left to take back then
+            return not self.lease.take_back_own(self.turns.send)
         if not self.statistics.say_farewell(now, work, worker_id):
             goodbye = (
                 self.statements["deregister"],

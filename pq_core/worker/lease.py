@@ -10,7 +10,7 @@ from time import monotonic
 from pq_core.types import ClaimedTask, TaskStatus
 from pq_core.worker.book import is_data_error
 from pq_core.worker.claiming import Statements, integer, text_array
-from pq_core.worker.connection import Parameters, Query, Results, StatementError
+from pq_core.worker.connection import Callback, Parameters, Query, Results, StatementError
 from pq_core.worker.history import Found, History
 from pq_core.worker.link import Link
 from pq_core.worker.rows import LAST, Key, Row, claimed_task, moment
@@ -22,6 +22,8 @@ SETTLING = 1.2
 AGAIN = 1.0
 """Seconds between two looks at least: a lease that has ended may be locked, or not be watched for long enough yet."""
 
+
+Send = Callable[[list[tuple[Query, Parameters]], Callback], None]
 
 _OWN = 6
 """Columns of rescue.sql's answer before those of the task."""
@@ -112,6 +114,11 @@ class Lease:
         self._next_rescue = 0.0 if self.known_dead else None
 
     @property
+    def heard_at(self) -> float:
+        """When the newest renewal was sent that a server has answered, which knows all that this worker remembers."""
+        return self._renewed_sent
+
+    @property
     def held(self) -> bool:
         """True while nobody may have given this worker up for dead."""
         return self.worker_id is not None and monotonic() < self.expires
@@ -155,7 +162,7 @@ class Lease:
             self._next_beat = now + self.seconds / 3
             self._beat(now, self.worker_id, self.watch)
         elif self._next_rescue is not None and now >= self._next_rescue:
-            self._rescue(self.worker_id)
+            self._rescue(self.worker_id, self.watch.send)
 
     def lose(self, why: str) -> None:
         """Give the lease up: another may have the tasks by now."""
@@ -294,13 +301,23 @@ class Lease:
         if self._next_rescue is None or at < self._next_rescue:
             self._next_rescue = at
 
-    def _rescue(self, worker_id: int) -> None:
+    def take_back_own(self, send: Send) -> bool:
+        """Take back what earlier lives left, without a lease: this worker ends. False when they left nothing.
+
+        Only once every child of theirs is gone.
+        """
+        if not self.known_dead:
+            return False
+        self._rescue(0, send)
+        return True
+
+    def _rescue(self, worker_id: int, send: Send) -> None:
         dead, self.known_dead = self.known_dead, []
         self._next_rescue = None
         plain = b"t" if self._plain else b"f"
         ids, began = _ids(id_ for id_, _ in dead), text_array(one.decode() for _, one in dead)
         parameters = [integer(worker_id), ids, plain, _ids(self._blameless), began, _ids(self._rewound)]
-        self.watch.send(
+        send(
             [(self.statements["rescue"], parameters)],
             lambda results, error: self._rescued(dead, results, error),
         )

@@ -198,6 +198,7 @@ class Supervisor:
             children=self.children,
             book=self.book,
             sessions=self.sessions,
+            lease=self.lease,
         )
         self.starting = Starting(
             host=self.host, program=self.program, feeding=self.children.feeding, entering=self.entering

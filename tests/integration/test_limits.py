@@ -455,3 +455,24 @@ def test_claims_of_two_transactions_never_count_on_the_same_place(
         second.rollback()
         connection.execute("UPDATE pq_tasks SET status = 'completed', worker_id = NULL WHERE status = 'running'")
         assert [row[0] is not None for row in second.execute(claim, (8,))] == [True, False]
+
+
+def test_impossible_rate_that_somebody_stored_holds_back_nobody_else(
+    database: str, connection: psycopg.Connection, tmp_path: Path
+) -> None:
+    path = tmp_path / "log"
+    with client(database) as pq:
+        pq.limit_queue("still", rate="1/s")
+        connection.execute("UPDATE pq_queues SET rate_limit = 0 WHERE name = 'still'")
+        pq.enqueue(tasks.work.options(queue="still").call(str(path), "still"))
+        for rate in ("0", '"NaN"', "-1"):
+            stuck = pq.enqueue(tasks.paced.call(str(path), "stuck"))
+            connection.execute(
+                "UPDATE pq_tasks SET options = jsonb_set(options, '{limits,rate}', %s) WHERE id = %s", (rate, stuck)
+            )
+        limited = pq.enqueue(tasks.work.options(concurrency_key="a").call(str(path), "limited"))
+        plain = pq.enqueue(tasks.work.call(str(path), "plain"))
+        with running(database, tmp_path, **FOUR, queues=("default", "still")) as fleet:
+            for task_id in (limited, plain):
+                pq.wait(task_id, timeout=60)
+            assert "a turn failed" not in fleet.text

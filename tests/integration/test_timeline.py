@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -263,6 +264,28 @@ def test_newer_history_ends_what_runs_once(
     assert worker.text.count("children are ended") == 1
 
 
+def test_newer_history_while_the_worker_drains(
+    pq: PQ, database: str, connection: psycopg.Connection, tmp_path: Path
+) -> None:
+    """What is ended because of it does not wait for a lease that nobody holds any more."""
+    paths = {name: tmp_path / name for name in ("retry", "fail")}
+    with running(database, tmp_path, lease=600, concurrency=2) as worker:
+        ids = {name: pq.enqueue(tasks.starts.call(str(path)), on_lost=name) for name, path in paths.items()}
+        eventually(lambda: all(begun(path) for path in paths.values()))
+        system, timeline = history(connection)
+        worker.signal(signal.SIGTERM)
+        eventually(lambda: "draining" in worker.text)
+        tell(connection, system=system, timeline=timeline + 1)
+        disconnect(connection)
+        assert worker.wait() == 0
+
+    back, failed = record_of(pq, ids["retry"]), record_of(pq, ids["fail"])
+    assert (back.status, back.losses, back.attempts) == (TaskStatus.PENDING, 0, 0)
+    assert (failed.status, failed.outcome) == (FAILED, Outcome.LOST)
+    assert "lost a part of its history" in (failed.error or "")
+    assert not pq.workers()
+
+
 def test_lease_of_another_under_the_same_id_is_not_renewed(
     pq: PQ, worker: WorkerProcess, connection: psycopg.Connection
 ) -> None:
@@ -396,6 +419,29 @@ def test_commit_of_a_completion_that_is_lost(
     assert [one.outcome for one in pq.attempts(task_id)] == [Outcome.LOST]
     starts = "SELECT uncounted_starts FROM pq_tasks WHERE id = %s"
     assert connection.execute(starts, (task_id,)).fetchone() == (1,)
+
+
+def test_completion_that_a_failover_behind_a_pooler_took(
+    pq: PQ, database: str, connection: psycopg.Connection, tmp_path: Path
+) -> None:
+    """No connection of the worker breaks: it asks which history this is before it judges the end."""
+    path = tmp_path / "told"
+    with running(database, tmp_path, lease=600, poll_interval=0.2) as worker:
+        task_id = pq.enqueue(tasks.completes_when_told.call(str(path), lingers=True))
+        before = wait_for(pq, task_id, RUNNING)
+        path.touch()
+        eventually(Path(f"{path}.completed").exists)
+        system, timeline = history(connection)
+        with connection.transaction():
+            connection.execute("DELETE FROM effects")
+            forget_the_end(connection, task_id, before)
+            tell(connection, system=system, timeline=timeline + 1)
+        Path(f"{path}.end").touch()
+
+        record = wait_for(pq, task_id, COMPLETED)
+        assert (record.fence, record.attempts, record.losses) == (2, 1, 0)
+        assert "children are ended" in worker.text
+    assert connection.execute("SELECT fence FROM effects").fetchall() == [(2,)]
 
 
 def test_completion_that_was_never_committed_counts(pq: PQ, worker: WorkerProcess) -> None:

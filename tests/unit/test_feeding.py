@@ -154,7 +154,14 @@ def test_suspect_that_was_taken_away_before_it_began_keeps_nobody_waiting(childr
     claims.alone = 7
     children.feeding.stock.append(claimed(7))
     entering = Entering(
-        host=none, program=none, attention=claims.attention, claims=claims, children=children, book=none, sessions=none
+        host=none,
+        program=none,
+        attention=claims.attention,
+        claims=claims,
+        children=children,
+        book=none,
+        sessions=none,
+        lease=none,
     )
     book = Book(statements=claims.statements, settled=none, uncommitted=none)
     comparing = Comparing(host=none, children=children, book=book, turns=none, entering=entering)

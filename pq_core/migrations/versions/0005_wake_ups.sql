@@ -31,6 +31,8 @@ REVOKE EXECUTE ON FUNCTION {schema}.pq_lock_in_order(bigint[], text) FROM PUBLIC
 -- Returns the tasks, columns as there, with next_in NULL; then, if anything waits for its limit, a row without id that
 -- says in how many seconds another claim may get something.
 -- Where a key, or one place alone, promises an order, what somebody else has locked is waited for and not passed by.
+-- A rate that is 0 or below, or beyond all numbers (only SQL past pq_enqueue can store that), is one start in 1e9 s: an
+-- error here would hold back every task of this worker.
 CREATE OR REPLACE FUNCTION {schema}.pq_claim_limited(worker bigint, serves text[], lows integer[], highs integer[], room integer,
     idle boolean)
 RETURNS TABLE (id bigint, name text, queue text, priority smallint, fence bigint, number integer, max_attempts integer,
@@ -61,7 +63,7 @@ DECLARE
     visits   integer := 0;
 BEGIN
     SELECT jsonb_object_agg(q.name, jsonb_build_object('at_once', q.concurrency_limit, 'every',
-        extract(epoch FROM coalesce(q.rate_period, interval '1 second')) / q.rate_limit))
+        extract(epoch FROM coalesce(q.rate_period, interval '1 second')) / greatest(q.rate_limit, 1e-9)))
     INTO limited FROM {schema}.pq_queues q
     WHERE q.name = ANY (serves) AND (q.concurrency_limit IS NOT NULL OR q.rate_limit IS NOT NULL);
     IF limited IS NULL AND NOT EXISTS (SELECT FROM {schema}.pq_tasks t
@@ -181,7 +183,7 @@ BEGIN
             SELECT least(min(p.places), room - cardinality(found_)), max(p.wait) INTO places, wait
             FROM (VALUES ('key:' || (head.limits ->> 'key'), (head.limits ->> 'at_once')::bigint, NULL),
                 ('task:' || head.name, (head.limits ->> 'concurrency')::bigint,
-                    1 / (head.limits ->> 'rate')::double precision),
+                    1 / greatest(nullif((head.limits ->> 'rate')::double precision, 'NaN'), 1e-9)),
                 ('queue:' || one, (limited -> one ->> 'at_once')::bigint,
                     (limited -> one ->> 'every')::double precision)) s(subject, at_once, every)
             CROSS JOIN LATERAL {schema}.pq_limit_places(s.subject, s.at_once, (used ->> s.subject)::bigint, s.every, moment) p
@@ -219,7 +221,7 @@ BEGIN
             END IF;
             found_ := found_ || ids;
             FOR part IN SELECT s.subject, s.every FROM (VALUES ('key:' || (head.limits ->> 'key'), NULL),
-                ('task:' || head.name, 1 / (head.limits ->> 'rate')::double precision),
+                ('task:' || head.name, 1 / greatest(nullif((head.limits ->> 'rate')::double precision, 'NaN'), 1e-9)),
                 ('queue:' || one, (limited -> one ->> 'every')::double precision)) s(subject, every)
                 WHERE s.subject IS NOT NULL
             LOOP
