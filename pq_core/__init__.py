@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         PluginError,
         PQError,
         RateLimited,
+        ResultNotStored,
         Retry,
         ScheduleNotFound,
         SchemaDamaged,
@@ -80,9 +81,9 @@ _NAMES = {
     "errors": """
         AppNotFound AttemptLost Cancel DatabaseNotConfigured DatabaseUnavailable DuplicateClientId EmbeddedServerError
         ForkServerLost InvalidDSN InvalidOption InvalidTask KeysNotConfigured NoCurrentAttempt NotMigrated PQError
-        PayloadDecodeError PayloadError PayloadTooLarge PluginError RateLimited Retry ScheduleNotFound
-        SchemaDamaged SchemaIncompatible Snooze TaskCancelled TaskFailed TaskNotAllowed TaskNotFound TaskTimeout
-        TransactionRequired UnknownTask UnsupportedConnection UseAsync UseSync WaitTimeout WorkerStartError
+        PayloadDecodeError PayloadError PayloadTooLarge PluginError RateLimited ResultNotStored Retry
+        ScheduleNotFound SchemaDamaged SchemaIncompatible Snooze TaskCancelled TaskFailed TaskNotAllowed TaskNotFound
+        TaskTimeout TransactionRequired UnknownTask UnsupportedConnection UseAsync UseSync WaitTimeout WorkerStartError
     """,
     "retention": "Retention",
     "roles": "role",
@@ -131,6 +132,7 @@ __all__ = [
     "Priority",
     "Rate",
     "RateLimited",
+    "ResultNotStored",
     "Retention",
     "Retry",
     "Role",

@@ -130,6 +130,15 @@ class TaskFailed(PQError):
         self.error = error
 
 
+class ResultNotStored(PQError):
+    """Raised by ``wait`` when the task completed and what it returned can't be stored, so that there is no result."""
+
+    def __init__(self, task_id: int, reason: str) -> None:
+        super().__init__(f"task {task_id} completed, but {reason}")
+        self.task_id = task_id
+        self.reason = reason
+
+
 class NoCurrentAttempt(PQError, RuntimeError):
     """Raised by ``current_attempt()`` outside a running task."""
 

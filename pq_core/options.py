@@ -32,7 +32,10 @@ SCHEDULE_NAMES = frozenset({"run_every", "cron", "key", "max_concurrent", "activ
 """python-pq's options of ``schedule`` beside those. Both sets are frozen: no newer option is ever taken flat."""
 FROZEN_NAMES = FLAT_NAMES | SCHEDULE_NAMES
 
-CODE_ONLY = frozenset({"retry_on", "no_retry_on", "payload", "sensitive", "concurrency", "rate"})
+CODE_ONLY = frozenset(
+    {"retry_on", "no_retry_on", "payload", "sensitive", "concurrency", "rate"}
+    | {"detach", "strict_result", "max_child_memory"}
+)
 """Options that live in the code that runs the task: a single call can't say them."""
 
 O = TypeVar("O", bound=TaskOptions)  # noqa: E741
@@ -63,6 +66,9 @@ class TaskFields(CommonFields, total=False):
     sensitive: bool | None
     concurrency: int | None
     rate: Rate | str | None
+    detach: bool | None
+    strict_result: bool | None
+    max_child_memory: int | None
 
 
 class CallFields(CommonFields, total=False):
@@ -308,6 +314,7 @@ def _flag(what: str, name: str, value: object) -> None:
         _refuse(what, name, value, "give True or False")
 
 
+_MEMORY = "give bytes as an integer of at least 1 MiB: 512 * 2**20"
 _PRIORITY = f"give an integer from -{HIGHEST_PRIORITY + 1} to {HIGHEST_PRIORITY} or one of Priority, as Priority.HIGH"
 _CHECKS: Mapping[str, Callable[[str, str, object], None]] = {
     "priority": _integer(-HIGHEST_PRIORITY - 1, HIGHEST_PRIORITY, _PRIORITY),
@@ -318,13 +325,18 @@ _CHECKS: Mapping[str, Callable[[str, str, object], None]] = {
     "backoff": _backoff,
     "timeout": _seconds(zero=False, fix="give a finite number of seconds above 0; leave it out for no timeout"),
     "grace": _seconds(zero=True, fix="give a finite number of seconds, 0 or more"),
-    "memory_limit": _integer(SMALLEST_MEMORY_LIMIT, 2**62, "give bytes as an integer of at least 1 MiB: 512 * 2**20"),
+    "memory_limit": _integer(SMALLEST_MEMORY_LIMIT, 2**62, _MEMORY),
     "on_lost": _one_of("retry", "fail"),
     "on_failure": _call,
     "result_limit": _integer(0, 2**30, "give bytes as an integer from 0 to 2**30"),
     "max_starts": _integer(0, 2**31 - 1, "give an integer: how often it may start, counted or not; 0: any number"),
     "payload": _one_of("json", "pickle", "encrypted"),
     "sensitive": _flag,
+    "detach": _flag,
+    "strict_result": _flag,
+    "max_child_memory": _integer(
+        SMALLEST_MEMORY_LIMIT, 2**62, "give bytes as an integer of at least 1 MiB: 512 * 2**20"
+    ),
     "run_at": _run_at,
     "run_in": _run_in,
     "client_id": check_client_id,

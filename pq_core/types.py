@@ -167,7 +167,9 @@ class TaskOptions:
     stored: as ``"json"`` (default), as a signed ``"pickle"``, or ``"encrypted"``; the last two need keys.
     ``sensitive``: arguments, result and output stay out of logs, hooks and views, and of errors only types and frames
     are kept. ``concurrency``: how many tasks of this name run at once, over all workers. ``rate``: how many start in a
-    time, as ``"10/s"`` or ``"100/5m"``.
+    time, as ``"10/s"`` or ``"100/5m"``. ``detach``: processes that it starts in sessions of their own go on after it.
+    ``strict_result``: a result that can't be stored fails the task, whose work is done by then.
+    ``max_child_memory``: bytes above the image from which on a process that has run it runs no other task.
     """
 
     priority: int | None = None
@@ -187,6 +189,9 @@ class TaskOptions:
     concurrency: int | None = None
     rate: Rate | str | None = None
     max_starts: int | None = None
+    detach: bool | None = None
+    strict_result: bool | None = None
+    max_child_memory: int | None = None
 
     def over(self, weaker: TaskOptions) -> TaskOptions:
         """Return these options, with what they leave unsaid taken from ``weaker``."""

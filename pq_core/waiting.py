@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 import psycopg
 from psycopg import sql
 
-from pq_core.errors import DatabaseUnavailable, InvalidOption, TaskFailed, TaskNotFound, WaitTimeout
+from pq_core.errors import DatabaseUnavailable, InvalidOption, ResultNotStored, TaskFailed, TaskNotFound, WaitTimeout
 from pq_core.psycopg_executor import AsyncPsycopgExecutor, PsycopgExecutor
 from pq_core.rows import Watched
 from pq_core.sealing import Seals
@@ -74,11 +74,13 @@ class Patience:
         self._status = "pending"
 
     def judge(self, watched: Watched | None) -> Ended | None:
-        """Return the end, or None when there is none yet. Raises TaskNotFound, TaskFailed."""
+        """Return the end, or None when there is none yet. Raises TaskNotFound, TaskFailed, ResultNotStored."""
         if watched is None:
             raise TaskNotFound(self.task_id)
         self._status = watched.status
         if watched.status is TaskStatus.COMPLETED:
+            if watched.error is not None and watched.result is None:
+                raise ResultNotStored(self.task_id, watched.error)
             return Ended(self._seals.open_result(watched.result, task_id=self.task_id))
         if watched.status.finished:
             raise TaskFailed(self.task_id, watched.status, watched.outcome, watched.error)

@@ -9,7 +9,7 @@ from typing import IO, Any, NoReturn
 
 import click
 
-from pq_core.errors import DuplicateClientId, PQError, TaskFailed, WaitTimeout
+from pq_core.errors import DuplicateClientId, PQError, ResultNotStored, TaskFailed, WaitTimeout
 
 NEGATIVE = 1
 """Exit status: the answer is no, something failed, or code of the user's raised."""
@@ -72,7 +72,7 @@ def report(error: BaseException, what: str) -> NoReturn:
 def translate(error: BaseException) -> None:
     """Raise the one line that says an error of pq's or of the driver's; return for any other."""
     match error:
-        case DuplicateClientId() | TaskFailed() | WaitTimeout():
+        case DuplicateClientId() | ResultNotStored() | TaskFailed() | WaitTimeout():
             raise Negative(str(error)) from error
         case PQError():
             raise Mistake(str(error)) from error

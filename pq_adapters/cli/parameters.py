@@ -58,6 +58,14 @@ def size_or_auto(text: str) -> int | Literal["auto"]:
         raise click.BadParameter(f"{error}, or auto") from None
 
 
+def size(text: str) -> int:
+    """Return bytes from ``1048576``, ``512M`` or ``2G``."""
+    try:
+        return parse_size(text)
+    except PQError as error:
+        raise click.BadParameter(str(error)) from None
+
+
 def names(text: str | tuple[str, ...]) -> tuple[str, ...]:
     """Return the names between commas."""
     if isinstance(text, tuple):

@@ -12,7 +12,7 @@ import click
 from pq_adapters.cli.application import app_argument, factory_option
 from pq_adapters.cli.launch import worker_command
 from pq_adapters.cli.mistakes import Mistake
-from pq_adapters.cli.parameters import duration, names, size_or_auto
+from pq_adapters.cli.parameters import duration, names, size, size_or_auto
 from pq_core.errors import InvalidOption
 from pq_core.worker.options import WorkerOptions
 
@@ -66,6 +66,12 @@ MOST_PROCESSES = 1000
     type=size_or_auto,
     metavar="B|auto",
     help="What a task may add where it says nothing itself; auto: the container's share. [default: none]",
+)
+@click.option(
+    "--max-child-memory",
+    type=size,
+    metavar="B",
+    help="A reused child with more above the image takes no other task. [default: any]",
 )
 @click.option("--allow", multiple=True, metavar="MODULE", help="Its plain functions may run too; can be repeated.")
 @click.option("--plugin", "plugins", multiple=True, metavar="M:O", help="One more plugin; can be repeated.")

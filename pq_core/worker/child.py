@@ -13,6 +13,7 @@ import os
 import resource
 import signal
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterable
@@ -21,7 +22,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from pq_core import attempt as attempts
 from pq_core import roles
 from pq_core.errors import TaskCancelled, TaskTimeout
-from pq_core.worker import blocking_drivers, guards, handing, inbox, late, wire
+from pq_core.worker import blocking_drivers, exiting, guards, handing, inbox, late, wire
 from pq_core.worker.channel import Channel, tell
 from pq_core.worker.child_setup import ChildSetup, Loaded, attempt_of
 from pq_core.worker.concealing import ConcealedCall
@@ -105,13 +106,42 @@ def _handed(setup: ChildSetup, message: bytes) -> tuple[ClaimedTask, handing.Arg
 def run_one(setup: ChildSetup, task: ClaimedTask, channel: Channel, stopper: Stopper, loaded: Loaded | None) -> int:
     """Run the only task of this process; the worker gets its cost from the system."""
     end = run_guarded(setup, task, channel, stopper, loaded)
+    if exiting.is_due():
+        end = finish(setup, task, stopper, end)
     flush()
     tell_of_late_modules(setup, channel)
-    if end["how"] == "succeeded":
+    if end["how"] == "succeeded" and len(end) == 2:
         frame = wire.pack_done(task.id, task.fence, end["result"])
     else:
         frame = wire.pack(wire.Kind.END, {**end, "id": task.id, "fence": task.fence})
     return 0 if channel.send(frame) else CANNOT_REPORT
+
+
+def finish(setup: ChildSetup, task: ClaimedTask, stopper: Stopper, end: dict[str, Any]) -> dict[str, Any]:
+    """Do what the interpreter does at its end, within the task's time; return how the attempt ended with that.
+
+    ``left`` in it: the processes that the task has left, which are ended, unless it may leave them.
+    """
+    cut = None
+    try:
+        stopper.arm(task)
+        cut = exiting.finish(stopper)
+    except (TaskTimeout, TaskCancelled) as error:  # before its first step
+        cut = error
+    if cut is None and not stopper.armed and stopper.place.has_stop():
+        cut = TaskTimeout("stopped while its exit functions ran")  # which one of these has caught
+    stopper.armed = False
+    if cut is not None:
+        end = stopped_early(setup, task, cut)
+    if not exiting.has_children():
+        return end
+    if not setup.detaches(task):
+        from pq_core.worker import leftovers  # in the image, and nothing that a child looks at before
+
+        if left := leftovers.end_below(os.getpid()):
+            end["left"] = [str(one) for one in left]
+        exiting.end_tracker()
+    return end
 
 
 def _run_spare(setup: ChildSetup, channel: Channel, stopper: Stopper, tasks: _Tasks) -> int:
@@ -130,24 +160,28 @@ def _run_many(setup: ChildSetup, first: ClaimedTask, channel: Channel, stopper: 
     task: ClaimedTask | None = first
     place = stopper.place
     told = False
+    known: set[threading.Thread] = set()
     before = resource.getrusage(resource.RUSAGE_SELF)
+    at_first = before.ru_maxrss
     while task is not None:
         stopper.task = task
         began = time.monotonic()
         place.begin(task.id, task.fence, began)
         end = run_guarded(setup, task, channel, stopper)
+        tasks.left -= 1
+        if exiting.is_due():
+            end = _finish_one(setup, task, stopper, end, tasks, known)
         flush()
         if not told:
             told = tell_of_late_modules(setup, channel)
-        tasks.left -= 1
-        if tasks.left and _has_children():
-            tasks.left, end["last"] = 0, True  # they end with this process; so it takes no other task
         wall, after = time.monotonic() - began, resource.getrusage(resource.RUSAGE_SELF)
+        if tasks.left and _has_grown(setup, task, at_first, after.ru_maxrss):
+            tasks.left, end["last"] = 0, True
         user, system = after.ru_utime - before.ru_utime, after.ru_stime - before.ru_stime
         output = place.take_output()
         if output is not None and setup.sensitive(task):
             output = None
-        if end["how"] == "succeeded" and output is None and "last" not in end:
+        if end["how"] == "succeeded" and output is None and len(end) == 2:
             frame = wire.pack_done(
                 task.id, task.fence, end["result"], wall=wall, user=user, system=system, max_rss=after.ru_maxrss
             )
@@ -161,7 +195,52 @@ def _run_many(setup: ChildSetup, first: ClaimedTask, channel: Channel, stopper: 
         task = tasks.next()
         if task is not None:
             stopper.install()
+    exiting.finish(stopper)  # within LAST_WORD_GRACE: everything is reported
     return 0
+
+
+def _finish_one(
+    setup: ChildSetup,
+    task: ClaimedTask,
+    stopper: Stopper,
+    end: dict[str, Any],
+    tasks: _Tasks,
+    known: set[threading.Thread],
+) -> dict[str, Any]:
+    """Wait for the threads that a task has started, in a process that goes on; name those that nobody waits for.
+
+    With a pool or a process left, whose work can't be told from its waiting for some, this was the last task here, and
+    all is done that the end of a process takes. ``known``: threads that were named or waited for before.
+    """
+    if exiting.has_children() or any(exiting.of_a_pool(one) for one in threading.enumerate()):
+        tasks.left = 0
+        return {**finish(setup, task, stopper, end), "last": True}
+    try:
+        stopper.arm(task)
+        exiting.wait_for_threads()
+    except (TaskTimeout, TaskCancelled) as error:
+        error.add_note(f"its function had ended; still running: {', '.join(exiting.still_running())}")
+        tasks.left = 0
+        end = {**stopped_early(setup, task, error), "last": True}
+    stopper.armed = False
+    daemons = {one for one in threading.enumerate() if one.daemon} - known
+    known |= daemons
+    if daemons:
+        end["left"] = [f"daemon thread {one.name!r}" for one in daemons]
+    return end
+
+
+def _has_grown(setup: ChildSetup, task: ClaimedTask, at_first: int, largest: int) -> bool:
+    """Say whether this process has so much more memory than it began with that it takes no other task.
+
+    By the largest that it ever had, and if that is too much by what it has now. Both are resident sizes, in the units
+    of getrusage(2).
+    """
+    most = setup.memory_of_child(task)
+    if most is None or (largest - at_first) * guards.RSS_UNIT <= most:
+        return False
+    now = guards.status_bytes("VmRSS")
+    return now is None or now - at_first * guards.RSS_UNIT > most
 
 
 def tell_of_late_modules(setup: ChildSetup, channel: Channel) -> bool:
@@ -183,20 +262,13 @@ def run_guarded(
     return end
 
 
-def _has_children() -> bool:
-    try:
-        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-    except ChildProcessError:
-        return False
-    return True
-
-
 def _become_child(
     setup: ChildSetup, task: ClaimedTask | None, place: Place, drop: Iterable[int], null_fd: int, *, watched: bool
 ) -> Stopper:
     signal.set_wakeup_fd(-1)
     os.setpgid(0, 0)
     guards.die_with_parent(setup.worker_pid)
+    guards.become_subreaper()  # what its task leaves behind stays below it, and is found
     roles.become_child()
     for fd in drop:
         # Over the descriptor, never close() on the connection: that would end the worker's session.
@@ -246,6 +318,8 @@ def _run(
         raise
     except BaseException as error:
         return unloadable(setup, task, error)
+    if setup.detaches(task):
+        stopper.place.note_left()
     if setup.sensitive(task):
         return _run_concealed(setup, task, lambda: _call(function, args, kwargs, stopper), stopper)
     try:
@@ -258,9 +332,17 @@ def _run(
 
 
 def _call(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], stopper: Stopper) -> Any:
-    value = function(*args, **kwargs)
-    if value is not None and inspect.isawaitable(value):
-        value = _run_coroutine(value, stopper)
+    pid = os.getpid()
+    try:
+        value = function(*args, **kwargs)
+        if value is not None and inspect.isawaitable(value):
+            value = _run_coroutine(value, stopper)
+    except BaseException as error:
+        if os.getpid() != pid:
+            exiting.leave_fork(error)
+        raise
+    if os.getpid() != pid:
+        exiting.leave_fork(None)
     stopper.armed = False
     return value
 

@@ -32,8 +32,11 @@ class ChildSetup:
     what calls nothing of the application, None for the rest; ``function_of``: says whose arguments they are, in the
     child. ``in_child``: the plugins' context managers as
     one. ``retryable``: says whether an exception is tried again. ``sensitive``: says whether nothing of a task's values
-    may get out. ``handled``: signals that its parent takes or ignores. ``late``: those of pq's modules that are loaded
-    at their first use and have been.
+    may get out. ``detaches``: says whether processes that it starts in sessions of their own go on after it.
+    ``demands_result``: whether a result that can't be stored fails it. ``memory_of_child``: bytes above the image from
+    which on a process that has run it takes no other; None for any number.
+    ``handled``: signals that its parent takes or ignores. ``late``: those of pq's modules that are loaded at their
+    first use and have been.
     """
 
     worker_pid: int
@@ -47,6 +50,9 @@ class ChildSetup:
     in_child: Callable[[ClaimedTask], AbstractContextManager[Any]]
     retryable: Callable[[ClaimedTask, BaseException], bool]
     sensitive: Callable[[ClaimedTask], bool]
+    detaches: Callable[[ClaimedTask], bool]
+    demands_result: Callable[[ClaimedTask], bool]
+    memory_of_child: Callable[[ClaimedTask], int | None]
     encode_result: Callable[[ClaimedTask, Any, int], Any]
     find_executor: Callable[[Any], Any]
     result_limit: int

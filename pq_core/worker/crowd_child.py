@@ -9,10 +9,11 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+import traceback
 from typing import TYPE_CHECKING, Any
 
 from pq_core import attempt as attempts
-from pq_core.worker import guards, inbox, statements, wire
+from pq_core.worker import exiting, guards, inbox, leftovers, statements, wire
 from pq_core.worker.channel import Channel, tell
 from pq_core.worker.child import CANNOT_REPORT, flush, tell_of_late_modules
 from pq_core.worker.child_setup import ChildSetup, attempt_of
@@ -37,6 +38,7 @@ class _Crowd:
         self._running: dict[tuple[int, int], asyncio.Task[None]] = {}
         self._over = asyncio.Event()
         self._told = False
+        self._pid = os.getpid()
 
     async def serve(self, first: ClaimedTask) -> NoReturn:
         """Run what comes until nothing more does; end the process."""
@@ -47,9 +49,21 @@ class _Crowd:
         loop.remove_reader(self._inbox)
         while self._running:
             await asyncio.wait(list(self._running.values()))
-        flush()
-        # Not back through asyncio.run: what coroutines left behind, threads too, must not hold up the end.
-        os._exit(0)
+        self._end_here()
+
+    def _end_here(self) -> NoReturn:
+        """End the process, within LAST_WORD_GRACE: not back through asyncio.run, which would cancel and wait first."""
+        try:
+            if exiting.is_due():
+                exiting.finish(None)
+            if exiting.has_children():
+                leftovers.end_below(os.getpid())
+                exiting.end_tracker()
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            flush()
+            os._exit(0)
 
     def _receive(self) -> None:
         while True:
@@ -93,7 +107,7 @@ class _Crowd:
         except asyncio.CancelledError as error:
             end = stopped_early(self._setup, task, error)  # it came before the function, or after it
         wall = time.monotonic() - began
-        if end["how"] == "succeeded":
+        if end["how"] == "succeeded" and len(end) == 2:
             frame = wire.pack_done(task.id, task.fence, end["result"], wall=wall)
         else:
             frame = wire.pack(wire.Kind.END, {**end, "id": task.id, "fence": task.fence, "wall": wall})
@@ -116,7 +130,7 @@ class _Crowd:
             return unloadable(setup, task, error)
         try:
             with setup.in_child(task):
-                value = await function(*args, **kwargs)
+                value = await self._value_of(function, args, kwargs)
         except asyncio.CancelledError as error:
             # Drivers cancel their statements as they are left; asyncpg goes on with that while its caller returns.
             await statements.cancelled_by_asyncpg()
@@ -124,6 +138,17 @@ class _Crowd:
         except BaseException as error:
             return failure(setup, task, error)  # SystemExit too: it would end the loop, and with it the neighbours
         return success(setup, task, value)
+
+    async def _value_of(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        try:
+            value = await function(*args, **kwargs)
+        except BaseException as error:
+            if os.getpid() != self._pid:
+                exiting.leave_fork(error)
+            raise
+        if os.getpid() != self._pid:
+            exiting.leave_fork(None)
+        return value
 
 
 def run_crowd(setup: ChildSetup, first: ClaimedTask, channel: Channel, inbox_fd: int) -> int:

@@ -20,7 +20,7 @@ _ThawedOutcome = thawed(AttemptOutcome)
 
 @dataclass(slots=True, kw_only=True)
 class AttemptCost:
-    """What an attempt used: seconds, bytes, and how its process ended."""
+    """What an attempt used: seconds, bytes, and how its process ended. ``left``: what it had left running then."""
 
     wall: float = 0.0
     cpu_user: float = 0.0
@@ -28,6 +28,7 @@ class AttemptCost:
     peak_memory: int = 0
     signal: int | None = None
     exit_code: int | None = None
+    left: tuple[str, ...] = ()
 
     def ledger(self) -> dict[str, Any]:
         """Return the ledger as it is stored."""
@@ -41,8 +42,13 @@ class AttemptCost:
             found["signal"] = self.signal
         if self.exit_code:
             found["exit_code"] = self.exit_code
+        if self.left:
+            found["left"] = list(self.left)
         return found
 
+
+NAMED = 20
+"""Threads and processes that an attempt has left of which the names are kept."""
 
 NO_COST = AttemptCost()
 _SUCCEEDED = Verdict(outcome=Outcome.SUCCEEDED)
@@ -58,7 +64,16 @@ def cost_of(done: Ended, image_rss: int) -> AttemptCost:
         peak_memory=max(0, exit_.max_rss - image_rss),
         signal=exit_.signal,
         exit_code=exit_.exit_code,
+        left=_left(done.run.end),
     )
+
+
+def _left(end: dict[str, Any] | None) -> tuple[str, ...]:
+    """Return the names of what a child says that its task has left; it may have said anything."""
+    names = None if end is None else end.get("left")
+    if not isinstance(names, list):
+        return ()
+    return tuple(storable(name, 200) or "" for name in names[:NAMED] if isinstance(name, str))
 
 
 def evidence_of(done: Ended, cost: AttemptCost) -> Evidence:
@@ -83,9 +98,12 @@ def evidence_of(done: Ended, cost: AttemptCost) -> Evidence:
 def plain_success(done: Ended) -> Verdict | None:
     """Return what ``judge`` would, of a run that ended by its own word as it should; None for any other."""
     child, run = done.child, done.run
-    if run.end is None or run.end.get("how") != "succeeded" or not run.begun or run.neighbour or child.broken:
+    end = run.end
+    if end is None or end.get("how") != "succeeded" or not run.begun or run.neighbour or child.broken:
         return None
-    result = run.end.get("result")
+    if "unstored" in end:
+        return None
+    result = end.get("result")
     return _SUCCEEDED if result is None else Verdict(outcome=Outcome.SUCCEEDED, result=result)
 
 
@@ -110,7 +128,8 @@ def entry_of(
     began: float = 0.0,
 ) -> Entry:
     """Return what is reported of an attempt, and what the hooks get."""
-    error = storable(transition.error)
+    succeeded = transition.outcome is Outcome.SUCCEEDED
+    error = storable(verdict.error if succeeded else transition.error)
     output = storable(output)
     item: dict[str, Any] = {
         "id": task.id,
@@ -121,16 +140,18 @@ def entry_of(
         "counted": transition.counted,
         "ledger": cost.ledger(),
     }
-    if completed_itself and transition.outcome is Outcome.SUCCEEDED:
+    if completed_itself and succeeded:
         item["itself"] = True  # its own transaction has to say so, too
     if verdict.result is not None:
         item["result"] = verdict.result
     if output is not None:
         item["output"] = output
-    if transition.outcome is not Outcome.SUCCEEDED:
+    if not succeeded:
         item |= {"delay": transition.delay, "error": error, "fingerprint": verdict.fingerprint}
         item["unroutable"] = transition.outcome is Outcome.RELEASED
         item["begun"] = transition.outcome in (Outcome.INTERRUPTED, Outcome.LOST) and verdict.started
+    elif error is not None:
+        item["error"] = error
     if verdict.pause and transition.delay:
         key = key_of(task)
         subject = f"queue:{task.queue}" if key is None else f"key:{key}"

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pq_core.policy import lost
 from pq_core.types import ClaimedTask, Outcome, TaskStatus
+from pq_core.worker.claiming import one_line
 from pq_core.worker.ending import cost_of, entry_of, evidence_of, otherwise, plain_success
 from pq_core.worker.shared import StopReason
 from pq_core.worker.verdict import Verdict, judge
@@ -55,6 +56,8 @@ class Entering:
         """Note the end of a run."""
         run = done.run
         cost = cost_of(done, self.host.image_rss)
+        if cost.left:
+            logger.warning("task %s ended and left %s", run.task.id, ", ".join(cost.left))
         # What nearly every run comes to, without the evidence that the others are judged by.
         verdict = plain_success(done) or judge(run.task, evidence_of(done, cost))
         output = None if self.program.sensitive(run.task) else done.output
@@ -64,6 +67,10 @@ class Entering:
             if not self.book.void:  # else it was said of all of them
                 logger.warning("task %s is not recorded: another worker may have it", run.task.id)
             return
+        if verdict.outcome is Outcome.SUCCEEDED and verdict.error is not None:
+            logger.warning(
+                "task %s (%s) completed: %s", run.task.id, one_line(run.task.name), verdict.error.partition("\n")[0]
+            )
         self.enter(
             run.task,
             verdict,

@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import pq_core.worker.statements  # noqa: F401 - a child that has to load it may have no descriptor left
-from pq_core.worker import bare_fork, blocking_drivers, guards, stopping
+from pq_core.worker import bare_fork, blocking_drivers, exiting, guards, leftovers, stopping
 from pq_core.worker.child import run_child
 from pq_core.worker.forking import fork_all, reap_all
 from pq_core.worker.orders import Gone, Line, Order
@@ -85,7 +85,8 @@ class ForkServer:
     _line: Line = field(init=False)
     _setup: ChildSetup = field(init=False)
     _places: dict[int, Place] = field(default_factory=dict)
-    _alive: dict[int, int] = field(default_factory=dict)
+    _alive: dict[int, tuple[int, int]] = field(default_factory=dict)
+    _left: set[int] = field(default_factory=set)
     _pids: dict[int, int] = field(default_factory=dict)
     _forks: int = 0
     _settled_again: bool = False
@@ -99,9 +100,13 @@ class ForkServer:
         for descriptor in self.foreign:
             # Over the descriptor, never close() on the connection: that would end a session that the worker shares.
             os.dup2(self._null_fd, descriptor)
+        if self.sock.fileno() != 0:
+            os.dup2(self._null_fd, 0)  # the worker's terminal: a task that read from it would be stopped by the kernel
+        guards.become_subreaper()  # of what tasks leave when they are killed
         self._setup = self.setup_of(0)
         rehearse()
         rehearse_beginning(self._setup, worker_pid)
+        exiting.prepare()
         stopping.forget_in_children()
         blocking_drivers.watch_imports(stopping.latest)
         self._os_fork = bare_fork.choose()
@@ -192,8 +197,8 @@ class ForkServer:
         if not forked:
             self._forget(places)  # the worker sends them again, under other numbers
         self._forks += len(forked)
-        for (pid, _), (child, *_) in zip(forked, wanted, strict=False):
-            self._alive[pid] = child
+        for (pid, _), (child, place, *_) in zip(forked, wanted, strict=False):
+            self._alive[pid] = child, place
             self._pids[child] = pid
         for descriptor in left:
             os.close(descriptor)
@@ -235,25 +240,51 @@ class ForkServer:
         pid = self._pids.get(child)
         if pid is None:
             return  # it has ended by itself, or was never forked; the worker is about to learn it
-        if whole_group:
-            guards.kill_group(pid, number)
-        else:
+        if not whole_group:
             with contextlib.suppress(PermissionError):  # it goes by another uid now
                 os.kill(pid, number)
+        elif number == signal.SIGKILL:
+            self._kill_group(pid)
+        else:
+            guards.kill_group(pid, number)
 
     def _ended(self) -> list[tuple[Any, ...]]:
         """Give back the children that have ended; return what is told of them."""
         told: list[tuple[Any, ...]] = []
         for one in reap_all(self._alive, last=self._end_group):
-            if (child := self._alive.pop(one.pid, None)) is not None:
+            if (ended := self._alive.pop(one.pid, None)) is not None:
+                child, place = ended
                 del self._pids[child]
                 told.append((child, one.pid, one.status, one.cpu_user, one.cpu_system, one.max_rss))
+                self._end_orphans(one.pid, one.status, leaves=self._places[place].leaves)
+            self._left.discard(one.pid)
         return told
 
-    def _end_group(self, pid: int) -> None:
-        """End what is left of a child's group. Another process may have been left to this one by a task's doing."""
+    def _end_group(self, pid: int, orderly: bool) -> None:
+        """End what is left of a child's group. Another process may have been left to this one by a task's doing.
+
+        ``orderly``: the child has ended by itself, and whoever cleans up after it has done so.
+        """
         if pid in self._alive:
+            if orderly:
+                guards.kill_group(pid, signal.SIGKILL)
+            else:
+                self._kill_group(pid)
+
+    def _kill_group(self, pid: int) -> None:
+        if not leftovers.kill_group(pid):  # no table of processes, or it has no group yet
             guards.kill_group(pid, signal.SIGKILL)
+
+    def _end_orphans(self, pid: int, status: int, *, leaves: bool) -> None:
+        """End what a child could not end itself: each adopts what its own processes leave, so all of it is here now.
+
+        ``leaves``: its task may leave processes.
+        """
+        if leaves:
+            known = {*self._alive, *self._left}
+            self._left |= {one.pid for one in leftovers.orphans(known, leftovers.processes())}
+        elif status and (ended := leftovers.kill_orphans({*self._alive, *self._left})):
+            logger.warning("a task's process %d left %s; ended", pid, ", ".join(map(str, ended)))
 
 
 def _words(error: OSError | None) -> tuple[int, str]:

@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from time import monotonic
 from typing import NoReturn
 
+from pq_core.worker.guards import RSS_UNIT
+
 _FAULTS = (signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGABRT, signal.SIGTRAP)
 _BLOCKED = frozenset(int(one) for one in signal.valid_signals()) - frozenset(_FAULTS)
 """What must not come between a fork and the child's first steps: all but what a process does to itself. Masks are set
@@ -90,26 +92,29 @@ class Exit:
         return os.WEXITSTATUS(self.status) if os.WIFEXITED(self.status) else None
 
 
-def reap_all(pids: Iterable[int], last: Callable[[int], None]) -> list[Exit]:
+def reap_all(pids: Iterable[int], last: Callable[[int, bool], None]) -> list[Exit]:
     """Collect the children that have ended; ``pids``: all that this process has.
 
-    ``last``: gets each pid before it is given back, while nobody else can have it.
+    ``last``: gets each pid before it is given back, while nobody else can have it, and whether its status is 0.
     """
     if not hasattr(os, "waitid"):  # macOS before Python 3.13
         found = [exit_ for pid in list(pids) if (exit_ := reap(pid)) is not None]
         for exit_ in found:
-            last(exit_.pid)
+            last(exit_.pid, exit_.status == 0)
         return found
     found = []
-    for pid in _ended():
-        last(pid)
+    for pid, orderly in _ended():
+        last(pid, orderly)
         if (exit_ := reap(pid)) is not None:
             found.append(exit_)
     return found
 
 
-def _ended() -> Iterator[int]:
-    """Yield the children that have ended and wait to be reaped; each is to be reaped before the next is asked for."""
+def _ended() -> Iterator[tuple[int, bool]]:
+    """Yield the children that have ended and wait to be reaped, and whether each did with the status 0.
+
+    Each is to be reaped before the next is asked for.
+    """
     while True:
         try:
             found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
@@ -117,10 +122,7 @@ def _ended() -> Iterator[int]:
             return
         if found is None:
             return
-        yield found.si_pid
-
-
-RSS_UNIT = 1 if sys.platform == "darwin" else 1024
+        yield found.si_pid, found.si_code == os.CLD_EXITED and found.si_status == 0
 
 
 def reap(pid: int, *, block: bool = False) -> Exit | None:

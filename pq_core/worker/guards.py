@@ -16,6 +16,8 @@ OOM_SCORE = b"500"
 
 _LINUX = sys.platform.startswith("linux")
 _prctl = ctypes.CDLL(None, use_errno=True).prctl if _LINUX else None
+RSS_UNIT = 1 if sys.platform == "darwin" else 1024
+"""Bytes of what getrusage(2) counts resident sizes in."""
 FOR_EVER = (_prctl,)
 """Objects of this module that each child looks at."""
 

@@ -22,7 +22,7 @@ from pq_core.dsn import find_dsn, rotated
 from pq_core.errors import NotMigrated, PQError, TaskCancelled, TaskTimeout, WorkerStartError
 from pq_core.executor import find_executor
 from pq_core.types import AttemptOutcome, ClaimedTask
-from pq_core.worker import guards, image, late
+from pq_core.worker import exiting, guards, image, late
 from pq_core.worker.channel import Channel
 from pq_core.worker.child_setup import ChildSetup
 from pq_core.worker.fork_server import EXECUTORS, ForkServer, free_executors
@@ -161,6 +161,8 @@ class Host:
         """Fork off the process that forks the children. Raises OSError."""
         worker_pid, run_crowd = os.getpid(), self._crowd_runner()
         had_executors = EXECUTORS in sys.modules
+        for handler in exiting.logging_handlers():
+            handler.flush()  # what one keeps back would come out of each child once more
 
         def serve(sock: socket.socket) -> NoReturn:
             if not had_executors:
@@ -207,6 +209,9 @@ class Host:
             in_child=lambda task: plugins.in_child(program.shown(task), passing=(TaskTimeout, TaskCancelled)),
             retryable=program.retryable,
             sensitive=program.sensitive,
+            detaches=program.detaches,
+            demands_result=program.demands_result,
+            memory_of_child=lambda task: program.declared(task, "max_child_memory") or self.options.max_child_memory,
             encode_result=program.encode_result,
             find_executor=lambda connection: find_executor(connection, plugins=plugins.executor),
             result_limit=self.options.result_limit,

@@ -45,7 +45,10 @@ def failure(setup: ChildSetup, task: ClaimedTask, error: BaseException) -> dict[
 
 
 def success(setup: ChildSetup, task: ClaimedTask, value: Any) -> dict[str, Any]:
-    """Return the last word on a task whose function returned ``value``, which may not be storable."""
+    """Return the last word on a task whose function returned ``value``.
+
+    Where that can't be stored it has succeeded without a result, or failed if its code says so (``strict_result``).
+    """
     if value is None:
         return {"how": "succeeded", "result": None}  # of any kind, and within any limit
     try:
@@ -55,7 +58,10 @@ def success(setup: ChildSetup, task: ClaimedTask, value: Any) -> dict[str, Any]:
         end = _raised(error, retryable=False, sensitive=setup.sensitive(task))
         # Ours says all in a line; others are of the result's own methods.
         words = f" {error}" if isinstance(error, PQError) and not setup.sensitive(task) else f"\n{end['error']}"
-        return {**end, "error": f"the result can't be stored:{words}"}
+        words = f"the result can't be stored:{words}"
+        if setup.demands_result(task):
+            return {**end, "error": words}
+        return {"how": "succeeded", "result": None, "unstored": words}
 
 
 def stopped_early(setup: ChildSetup, task: ClaimedTask, error: BaseException) -> dict[str, Any]:

@@ -10,7 +10,8 @@ from typing import Any
 from pq_core.worker import late, wire
 from pq_core.worker.crowd import Crowd
 from pq_core.worker.feeding import Feeding
-from pq_core.worker.forking import RSS_UNIT, Exit
+from pq_core.worker.forking import Exit
+from pq_core.worker.guards import RSS_UNIT
 from pq_core.worker.processes import Processes
 from pq_core.worker.runs import LAST_WORD_GRACE, Child, Ended, Run, progress_of, usage
 from pq_core.worker.shared import StopReason

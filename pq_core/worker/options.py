@@ -64,6 +64,7 @@ class WorkerOptions:
     grace: float = 5.0
     drain_timeout: float = 25.0
     memory_limit: int | Literal["auto"] | None = None
+    max_child_memory: int | None = None
     strict: bool = False
     health_file: str | None = None
     output_tail: int = 16 * 1024
@@ -114,6 +115,8 @@ class WorkerOptions:
             _seconds("max_runtime", self.max_runtime, 0.001, 365 * 86400)
         if self.memory_limit is not None and self.memory_limit != "auto":
             _whole("memory_limit", self.memory_limit, 1024 * 1024, 2**60)
+        if self.max_child_memory is not None:
+            _whole("max_child_memory", self.max_child_memory, 1024 * 1024, 2**60)
         for band in self.priorities or ():
             if band not in BANDS:
                 raise InvalidOption(f"priorities: there is no band {band!r}; known are {', '.join(BANDS)}")

@@ -98,6 +98,19 @@ class Program:
             known = self._with_secrets[task.name] = bool(found.options_over(self.defaults).sensitive)
         return known
 
+    def declared(self, task: ClaimedTask, option: str) -> Any:
+        """Return what the code says of an option that lives there alone; None where it says nothing."""
+        found = self._found.get(task.name)
+        return None if found is None else getattr(found.options_over(self.defaults), option)
+
+    def detaches(self, task: ClaimedTask) -> bool:
+        """Say whether processes that the task starts in sessions of their own go on after it."""
+        return self.declared(task, "detach") is True
+
+    def demands_result(self, task: ClaimedTask) -> bool:
+        """Say whether a result that can't be stored fails the task, whose work is done by then."""
+        return self.declared(task, "strict_result") is True
+
     def shown(self, task: ClaimedTask) -> ClaimedTask:
         """Return the task as plugins may see it."""
         return replace(task, payload=_NO_ARGUMENTS) if self.sensitive(task) else task

@@ -24,6 +24,7 @@ _RUN = struct.Struct("=qqd")
 _RUN_AT = 32
 _WORDS = struct.Struct("=H")
 _WORDS_AT = _RUN_AT + _RUN.size
+_LEAVES_AT = 1023
 _RING_AT = 1024
 STACK_LIMIT = 64 * 1024
 _UNTRACKED: dict[str, Any] = {"trackfd": False} if sys.version_info >= (3, 13) else {}
@@ -104,7 +105,7 @@ class Place:
 
         ``words``: of whoever cancelled it; what does not fit is cut off.
         """
-        told = words.encode("utf-8", "replace")[: _RING_AT - _WORDS_AT - _WORDS.size]
+        told = words.encode("utf-8", "replace")[: _LEAVES_AT - _WORDS_AT - _WORDS.size]
         self._map[_WORDS_AT : _WORDS_AT + _WORDS.size + len(told)] = _WORDS.pack(len(told)) + told
         # Last: a child that reads the reason finds the words complete.
         self._map[: _STOP.size] = _STOP.pack(task_id, fence, reason)
@@ -123,6 +124,15 @@ class Place:
         """Return why the run is to stop; NONE if the note is for another run."""
         noted_id, noted_fence, reason = _STOP.unpack_from(self._map)
         return StopReason(reason) if (noted_id, noted_fence) == (task_id, fence) else StopReason.NONE
+
+    def note_left(self) -> None:
+        """Note that processes which this child leaves behind are to go on."""
+        self._map[_LEAVES_AT] = 1
+
+    @property
+    def leaves(self) -> bool:
+        """True if so."""
+        return self._map[_LEAVES_AT] != 0
 
     def begin(self, task_id: int, fence: int, moment: float) -> None:
         """Note in a reused child which run begins; ``moment``: of the monotonic clock, which all processes share."""

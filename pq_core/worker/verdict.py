@@ -43,9 +43,9 @@ class Evidence:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """An outcome and what is told of it. ``started``: False when no child ever ran it.
+    """An outcome and what is told of it. ``error``: of a success why there is no result.
 
-    ``pause``: its key or its queue is to pause as long as it does.
+    ``started``: False when no child ever ran it. ``pause``: its key or its queue is to pause as long as it does.
     """
 
     outcome: Outcome
@@ -84,7 +84,7 @@ def judge(task: ClaimedTask, evidence: Evidence) -> Verdict:
         return _without_word(task, evidence)
     match end.get("how"):
         case "succeeded":
-            return Verdict(outcome=Outcome.SUCCEEDED, result=end.get("result"))
+            return Verdict(outcome=Outcome.SUCCEEDED, result=end.get("result"), error=_text(end.get("unstored")))
         case "snoozed":
             return Verdict(
                 outcome=Outcome.SNOOZED,

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from pq_core import PQ, AttemptRecord, Call, Outcome, Task, TaskFailed, TaskRecord, TaskStatus
+from pq_core import PQ, AttemptRecord, Call, Outcome, ResultNotStored, Task, TaskFailed, TaskRecord, TaskStatus
 from tests.integration import worker_tasks as tasks
 from tests.integration.worker_process import PATIENCE, WorkerProcess, alive, cloned, eventually, running
 
@@ -36,7 +36,7 @@ class Bench:
     def ended(self, task_id: int) -> TaskRecord:
         try:
             self.pq.wait(task_id, timeout=PATIENCE)
-        except TaskFailed:
+        except (TaskFailed, ResultNotStored):
             pass
         record = self.pq.get_task(task_id)
         assert record is not None
@@ -378,10 +378,10 @@ def test_output_survives_the_death_of_its_process(bench: Bench) -> None:
     assert (record.outcome, record.output) == (Outcome.CRASHED, "last words")
 
 
-def test_result_over_the_limit_is_refused(bench: Bench) -> None:
+def test_result_over_the_limit_is_left_out(bench: Bench) -> None:
     record = bench.run(tasks.returns_text.call("x", 5 * 2**20))
 
-    assert (record.status, record.outcome) == (FAILED, Outcome.RAISED)
+    assert (record.status, record.outcome) == (TaskStatus.COMPLETED, Outcome.SUCCEEDED)
     assert "result" in (record.error or "")
     assert "result_limit" in (record.error or "")
 
@@ -396,12 +396,18 @@ def test_large_result_fits_under_a_raised_limit(bench: Bench, text: str) -> None
 
 
 @pytest.mark.parametrize("kind", ["object", "nul", "surrogate", "nan", "deep", "lambda", "self"])
-def test_result_that_cannot_be_stored_fails_the_task(bench: Bench, kind: str) -> None:
-    record = bench.run(tasks.returns_odd.call(kind), max_attempts=3)
+@pytest.mark.parametrize("strict", [False, True], ids=["", "strict"])
+def test_result_that_cannot_be_stored(bench: Bench, kind: str, strict: bool) -> None:
+    task = tasks.returns_odd_strictly if strict else tasks.returns_odd
+    record = bench.run(task.call(kind), max_attempts=3)
 
-    assert (record.status, record.outcome) == (FAILED, Outcome.RAISED)
+    expected = (FAILED, Outcome.RAISED) if strict else (TaskStatus.COMPLETED, Outcome.SUCCEEDED)
+    assert (record.status, record.outcome) == expected
     assert "the result can't be stored" in (record.error or "")
+    assert record.result is None
     assert record.attempts == 1, "the work is done: it is not done twice"
+    with pytest.raises(TaskFailed if strict else ResultNotStored, match="the result can't be stored"):
+        bench.pq.wait(record.id)
 
 
 @pytest.mark.parametrize(

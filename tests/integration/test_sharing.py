@@ -91,7 +91,7 @@ def test_child_that_dies_with_a_full_inbox_while_another_process_holds_its_socke
         eventually(lambda: pq.counts()[TaskStatus.FAILED] == 1)
 
         assert pid in worker.workers, worker.text
-        os.kill(int(path.read_text()), signal.SIGKILL)
+        eventually(lambda: not alive(int(path.read_text())), what="the heir ends with the child that left it")
     assert [pq.get_task(one).attempts for one in behind] == [1] * 61  # type: ignore[union-attr]
 
 

@@ -458,6 +458,11 @@ def returns_odd(kind: str) -> Any:
     return made[kind]()
 
 
+@jobs.task(strict_result=True)
+def returns_odd_strictly(kind: str) -> Any:
+    return returns_odd(kind)
+
+
 def _deep() -> Any:
     value: Any = []
     for _ in range(50_000):
