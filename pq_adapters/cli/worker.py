@@ -85,6 +85,7 @@ MOST_PROCESSES = 1000
 @click.option("--metrics-host", default="0.0.0.0", metavar="H", help="The address that the metrics are served on.")
 @click.option("--strict", is_flag=True, help="Refuse to start when the application has started threads.")
 @click.option("--log-format", type=click.Choice(["text", "json"]), default="text", help="Format of pq's own log.")
+@click.option("--log-traceback", is_flag=True, help="Log the whole traceback of failed attempts, not one line.")
 @click.option(
     "--no-huge-pages",
     "huge_pages",

@@ -46,7 +46,8 @@ class WorkerOptions:
     ``concurrency``, from 2 to 8.
     ``ageing``: seconds of waiting after which a task counts one band of priorities higher, and so on; None: never.
     ``metrics_port``: serve Prometheus' text there, the next process of a keeper on the next port; ``metrics_host``: the
-    address to bind. ``unroutable_after``: seconds after which a task that no worker can run has failed.
+    address to bind. ``log_traceback``: log the whole error of a failed attempt, not only the line that says most.
+    ``unroutable_after``: seconds after which a task that no worker can run has failed.
     """
 
     queues: tuple[str, ...] | None = None
@@ -75,6 +76,7 @@ class WorkerOptions:
     release_delay: float = 15.0
     prune_share: float = 0.1
     prune_interval: float = 60.0
+    log_traceback: bool = False
     metrics_port: int | None = None
     metrics_host: str = "0.0.0.0"
 

@@ -6,6 +6,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from pq_core.types import AttemptOutcome, ClaimedTask, Outcome
+from pq_core.worker.attempt_log import log_attempt
 from pq_core.worker.claiming import one_line
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ class Telling:
     ) -> None:
         self._plugins = host.plugins
         self._keep = host.options.once
+        self._traceback = host.options.log_traceback
         self._program = program
         self._ticking = ticking
         self._statistics = statistics
@@ -60,10 +62,7 @@ class Telling:
             self.ended.append(outcome)
         task = entry.task
         warn_of_starts(task, entry.uncounted)
-        level = logging.DEBUG if outcome.outcome is Outcome.SUCCEEDED else logging.INFO
-        if logger.isEnabledFor(level):
-            words = "task %s (%s) attempt %s: %s, now %s"
-            logger.log(level, words, task.id, one_line(task.name), task.number, outcome.outcome, outcome.status)
+        log_attempt(task, outcome, traceback=self._traceback)
         if task.schedule_id is not None:
             self._ticking.run_ended(task.schedule_id)
         shown, told = self._program.shown(task), self._program.shown_outcome(task, outcome)

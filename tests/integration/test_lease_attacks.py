@@ -365,5 +365,5 @@ def test_end_whose_acknowledgement_never_arrived_is_told_once(
         told = [one.result for one in pq.list_completed() if one.result == f"once: {task_id}"]
         assert len(told) == fails
         assert "taken away" not in worker.text
-        assert worker.text.count("attempt 1: raised, now failed") == fails
+        assert worker.text.count("attempt 1 of 1 raised") == fails
         assert worker.stop() == 0
