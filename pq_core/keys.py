@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Literal
 
 from pq_core import rows
@@ -71,7 +71,7 @@ def digest_of(key: str) -> bytes:
 def create(
     schema: str, name: str, *, role: str, expires_at: datetime | None, created_by: str | None
 ) -> Request[NewKey]:
-    """Plan a new key; InvalidOption for a name or a role that can't be."""
+    """Plan a new key; InvalidOption for a name, a role or an end that can't be."""
     if not isinstance(name, str) or not name.strip() or len(name) > _LONGEST_NAME or "\x00" in name:
         raise InvalidOption(f"name={name!r}: say whose key it is, in {_LONGEST_NAME} characters at most")
     if role not in ROLES:
@@ -89,6 +89,8 @@ def create(
     }
 
     def parse(found: list[str]) -> NewKey:
+        if not found:
+            raise InvalidOption(f"expires_at={expires_at!r}: the database's clock has passed that; give a later time")
         return NewKey(id=int(found[0]), name=parameters["name"] or "", role=role, key=key)
 
     return Request(statement(schema, "key_create"), dumps(parameters), parse)
@@ -109,6 +111,27 @@ def active(schema: str, *, used: Sequence[int]) -> Request[list[ActiveKey]]:
     return Request(
         statement(schema, "key_active"), dumps({"used": list(used)}), lambda found: [_active(row) for row in found]
     )
+
+
+def ever(schema: str) -> Request[bool]:
+    """Plan the question whether there has ever been a key, ended ones included."""
+    return Request(statement(schema, "key_ever"), "{}", bool)
+
+
+SOON = timedelta(days=7)
+"""How long before its end it is said of the last admin's key that it ends."""
+
+
+def warning(keys: Sequence[KeyRecord], now: datetime) -> str | None:
+    """Say that nobody can make keys any more, or soon; None while somebody can, and where there never was a key."""
+    admins = [key for key in keys if key.active and key.role == "admin"]
+    if not keys or any(key.expires_at is None or key.expires_at > now + SOON for key in admins):
+        return None
+    make = "make one: pq keys create --role admin --name NAME"
+    if not admins:
+        return f"there is no admin key that is good: {make}"
+    last = max(admins, key=lambda key: key.expires_at or now)
+    return f"the last admin key, {last.name}'s, expires at {last.expires_at:%Y-%m-%d %H:%M} UTC: {make}"
 
 
 def _record(row: str) -> KeyRecord:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -95,11 +96,28 @@ def _database(pq: PQ, loaded: PQ | None) -> Iterator[Finding]:
         yield from database.running(connection, pq.schema)
         yield from database.starts(connection, pq.schema)
         yield from database.names(connection, pq.schema, loaded.registry if loaded is not None else None)
+        readable = database.may_read(connection, pq.schema, "pq_keys")
+    if readable:
+        yield from _keys(pq)
     alive = [worker for worker in pq.workers() if worker.alive]
     at_once = sum(worker.concurrency for worker in alive)
     yield from database.worker_versions([(worker.id, worker.name, worker.pq_version) for worker in alive])
     yield from database.connections(server, workers=len(alive), concurrency=at_once)
     yield from _pooler(pq)
+
+
+def _keys(pq: PQ) -> Iterator[Finding]:
+    """Look whether somebody can log in to the dashboard as admin, where there are keys at all."""
+    from pq_core import keys
+    from pq_core.doctor.finding import ok, warning
+
+    found = pq.list_keys()
+    words = keys.warning(found, datetime.now(tz=UTC))
+    if words is not None:
+        what, _, fix = words.partition(": make one: ")
+        yield warning("keys", what, fix)
+    elif found:
+        yield ok("keys", "there is an admin key that is good for a week and more")
 
 
 def _pooler(pq: PQ) -> Iterator[Finding]:

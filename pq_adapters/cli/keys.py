@@ -13,6 +13,7 @@ from pq_adapters.cli.application import database_command, json_option
 from pq_adapters.cli.mistakes import Negative
 from pq_adapters.cli.output import print_json, print_table, when
 from pq_adapters.cli.parameters import duration, moment
+from pq_core.keys import warning
 
 if TYPE_CHECKING:
     from pq_core.client import PQ
@@ -57,6 +58,7 @@ def create(pq: PQ, role: str, name: str, expires: str | None, as_json: bool) -> 
 def list_(pq: PQ, as_json: bool) -> None:
     """List all keys, those that were revoked or have expired included; no key itself."""
     found = pq.list_keys()
+    _warn(pq)
     if as_json:
         print_json(found)
         return
@@ -90,10 +92,17 @@ def revoke(pq: PQ, key_id: int, as_json: bool) -> None:
         if not bound.revoke_key(key_id):
             raise Negative(f"there is no key {key_id} that is not revoked; `pq keys list` shows them")
         bound.audit(actor(), "key.revoke", str(key_id))
+    _warn(pq)
     if as_json:
         print_json({"revoked": key_id})
     else:
         click.echo(f"revoked {key_id}")
+
+
+def _warn(pq: PQ) -> None:
+    """Say on stderr that nobody can log in as admin any more, or soon."""
+    if (words := warning(pq.list_keys(), datetime.now(tz=UTC))) is not None:
+        click.echo(f"pq: {words}", err=True)
 
 
 def actor() -> str:

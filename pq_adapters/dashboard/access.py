@@ -50,7 +50,7 @@ class Access:
             return await self._by_bearer(request)
         if (principal := await self._by_session(request)) is not None:
             return principal
-        if settings.open_without_keys and _direct(request) and not await self.keyring.active():
+        if settings.open_without_keys and _direct(request) and await self.keyring.never_made():
             return LOCAL
         return None
 
@@ -87,7 +87,7 @@ class Access:
         """Tell whether somebody may still look on: for answers that go on for long, to ask now and then."""
         if principal.key_id is not None:
             return any(key.id == principal.key_id for key in await self.keyring.active())
-        return principal is not LOCAL or not await self.keyring.active()
+        return principal is not LOCAL or await self.keyring.never_made()
 
     def check_host(self, request: Request) -> None:
         """Raise Problem 400 for a Host that is none of ours: a name that somebody else points at this address."""

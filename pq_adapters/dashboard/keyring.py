@@ -5,7 +5,7 @@ from __future__ import annotations
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from pq_core.keys import ActiveKey, active, digest_of
+from pq_core.keys import ActiveKey, active, digest_of, ever
 
 if TYPE_CHECKING:
     from pq_core.client import PQ
@@ -21,6 +21,7 @@ class Keyring:
         self._pq = pq
         self._keys: tuple[ActiveKey, ...] = ()
         self._read_at = float("-inf")
+        self._ever = False
         self._used: set[int] = set()
 
     async def active(self) -> tuple[ActiveKey, ...]:
@@ -32,6 +33,12 @@ class Keyring:
             self._keys = tuple(found)
             self._read_at = now
         return self._keys
+
+    async def never_made(self) -> bool:
+        """Tell whether there has never been a key, those that have ended included."""
+        if not self._ever:
+            self._ever = bool(await self.active()) or await self._pq._arun(ever(self._pq.schema))
+        return not self._ever
 
     async def find(self, key: str) -> ActiveKey | None:
         """Return the key that somebody gave, or None when it is none of the good ones."""

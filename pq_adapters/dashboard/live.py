@@ -38,8 +38,6 @@ WAITING = 32
 """Messages that wait for a slow client; with one more it is let go, and its browser comes back by itself."""
 QUIET = 15.0
 """Seconds after which something is sent although nothing has changed: a connection that is dead is found then."""
-STILL = 30.0
-"""Seconds between two looks at whether everybody who looks on still may."""
 CLIENTS = 1000
 """Pages that one process serves live; more are told to come back later."""
 
@@ -102,7 +100,6 @@ class Poller:
         self._running: asyncio.Task[None] | None = None
         self._facts: dict[str, Any] = {}
         self._recent: deque[str] = deque(maxlen=len(NEEDS))
-        self._looked_at = monotonic()
         self.statements = 0
 
     @property
@@ -152,13 +149,9 @@ class Poller:
             self._facts.clear()
 
     async def _tick(self) -> None:
-        if monotonic() - self._looked_at > STILL:
-            # It may ask the database for the keys: instead of a statement of ours.
-            self._looked_at = monotonic()
-            for client in list(self._clients):
-                if not await self._dashboard.access.still(client.principal):
-                    client.leave()
-            return
+        for client in list(self._clients):
+            if not await self._dashboard.access.still(client.principal):
+                client.leave()
         need = self._next()
         if need is None:
             return

@@ -33,7 +33,7 @@ def serve(
 ) -> None:
     """Serve until SIGINT or SIGTERM. ``port``: None takes PORT, or any free one if that is taken; 0 any free one.
 
-    On a loopback address nobody needs a key as long as there is none; on any other one there must be one first.
+    On a loopback address nobody needs a key as long as none was ever made; on any other one there must be one first.
     ``say``: gets the lines for the terminal. Raises PQError when that can't be.
     """
     try:
@@ -62,7 +62,9 @@ def serve(
     number = listening.getsockname()[1]
     shown = "localhost" if loopback else host
     say(f"dashboard: http://{f'[{shown}]' if ':' in shown else shown}:{number}/")
-    if not active:
+    if not active and pq._run(keys.ever(pq.schema)):
+        say("every key has ended: nobody can log in; make one with pq keys create --role admin --name NAME")
+    elif not active:
         say("open to everybody on this machine: there is no key; make one with pq keys create --role admin --name NAME")
     if not loopback:
         say("without TLS keys can be read on their way: put a reverse proxy in front")

@@ -19,7 +19,7 @@ class Settings:
     """How a dashboard behaves.
 
     ``title``: on every page. ``auth``: takes the place of keys. ``require_login``: False serves everything to
-    everybody, as admin. ``open_without_keys``: nobody needs a key as long as the database holds none; for loopback.
+    everybody, as admin. ``open_without_keys``: nobody needs a key as long as none was ever made; for loopback.
     ``allowed_hosts``: names that the Host header may hold, None for any. ``allowed_origins``: origins besides the
     dashboard's own whose pages may change things, for proxies that rewrite Host. ``secret``: mixed into the signatures
     of sessions. ``session``: how long a login lasts. ``secure_cookies``: None follows the request's scheme.

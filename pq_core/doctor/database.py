@@ -15,6 +15,7 @@ from pq_core.errors import PQError
 from pq_core.payload import dumps
 from pq_core.psycopg_executor import PsycopgExecutor
 from pq_core.schema import CODE_REVISION, TABLES
+from pq_core.sql_names import identifier
 from pq_core.store import statement
 from pq_core.version import __version__
 
@@ -33,6 +34,13 @@ def ask(connection: Connection, schema: str, name: str, **parameters: Any) -> li
     """Run one of the doctor's statements and return its rows."""
     rows = PsycopgExecutor(connection).execute(statement(schema, f"doctor_{name}"), dumps(parameters))
     return [json.loads(row) for row in rows]
+
+
+def may_read(connection: Connection, schema: str, table: str) -> bool:
+    """Say whether whoever is connected may read a table of ours."""
+    relation = f"{identifier(schema)}.{identifier(table)}"
+    row = connection.execute("SELECT has_table_privilege(to_regclass(%s), 'SELECT')", (relation,)).fetchone()
+    return row is not None and bool(row[0])
 
 
 def schema_version(connection: Connection, schema: str) -> Iterator[Finding]:

@@ -200,8 +200,7 @@ def test_slow_page_is_let_go_and_the_others_go_on(database: str, monkeypatch: py
     run(body, database)
 
 
-def test_stream_ends_with_the_key(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(live, "STILL", 0.5)
+def test_stream_ends_with_the_key(database: str) -> None:
 
     async def body(pq: PQ) -> None:
         app = create_app(pq)

@@ -17,9 +17,11 @@ from starlette.routing import Mount, Route
 from pq_adapters.dashboard import Principal, Role, create_app
 from pq_adapters.dashboard.routes import GuardedRoute, PublicFiles
 from pq_adapters.dashboard.throttle import Throttle
-from pq_core import PQ, InvalidOption
+from pq_core import PQ, InvalidOption, keys
+from pq_core.keys import KeyRecord
 from tests.dashboard.conftest import Site
 from tests.dashboard.serving import client, served
+from tests.integration.worker_process import eventually
 
 ROLES = [Role.VIEWER, Role.OPERATOR, Role.ADMIN]
 
@@ -104,7 +106,9 @@ def test_wrong_key_gets_nowhere(site: Site, key: str) -> None:
 
 
 def test_expired_key_gets_nowhere(site: Site) -> None:
-    made = site.pq.create_key("late", role="admin", expires_at=datetime.now(tz=UTC) - timedelta(seconds=1))
+    made = site.pq.create_key("late", role="admin", expires_at=datetime.now(tz=UTC) + timedelta(days=1))
+    with site.pq.session() as connection:
+        connection.execute("UPDATE pq_keys SET expires_at = now() - interval '1 second' WHERE id = %s", (made.id,))
 
     assert login(site, made.key).status_code == 401
     assert [one.active for one in site.pq.list_keys() if one.id == made.id] == [False]
@@ -206,13 +210,44 @@ def test_open_on_loopback_until_there_is_a_key(open_site: tuple[PQ, httpx.Client
     foreign = one.post("/api/v1/queues/q/resume", headers={"Origin": "https://evil.example"})
     assert foreign.status_code == 403
 
-    pq.create_key("me", role="viewer")
+    made = pq.create_key("me", role="viewer")
+    eventually(lambda: one.get("/api/v1/whoami").status_code == 401)
 
-    for _ in range(100):
-        if (status := one.get("/api/v1/whoami").status_code) == 401:
-            break
-        threading.Event().wait(0.1)
-    assert status == 401
+    pq.revoke_key(made.id)
+    eventually(lambda: one.get("/api/v1/whoami", headers={"Authorization": f"Bearer {made.key}"}).status_code == 401)
+    assert one.get("/api/v1/whoami").status_code == 401, "as long as there are no keys, not when they have ended"
+
+
+def test_open_door_stays_shut_when_the_only_key_has_ended(database: str) -> None:
+    with PQ(database) as pq:
+        pq.revoke_key(pq.create_key("me", role="admin").id)
+        app = create_app(PQ(database), open_without_keys=True, allowed_hosts=["127.0.0.1"])
+        with served(app) as address, client(address) as one:
+            assert one.get("/api/v1/whoami").status_code == 401
+            assert one.post("/api/v1/queues/q/pause").status_code == 401
+
+
+def test_key_that_has_expired_already_is_not_made(database: str) -> None:
+    with PQ(database) as pq:
+        with pytest.raises(InvalidOption, match="the database's clock has passed that"):
+            pq.create_key("late", role="viewer", expires_at=datetime.now(UTC) - timedelta(seconds=5))
+        assert pq.list_keys() == []
+
+
+def test_end_of_the_last_admin_key_is_told_before() -> None:
+    now = datetime(2026, 3, 1, tzinfo=UTC)
+
+    def key(role: Any, days: float | None, *, active: bool = True) -> KeyRecord:
+        until = None if days is None else now + timedelta(days=days)
+        return KeyRecord(id=1, name="ada", role=role, prefix="pq_x", created_at=now, expires_at=until, active=active)
+
+    assert keys.warning([], now) is None
+    assert keys.warning([key("admin", None), key("admin", 1)], now) is None
+    assert keys.warning([key("admin", 8)], now) is None
+    assert "ada's, expires at 2026-03-07" in (keys.warning([key("admin", 2), key("admin", 6)], now) or "")
+    assert "no admin key that is good" in (
+        keys.warning([key("viewer", None), key("admin", 9, active=False)], now) or ""
+    )
 
 
 def test_other_hosts_and_proxies_get_no_open_door(open_site: tuple[PQ, httpx.Client]) -> None:

@@ -13,7 +13,7 @@ from pq_adapters.dashboard.problems import Problem
 from pq_adapters.dashboard.rendering import back, page
 from pq_adapters.dashboard.routes import dashboard_of, route
 from pq_core.errors import InvalidOption
-from pq_core.keys import ROLES, NewKey
+from pq_core.keys import ROLES, NewKey, warning
 
 PAGE = 50
 LASTS = {"": "for ever", "1": "1 day", "30": "30 days", "90": "90 days", "365": "a year"}
@@ -67,6 +67,7 @@ async def _show(
         first=before_id is None,
         made=made,
         problem=problem,
+        warning=warning(listed, datetime.now(tz=UTC)),
         roles=ROLES,
         lasts=LASTS,
     )
