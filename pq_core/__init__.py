@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         PluginError,
         PQError,
         RateLimited,
+        Refuse,
         ResultNotStored,
         Retry,
         ScheduleNotFound,
@@ -81,7 +82,7 @@ _NAMES = {
     "errors": """
         AppNotFound AttemptLost Cancel DatabaseNotConfigured DatabaseUnavailable DuplicateClientId EmbeddedServerError
         ForkServerLost InvalidDSN InvalidOption InvalidTask KeysNotConfigured NoCurrentAttempt NotMigrated PQError
-        PayloadDecodeError PayloadError PayloadTooLarge PluginError RateLimited ResultNotStored Retry
+        PayloadDecodeError PayloadError PayloadTooLarge PluginError RateLimited Refuse ResultNotStored Retry
         ScheduleNotFound SchemaDamaged SchemaIncompatible Snooze TaskCancelled TaskFailed TaskNotAllowed TaskNotFound
         TaskTimeout TransactionRequired UnknownTask UnsupportedConnection UseAsync UseSync WaitTimeout WorkerStartError
     """,
@@ -132,6 +133,7 @@ __all__ = [
     "Priority",
     "Rate",
     "RateLimited",
+    "Refuse",
     "ResultNotStored",
     "Retention",
     "Retry",

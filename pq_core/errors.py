@@ -200,6 +200,10 @@ class Cancel(Exception):
     """Raise in a task to end it as cancelled, for good."""
 
 
+class Refuse(Exception):
+    """Raise to fail a task that must not run here, and not to try it again: in it, or before it in ``pq_in_child``."""
+
+
 class TaskTimeout(BaseException):
     """Raised inside a task when its timeout is over. A BaseException: ``except Exception`` lets it pass."""
 

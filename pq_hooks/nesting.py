@@ -48,19 +48,21 @@ def bounded(seconds: float, function: Callable[..., Any], *arguments: object) ->
 class Nested(AbstractContextManager[None]):
     """Enters the context manager of each plugin in order, leaves them in reverse, and lets the task be."""
 
-    __slots__ = ("entered", "implementations", "limit", "passing", "report", "task")
+    __slots__ = ("deciding", "entered", "implementations", "limit", "passing", "report", "task")
 
     def __init__(
         self,
         implementations: tuple[tuple[str, Callable[..., Any]], ...],
         task: object,
         passing: tuple[type[BaseException], ...],
+        deciding: tuple[type[BaseException], ...],
         limit: float,
         report: Report,
     ) -> None:
         self.implementations = implementations
         self.task = task
         self.passing = passing
+        self.deciding = deciding
         self.limit = limit
         self.report = report
         self.entered: list[tuple[str, Any]] = []
@@ -76,7 +78,7 @@ class Nested(AbstractContextManager[None]):
                     raise TypeError(f"must return a context manager or None; got {kind.__qualname__}")
                 kind.__enter__(manager)
             except BaseException as error:
-                if isinstance(error, self.passing):
+                if isinstance(error, self.passing + self.deciding):
                     # The task is over before it began: those that were entered are left as for any exception.
                     self.__exit__(type(error), error, error.__traceback__)
                     raise

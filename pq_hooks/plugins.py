@@ -187,17 +187,22 @@ class Plugins:
             self._isolated(name, "pq_pre_fork", call, task)
 
     def in_child(
-        self, task: ClaimedTask, *, passing: tuple[type[BaseException], ...] = ()
+        self,
+        task: ClaimedTask,
+        *,
+        passing: tuple[type[BaseException], ...] = (),
+        deciding: tuple[type[BaseException], ...] = (),
     ) -> AbstractContextManager[Any]:
         """Return the plugins' context managers as one, which never raises but what it is told to let pass.
 
         ``passing``: exceptions that a signal raises in the task; one that comes while a plugin's code runs
-        belongs to the task. Each exit is interrupted after ``exit_limit`` seconds (in the main thread only:
+        belongs to the task. ``deciding``: exceptions by which a plugin says, before the task begins, how the
+        attempt ends. Each exit is interrupted after ``exit_limit`` seconds (in the main thread only:
         nowhere else can it be).
         """
         if not self._in_child:
             return _NOTHING
-        return Nested(self._in_child, task, passing, self._exit_limit, self._report)
+        return Nested(self._in_child, task, passing, deciding, self._exit_limit, self._report)
 
     def post_task(self, task: ClaimedTask, outcome: AttemptOutcome) -> None:
         """Call ``pq_post_task``."""

@@ -95,7 +95,8 @@ def pq_in_child(task: ClaimedTask) -> AbstractContextManager[Any] | None:
     """Return a context manager that is entered around the task function; ``None`` for none.
 
     Those of all plugins are nested in the order of registration. An exit sees the task's exception, and can
-    neither swallow nor replace it; it has 5 seconds and ends before the process does.
+    neither swallow nor replace it; it has 5 seconds and ends before the process does. An enter that raises ``Retry``,
+    ``Snooze``, ``Cancel`` or ``Refuse`` decides: the task function is not called, and the attempt ends by that.
 
     Runs in: child
     On error: logged; the task's outcome is what it would be without the plugin.

@@ -19,7 +19,17 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from pq_core import roles
 from pq_core.dsn import find_dsn, rotated
-from pq_core.errors import NotMigrated, PQError, TaskCancelled, TaskTimeout, WorkerStartError
+from pq_core.errors import (
+    Cancel,
+    NotMigrated,
+    PQError,
+    Refuse,
+    Retry,
+    Snooze,
+    TaskCancelled,
+    TaskTimeout,
+    WorkerStartError,
+)
 from pq_core.executor import find_executor
 from pq_core.types import AttemptOutcome, ClaimedTask
 from pq_core.worker import exiting, guards, image, late
@@ -206,7 +216,9 @@ class Host:
             load=program.load,
             load_ahead=program.load_ahead,
             function_of=program.function_of,
-            in_child=lambda task: plugins.in_child(program.shown(task), passing=(TaskTimeout, TaskCancelled)),
+            in_child=lambda task: plugins.in_child(
+                program.shown(task), passing=(TaskTimeout, TaskCancelled), deciding=(Retry, Snooze, Cancel, Refuse)
+            ),
             retryable=program.retryable,
             sensitive=program.sensitive,
             detaches=program.detaches,

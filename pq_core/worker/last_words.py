@@ -8,7 +8,7 @@ from __future__ import annotations
 import traceback
 from typing import TYPE_CHECKING, Any
 
-from pq_core.errors import Cancel, PQError, RateLimited, Retry, Snooze, TaskCancelled, TaskTimeout
+from pq_core.errors import Cancel, PQError, RateLimited, Refuse, Retry, Snooze, TaskCancelled, TaskTimeout
 from pq_core.worker.child_setup import ChildSetup, Unroutable
 from pq_core.worker.concealing import error_frames
 from pq_core.worker.stopping import Stopper
@@ -40,6 +40,8 @@ def failure(setup: ChildSetup, task: ClaimedTask, error: BaseException) -> dict[
             return {"how": "snoozed", "after": error.after, "pause": isinstance(error, RateLimited), "error": words}
         case Cancel():
             return {"how": "cancelled", "error": None if sensitive else str(error) or None}
+        case Refuse():
+            return _raised(error, retryable=False, sensitive=sensitive)
         case _:
             return _raised(error, retryable=setup.retryable(task, error), sensitive=sensitive)
 

@@ -14,6 +14,7 @@ SNIPPETS = {
     "docs/tasks.md": "app:pq",
     "docs/payloads.md": "app:pq",
     "docs/database.md": None,
+    "docs/tenants.md": "tenants:pq",
     "docs/deploys.md": None,
     "docs/schedules.md": None,
     "docs/coming-from/celery.md": "packing:pq",

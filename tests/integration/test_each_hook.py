@@ -14,7 +14,19 @@ from typing import Any
 import psycopg
 import pytest
 
-from pq_core import PQ, DuplicateClientId, PayloadError, Task, role
+from pq_core import (
+    PQ,
+    Cancel,
+    DuplicateClientId,
+    Outcome,
+    PayloadError,
+    Refuse,
+    Retry,
+    Snooze,
+    Task,
+    TaskStatus,
+    role,
+)
 from pq_core.psycopg_executor import PsycopgExecutor
 
 
@@ -252,3 +264,48 @@ def test_pq_executor_brings_a_session_of_ones_own(database: str) -> None:
         assert pq.get_task(task_id) is None
         connection.commit()
         assert pq.get_task(task_id) is not None
+
+
+@pytest.mark.parametrize("options", [{}, {"tasks_per_child": 10}, {"async_concurrency": 10}], ids=str)
+def test_pq_in_child_may_decide_how_an_attempt_ends(database: str, options: dict[str, int], path: Path) -> None:
+    """Before the function begins; anything else that it raises is logged, and the task runs."""
+
+    class Decides:
+        @contextmanager
+        def pq_in_child(self, task: Any) -> Iterator[None]:
+            match task.headers.get("how"):
+                case "refuse":
+                    raise Refuse("no tenant")
+                case "retry":
+                    raise Retry("not yet", after=0)
+                case "cancel":
+                    raise Cancel("tenant is gone")
+                case "snooze" if task.snoozes == 0:
+                    raise Snooze(0)
+                case "fail":
+                    raise RuntimeError("of the plugin")
+            yield
+
+    pq = PQ(database, plugins=[Decides()])
+
+    @pq.task(name="letter", max_attempts=2)
+    async def letter(how: str) -> str:
+        with path.open("a") as file:
+            file.write(f"{how}\n")
+        return how
+
+    expected = {
+        "refuse": (TaskStatus.FAILED, Outcome.RAISED, 1),
+        "retry": (TaskStatus.FAILED, Outcome.RAISED, 2),
+        "cancel": (TaskStatus.CANCELLED, Outcome.CANCELLED, 1),
+        "snooze": (TaskStatus.COMPLETED, Outcome.SUCCEEDED, 1),
+        "fail": (TaskStatus.COMPLETED, Outcome.SUCCEEDED, 1),
+    }
+    with pq:
+        ids = {how: pq.enqueue(letter.options(headers={"how": how}).call(how)) for how in expected}
+        pq.run_worker(until_empty=True, concurrency=2, poll_interval=0.1, **options)
+        found = {how: pq.get_task(task_id) for how, task_id in ids.items()}
+
+    assert {how: (one.status, one.outcome, one.attempts) for how, one in found.items() if one} == expected
+    assert "no tenant" in str(found["refuse"] and found["refuse"].error)
+    assert sorted(path.read_text().split()) == ["fail", "snooze"]
