@@ -3,30 +3,11 @@
 from __future__ import annotations
 
 import inspect
-import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from types import ModuleType
 from typing import Any
 
 from pq_core.errors import InvalidTask
-
-
-def module_of(function: Callable[..., Any]) -> str:
-    """Return the name under which a worker can import the function's module.
-
-    A program started as ``python app.py`` is ``__main__`` to itself and ``app`` to the worker that runs its
-    tasks; one started as ``python -m app.jobs`` is ``app.jobs``. A terminal's ``__main__`` stays what it is.
-    """
-    module = getattr(function, "__module__", None) or "__main__"
-    return _main_module() if module == "__main__" else str(module)
-
-
-def loaded_module(name: str) -> ModuleType | None:
-    """Return the module if it is loaded; the running program counts under its importable name, too."""
-    if name != "__main__" and name == _main_module() and name not in sys.modules:
-        return sys.modules.get("__main__")
-    return sys.modules.get(name)
 
 
 def describe(function: Callable[..., Any]) -> str:
@@ -101,15 +82,6 @@ def check_function(function: object) -> None:
         raise InvalidTask(f"{function!r} is a class: declare a function that makes one")
     if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
         raise InvalidTask(f"{describe(function)} is a generator, calling it would run nothing: return a list")
-
-
-def _main_module() -> str:
-    main = sys.modules.get("__main__")
-    spec = getattr(main, "__spec__", None)
-    if spec is not None and spec.name:
-        return str(spec.name)
-    stem, _ = os.path.splitext(os.path.basename(getattr(main, "__file__", None) or ""))  # noqa: PTH119, PTH122
-    return stem if stem.isidentifier() else "__main__"
 
 
 def _interactive(function: Callable[..., Any]) -> bool:

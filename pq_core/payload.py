@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from pq_core.errors import PayloadDecodeError, PayloadError, PayloadTooLarge
+from pq_core.payload_conversions import interchangeable
 from pq_core.payload_decoding import TAG, TAGS, Decoder, Malformed
 from pq_core.payload_encoding import Encoder, Refused, are_plain
 from pq_core.payload_refining import Refiner
@@ -32,6 +33,7 @@ __all__ = [
     "dumps",
     "encode",
     "encode_result",
+    "interchangeable",
     "loads",
     "signature_of",
     "storable_text",

@@ -16,7 +16,9 @@ from collections.abc import Callable, Iterable
 from datetime import date, datetime, time, timedelta, timezone
 from types import ModuleType
 from typing import Any
+from weakref import WeakKeyDictionary
 
+from pq_core.main_module import loaded_module, main_module
 from pq_core.payload_library import PATHS, library_type
 from pq_core.types import TaskId
 
@@ -57,8 +59,10 @@ def find_type(reference: object) -> type[Any]:
     """
     if not isinstance(reference, str) or ":" not in reference:
         raise Malformed("names no type as module:class")
+    if reference.endswith("]"):
+        return _generic(reference)
     module_name, qualname = reference.split(":", 1)
-    module = sys.modules.get(module_name)
+    module = loaded_module(module_name)
     if not isinstance(module, ModuleType):
         raise Malformed(f"needs the type {reference}, but the module {module_name!r} is not loaded here")
     # A lazy module would load itself on a plain attribute access.
@@ -67,6 +71,27 @@ def find_type(reference: object) -> type[Any]:
         found = type.__getattribute__(found, "__dict__").get(name) if isinstance(found, type) else None
     if not isinstance(found, type):
         raise Malformed(f"needs the type {reference}, which is not defined here")
+    return found
+
+
+def _generic(reference: str) -> type[Any]:
+    """Return the generic model with its arguments that ``module:Page[module:Note,…]`` names."""
+    outer, _, inner = reference[:-1].partition("[")
+    origin = find_type(outer)
+    if not is_model(origin):
+        raise Malformed(f"names {outer} as a generic model, which it is not")
+    arguments, depth, begin = [], 0, 0
+    for at, character in enumerate(inner + ","):
+        depth += {"[": 1, "]": -1}.get(character, 0)
+        if character == "," and depth == 0:
+            arguments.append(find_type(inner[begin:at]))
+            begin = at + 1
+    try:
+        found = origin[tuple(arguments)]
+    except TypeError as error:
+        raise Malformed(f"needs the type {reference}: {error}") from error
+    if not isinstance(found, type):
+        raise Malformed(f"needs the type {reference}, which is none")
     return found
 
 
@@ -123,6 +148,43 @@ def build_model(kind: type[Any], values: dict[str, Any]) -> Any:
         name: field.validation_alias for name, field in fields.items() if isinstance(field.validation_alias, str)
     }
     return kind.model_validate({aliases.get(name, name): value for name, value in values.items()})
+
+
+def shape_of(kind: Any) -> str:
+    """Return what tells whether a model has the fields, of the types, that it had when a value of it was stored."""
+    known = _SHAPES.get(kind)
+    if known is None:
+        known = _SHAPES[kind] = _shape(kind)
+    return known
+
+
+_SHAPES: WeakKeyDictionary[Any, str] = WeakKeyDictionary()
+
+
+def _shape(kind: Any) -> str:
+    fields = ";".join(f"{name}:{field.annotation!r}" for name, field in kind.model_fields.items())
+    number = 0xCBF29CE484222325  # FNV-1a: hash() differs between processes, and what is better is in no image
+    for byte in fields.replace("__main__.", f"{main_module()}.").encode("utf-8", "backslashreplace"):
+        number = (number ^ byte) * 0x100000001B3 % (1 << 64)
+    return f"{number:016x}"
+
+
+def rebuild_model(kind: type[Any], values: dict[str, Any]) -> Any:
+    """Return the model of these values as they were when it was stored: its validators have taken them then.
+
+    They may look at a clock or at files, which are others by now.
+    """
+    model: Any = object.__new__(kind)
+    fields = kind.model_fields
+    more = {name: value for name, value in values.items() if name not in fields}
+    allows_more = kind.model_config.get("extra") == "allow"
+    if more and not allows_more:
+        raise Malformed(f"has a value for {next(iter(more))!r}, which is no field of {kind.__qualname__}")
+    object.__setattr__(model, "__dict__", {name: values[name] for name in fields})
+    object.__setattr__(model, "__pydantic_extra__", more if allows_more else None)
+    object.__setattr__(model, "__pydantic_fields_set__", set(fields))
+    object.__setattr__(model, "__pydantic_private__", {} if kind.__private_attributes__ else None)
+    return model
 
 
 class Decoder:
@@ -320,7 +382,9 @@ def _model(decoder: Decoder, tagged: dict[str, Any]) -> Any:
     kind = decoder.type(tagged)
     if not is_model(kind):
         raise Malformed(f"names {tagged['type']} as a Pydantic model, which it is not")
-    model = build_model(kind, _object(decoder, tagged))
+    values = _object(decoder, tagged)
+    as_it_was = "shape" in tagged and tagged["shape"] == shape_of(kind)
+    model = rebuild_model(kind, values) if as_it_was else build_model(kind, values)
     given = tagged.get("set")
     if isinstance(given, list):
         object.__setattr__(model, "__pydantic_fields_set__", {name for name in given if isinstance(name, str)})

@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterable, Mapping
 from datetime import date, datetime, time, timedelta, timezone
 from typing import TYPE_CHECKING, Any
 
+from pq_core.main_module import module_of
+from pq_core.payload_conversions import HINTS, conversion_of, full_name
 from pq_core.payload_decoding import (
     MAX_DEPTH,
     TAG,
@@ -24,6 +26,7 @@ from pq_core.payload_decoding import (
     is_model,
     is_namedtuple,
     pydantic_model,
+    shape_of,
     step,
 )
 from pq_core.payload_library import PATHS, library_base, library_name
@@ -197,7 +200,8 @@ def same(left: Any, right: Any) -> bool:
     """Return whether both are equal and of the same type, all the way down."""
     kind = type(left)
     if kind is not type(right):
-        return False
+        convert = conversion_of(kind)
+        return convert is not None and same(convert(left), right)
     if issubclass(kind, (list, tuple)):
         return len(left) == len(right) and all(map(same, left, right)) and bool(left == right)
     if issubclass(kind, dict):
@@ -266,7 +270,7 @@ def _tzinfo(value: datetime | time) -> dict[str, JSON]:
         if offset.microseconds:  # fromisoformat() of some versions takes +00:00:00.000001 for UTC
             more["offset"] = _duration(offset)
     elif zone is not None:
-        raise Refused(f"has a tzinfo of type {_name(type(zone))}: use zoneinfo.ZoneInfo or datetime.timezone")
+        raise Refused(f"has a tzinfo of type {full_name(type(zone))}: use zoneinfo.ZoneInfo or datetime.timezone")
     return more
 
 
@@ -348,16 +352,14 @@ _OF_THE_LIBRARY: dict[str, Callable[[Encoder, Any], JSON]] = {
 """By name: their modules may not be loaded yet."""
 
 
-def _name(kind: type[Any]) -> str:
-    return f"{kind.__module__}.{kind.__qualname__}"
-
-
 def _encoder_of(kind: type[Any]) -> Callable[[Encoder, Any], JSON]:
     """Return how to encode an instance of a class that is not among ``_ENCODERS``, most likely somebody's own."""
     encode = _OF_THE_LIBRARY.get(library_name(kind) or "")
     if encode is not None:
         _ENCODERS[kind] = encode  # now that it is there
         return encode
+    if (convert := conversion_of(kind)) is not None:
+        return functools.partial(_converted, convert)
     if issubclass(kind, enum.Enum):
         return _enum
     if is_namedtuple(kind):
@@ -365,28 +367,55 @@ def _encoder_of(kind: type[Any]) -> Callable[[Encoder, Any], JSON]:
     base = next((one for one in _BUILTINS if issubclass(kind, one)), None) or library_base(kind, *_LIBRARY)
     if base is not None:
         plain = base.__name__
-        raise Refused(f"is of type {_name(kind)}, a subclass of {plain} that would arrive as {plain}: convert it")
+        how = HINTS.get(plain, f"{plain}(value)")
+        raise Refused(
+            f"is of type {full_name(kind)}, a subclass of {plain} that would arrive as {plain}: pass {how}, or name it "
+            "to pq_core.payload.interchangeable()"
+        )
     if is_model(kind):
         return _model
     if dataclasses.is_dataclass(kind) and not issubclass(kind, BaseException):
         return _dataclass
     raise Refused(
-        f"is of type {_name(kind)}, which can't be stored: pass an id, plain values, a dataclass or a Pydantic model"
+        f"is of type {full_name(kind)}, which can't be stored: "
+        "pass an id, plain values, a dataclass or a Pydantic model"
     )
 
 
+def _converted(convert: Callable[[Any], Any], encoder: Encoder, value: Any) -> JSON:
+    plain = convert(value)
+    if type(plain) is type(value) or not bool(plain == value):
+        made = full_name(type(plain))
+        raise Refused(
+            f"is of type {full_name(type(value))}, and the {made} that it is to be stored as is not equal to it"
+        )
+    return encoder.value(plain)
+
+
 def _reference(kind: type[Any]) -> str:
-    """Return ``module:qualname``, proven to lead back to the class."""
-    if "<locals>" in kind.__qualname__:
-        raise Refused(f"is of the local class {_name(kind)}: define it at the top of a module")
-    reference = f"{kind.__module__}:{kind.__qualname__}"
+    """Return ``module:qualname``, proven to lead back to the class; of a generic model with its arguments."""
+    reference = _written(kind)
     try:
         found = find_type(reference)
     except Malformed:
         found = None
     if found is not kind:
-        raise Refused(f"is of the class {_name(kind)}, which can't be found by that name")
+        raise Refused(f"is of the class {full_name(kind)}, which can't be found by the name {reference}")
     return reference
+
+
+def _written(kind: type[Any]) -> str:
+    """Return how a class is named where a worker is to find it: the program that runs by the name to import it by."""
+    generic = getattr(kind, "__pydantic_generic_metadata__", None) or {}
+    if (origin := generic.get("origin")) is not None:
+        arguments = generic.get("args", ())
+        if not all(isinstance(one, type) for one in arguments):
+            own = f"class X({kind.__name__})"
+            raise Refused(f"is of the generic model {full_name(kind)}, whose arguments have no names: declare {own}")
+        return f"{_written(origin)}[{','.join(map(_written, arguments))}]"
+    if "<locals>" in kind.__qualname__:
+        raise Refused(f"is of the local class {full_name(kind)}: define it at the top of a module")
+    return f"{module_of(kind)}:{kind.__qualname__}"
 
 
 def _proven(value: Any, tagged: dict[str, JSON]) -> JSON:
@@ -399,7 +428,7 @@ def _proven(value: Any, tagged: dict[str, JSON]) -> JSON:
         problem = "it " + malformed.reason
     except Exception as error:
         problem = f"comparing it raised {type(error).__name__}"
-    raise Refused(f"is of type {_name(type(value))}, which can't be stored: {problem}")
+    raise Refused(f"is of type {full_name(type(value))}, which can't be stored: {problem}")
 
 
 def _enum(encoder: Encoder, value: enum.Enum) -> JSON:
@@ -412,7 +441,7 @@ def _enum(encoder: Encoder, value: enum.Enum) -> JSON:
 def _namedtuple(encoder: Encoder, value: Any) -> JSON:
     reference = _reference(type(value))
     if getattr(value, "__dict__", None):
-        raise Refused(f"is of type {_name(type(value))}, whose instances hold more than their fields")
+        raise Refused(f"is of type {full_name(type(value))}, whose instances hold more than their fields")
     values = encoder.attributes(zip(value._fields, value, strict=True), value)
     return _proven(value, _tag("namedtuple", values, type=reference))
 
@@ -423,7 +452,7 @@ def _dataclass(encoder: Encoder, value: Any) -> JSON:
     try:
         values = [(field.name, getattr(value, field.name)) for field in dataclasses.fields(value)]
     except AttributeError as error:
-        raise Refused(f"is a {_name(kind)} without a value for {error.name!r}") from error
+        raise Refused(f"is a {full_name(kind)} without a value for {error.name!r}") from error
     return _proven(value, _tag("dataclass", encoder.attributes(values, value), type=reference))
 
 
@@ -436,7 +465,10 @@ def _model(encoder: Encoder, value: Any) -> JSON:
     try:
         if value.__pydantic_private__:
             more["private"] = encoder.attributes(value.__pydantic_private__.items(), value)
-        return _proven(value, _tag("pydantic", encoder.attributes(fields, value), type=reference, **more))
+        values = encoder.attributes(fields, value)
+        # Its validators take it now, so they need not be asked again.
+        proven = _proven(value, _tag("pydantic", values, type=reference, **more))
+        return {**proven, "shape": shape_of(type(value))}
     except Refused as refused:
         # A field of a type that only Pydantic knows (a URL): perhaps its own JSON leads back to it.
         if refused.too_large or pydantic_model() is None:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from pq_core.close_names import close_names
 from pq_core.errors import InvalidOption, TaskNotAllowed, UnknownTask
-from pq_core.functions import loaded_module, module_of
+from pq_core.main_module import loaded_module, module_of
 from pq_core.options import LONGEST_NAME, names
 from pq_core.sealing import Seals
 from pq_core.task_groups import TaskGroup

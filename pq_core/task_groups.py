@@ -9,7 +9,8 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, overload
 
 from pq_core.errors import InvalidTask
-from pq_core.functions import check_function, describe, module_of
+from pq_core.functions import check_function, describe
+from pq_core.main_module import module_of
 from pq_core.options import TaskFields, build, check_name
 from pq_core.schedule_options import Declaration, RhythmFields, build_schedule
 from pq_core.tasks import AsyncTask, Task, duplicate, with_calls

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, cast, overlo
 
 from pq_core import current
 from pq_core.errors import InvalidTask
-from pq_core.functions import Arity, check_function, describe, module_of, parameters_of, same_code
+from pq_core.functions import Arity, check_function, describe, parameters_of, same_code
+from pq_core.main_module import module_of
 from pq_core.options import (
     FROZEN_NAMES,
     CallFields,
