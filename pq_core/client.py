@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar, cast, overload
 from pq_core import current
 from pq_core.async_methods import AsyncMethods
 from pq_core.bound import AsyncBoundPQ, BoundPQ, check_transaction
-from pq_core.errors import InvalidOption
+from pq_core.errors import InvalidOption, WaitTimeout
 from pq_core.executor import AsyncExecutor, Executor, find_executor, is_async
 from pq_core.methods import Methods
 from pq_core.operations import Operations
@@ -225,10 +225,16 @@ class PQ(Methods, AsyncMethods, TableMethods):
         cancelled, TaskNotFound if it does not exist (not yet: its transaction must have been committed),
         DatabaseUnavailable if there is no database at first; one that goes away later is waited for.
         """
-        from pq_core.waiting import Patience, wait_for_end
+        from pq_core.waiting import Patience, wait_for_end, warn_in_a_task
 
+        warn_in_a_task()
         patience = Patience(task_id, timeout=timeout, poll=poll, seals=self.registry.seals)
-        return wait_for_end(lambda: self._listen_pool, patience, self.store.watch(task_id), self._run)
+        try:
+            return wait_for_end(lambda: self._listen_pool, patience, self.store.watch(task_id), self._run)
+        except WaitTimeout as error:
+            with contextlib.suppress(Exception):  # no right to look at workers, or no database any more
+                error.explain(self._run(self.store.why(task_id)))
+            raise
 
     @overload
     async def await_(self, task_id: TaskId[R], timeout: float | None = None, *, poll: float = 1.0) -> R: ...
@@ -236,10 +242,16 @@ class PQ(Methods, AsyncMethods, TableMethods):
     async def await_(self, task_id: int, timeout: float | None = None, *, poll: float = 1.0) -> Any: ...
     async def await_(self, task_id: int, timeout: float | None = None, *, poll: float = 1.0) -> Any:
         """``wait`` for asynchronous callers; the plain twin's name is a word of the language."""
-        from pq_core.waiting import Patience, await_end
+        from pq_core.waiting import Patience, await_end, warn_in_a_task
 
+        warn_in_a_task()
         patience = Patience(task_id, timeout=timeout, poll=poll, seals=self.registry.seals)
-        return await await_end(lambda: self._async_listen_pool, patience, self.store.watch(task_id), self._arun)
+        try:
+            return await await_end(lambda: self._async_listen_pool, patience, self.store.watch(task_id), self._arun)
+        except WaitTimeout as error:
+            with contextlib.suppress(Exception):
+                error.explain(await self._arun(self.store.why(task_id)))
+            raise
 
     def close(self) -> None:
         """Close the connections that nobody uses; the next call opens new ones. For async ones: ``aclose``."""

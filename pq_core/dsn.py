@@ -133,10 +133,13 @@ def _start_embedded(text: str) -> str:
     from pq_core import embedded
 
     path = Path(text.removeprefix(EMBEDDED).removeprefix("//") or ".pq").expanduser().resolve()
-    if str(path) not in _announced:
-        _announced.add(str(path))
-        print(f"pq: using the embedded Postgres in {path}", file=sys.stderr, flush=True)
-    return embedded.start(path)
+
+    def announce() -> None:
+        if str(path) not in _announced:
+            _announced.add(str(path))
+            print(f"pq: using the embedded Postgres in {path}", file=sys.stderr, flush=True)
+
+    return embedded.start(path, on_start=announce)
 
 
 def _accepted(text: str, source: str) -> str:

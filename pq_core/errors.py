@@ -110,12 +110,19 @@ class ScheduleNotFound(PQError, LookupError):
 
 
 class WaitTimeout(PQError, TimeoutError):
-    """Raised by ``wait`` when the task has not finished in time."""
+    """Raised by ``wait`` when the task has not finished in time. ``reason``: what stands in its way, if that is known."""
 
     def __init__(self, task_id: int, timeout: float, status: str) -> None:
         super().__init__(f"task {task_id} is still {status} after {timeout:g} s")
         self.task_id = task_id
         self.status = status
+        self.reason: str | None = None
+
+    def explain(self, reason: str | None) -> None:
+        """Say what stands in the task's way, where that is known."""
+        if reason is not None:
+            self.reason = reason
+            self.args = (f"{self}; {reason}",)
 
 
 class TaskFailed(PQError):

@@ -6,6 +6,7 @@ same one. The worker's own statements are with the worker.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -164,6 +165,12 @@ class Store:
     def watch(self, task_id: int) -> Request[Watched | None]:
         """Ask for a notification of the task's end, and read where it stands."""
         return self._request("watch", bigint(task_id), rows.watched)
+
+    def why(self, task_id: int) -> Request[str | None]:
+        """Ask what stands in the task's way."""
+        from pq_core.waiting_reason import reason
+
+        return self._request("why", bigint(task_id), lambda found: reason(json.loads(found[0])) if found else None)
 
     def progress(self, task_id: int) -> Request[tuple[float | None, str | None] | None]:
         """Read how far a task says it is."""

@@ -44,6 +44,13 @@ PAYLOAD_LIMIT = 2**20
 
 _NOTHING_SAID = CallOptions()
 
+_ELSEWHERE = {
+    **dict.fromkeys(("delay", "send", "defer", "submit", "queue"), "enqueue(…), or pq.enqueue(task.call(…))"),
+    **dict.fromkeys(("apply_async", "send_with_options", "configure", "schedule"), "options(run_in=…).enqueue(…)"),
+    **dict.fromkeys(("s", "si", "signature", "message"), "call(…)"),
+}
+"""What tasks of other libraries have, and what stands here for it."""
+
 
 class Task(Generic[P, R]):
     """A task function: call it and it runs here and now; ``call``, ``enqueue`` and ``options`` put it off.
@@ -85,6 +92,14 @@ class Task(Generic[P, R]):
             raise InvalidTask(f"{name}: Python can't tell the parameters of {function!r}: wrap it in a def") from error
         self.clashing = FROZEN_NAMES & self.signature.parameters.keys()
         self._arity = Arity(self.signature)
+
+    if not TYPE_CHECKING:  # a name that is not there is an error to the type checker already
+
+        def __getattr__(self, name: str) -> Any:
+            how = _ELSEWHERE.get(name)
+            if how is None:
+                raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+            raise AttributeError(f"a task of pq has no {name}(): write {self.__dict__.get('__name__', 'task')}.{how}")
 
     def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
         """Run the function here and now, without a row, a child or a retry."""

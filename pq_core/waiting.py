@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
@@ -19,14 +20,17 @@ from psycopg import sql
 
 from pq_core.errors import DatabaseUnavailable, InvalidOption, ResultNotStored, TaskFailed, TaskNotFound, WaitTimeout
 from pq_core.psycopg_executor import AsyncPsycopgExecutor, PsycopgExecutor
+from pq_core.roles import role
 from pq_core.rows import Watched
 from pq_core.sealing import Seals
 from pq_core.sqlstates import ends_connection
 from pq_core.store import Request
-from pq_core.types import TaskStatus
+from pq_core.types import Role, TaskStatus
 
 if TYPE_CHECKING:
     from pq_core.database import AsyncConnectionPool, ConnectionPool
+
+logger = logging.getLogger("pq")
 
 T = TypeVar("T")
 Ask: TypeAlias = Callable[[Request[T]], T]
@@ -179,6 +183,19 @@ class AsyncListener:
                         return
             except psycopg.Error:
                 self._connection = None
+
+
+_warned = [False]
+
+
+def warn_in_a_task() -> None:
+    """Say once that a task waits for another: with as many who wait as may run at once, none ever begins."""
+    if role() is Role.CHILD and not _warned[0]:
+        _warned[0] = True
+        logger.warning(
+            "a task waits for another one: it keeps its place meanwhile, and if all places are taken by such tasks "
+            "none goes on. Enqueue what follows at the end of the other task, or raise Snooze until it has ended"
+        )
 
 
 def wait_for_end(

@@ -104,6 +104,9 @@ MOST_PROCESSES = 1000
     show_default=False,
     help="Let functions and classes count their references as ever.",
 )
+@click.option(
+    "--burst", is_flag=True, hidden=True, help="Of RQ.", expose_value=False, callback=lambda *said: _no_burst(*said)
+)
 @click.option("--check", is_flag=True, help="Only report threads, sockets, memory, and the cost of one fork.")
 def worker(app: str, **given: Any) -> None:
     """Run the tasks of APP, each in a process of its own, until it is told to stop.
@@ -122,6 +125,11 @@ def worker(app: str, **given: Any) -> None:
         os.execv(arguments[0], arguments)
     except OSError as error:
         raise Mistake(f"{arguments[0]} can't be started: {error.strerror}") from error
+
+
+def _no_burst(_: click.Context, __: click.Parameter, said: bool) -> None:
+    if said:
+        raise Mistake("there is no --burst: --until-empty ends the worker when nothing is due")
 
 
 def worker_options(given: dict[str, Any]) -> WorkerOptions:

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -108,6 +108,7 @@ def start(
     linger: float = 1.5,
     timeout: float = 60.0,
     as_root: AsRoot = "auto",
+    on_start: Callable[[], None] | None = None,
 ) -> str:
     """Start the embedded Postgres of ``path`` (default ``./.pq``), or join the running one; return its DSN.
 
@@ -118,7 +119,7 @@ def start(
     ``durable=False`` gives up crash safety for speed, for tests. ``settings`` are server settings. ``binaries``
     chooses ``"system"`` or ``"package"`` (default: PQ_EMBEDDED_BINARIES, else the system's if it has any).
     All of them matter to the process that starts the server; who joins takes it as it is. ``as_root``: how
-    Postgres is run when this process is root's.
+    Postgres is run when this process is root's. ``on_start``: called if this process starts it.
     """
     folder = _state_folder(path)
     with _starting:
@@ -143,6 +144,8 @@ def start(
                 linger=linger,
                 as_root=as_root,
             )
+            if on_start is not None:
+                on_start()
             _run_holder(plan, deadline)
 
 

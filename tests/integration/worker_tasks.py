@@ -801,3 +801,13 @@ def tells_its_deadline() -> str:
     deadline = current_attempt().deadline
     assert deadline is not None
     return "within a minute" if deadline - datetime.now(UTC) <= timedelta(seconds=60) else f"at {deadline}"
+
+
+# --- waiting for others
+
+
+@jobs.task
+def waits_for_another() -> int:
+    with PQ(own_dsn()) as pq:
+        pq.include(jobs)
+        return int(pq.wait(pq.enqueue(add.call(1, 2)), timeout=60))

@@ -38,7 +38,8 @@ COMMANDS = dict(commands())
 
 
 def options(command: click.Command) -> set[str]:
-    return {name for p in command.params if isinstance(p, click.Option) for name in p.opts if name != "--help"}
+    shown = [p for p in command.params if isinstance(p, click.Option) and not p.hidden]
+    return {name for p in shown for name in p.opts if name != "--help"}
 
 
 @pytest.mark.parametrize("name", COMMANDS)
