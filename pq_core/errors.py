@@ -110,7 +110,7 @@ class ScheduleNotFound(PQError, LookupError):
 
 
 class WaitTimeout(PQError, TimeoutError):
-    """Raised by ``wait`` when the task has not finished in time. ``reason``: what stands in its way, if that is known."""
+    """Raised by ``wait`` when the task has not finished in time. ``reason``: what stands in its way, if known."""
 
     def __init__(self, task_id: int, timeout: float, status: str) -> None:
         super().__init__(f"task {task_id} is still {status} after {timeout:g} s")
