@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
@@ -29,6 +30,7 @@ class DjangoConnections:
         self._own()
         reset_queries()
         close_old()
+        close_broken()
         try:
             yield
         finally:
@@ -72,6 +74,23 @@ def close_old() -> None:
     """Close connections that are unusable or too old, as Django does around a request."""
     for connection in connections.all(initialized_only=True):
         connection.close_if_unusable_or_obsolete()
+
+
+def close_broken() -> None:
+    """Close connections that the server has ended between two tasks of one process, as by a restart.
+
+    Django learns of that by a query that fails, or by one more query for each task (``CONN_HEALTH_CHECKS``). The socket
+    tells: nothing is to be read from it while nothing was asked.
+    """
+    for connection in connections.all(initialized_only=True):
+        if connection.connection is None or connection.in_atomic_block:
+            continue
+        try:
+            readable = select.select([connection.connection], [], [], 0)[0]
+        except (OSError, ValueError, TypeError):  # closed already, or a database without a socket, as SQLite
+            continue
+        if readable and not connection.is_usable():
+            connection.close()
 
 
 def close_in_worker() -> None:

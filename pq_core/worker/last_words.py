@@ -5,6 +5,8 @@ The words are the body of an END frame (wire.py): ``how`` it ended, and what bel
 
 from __future__ import annotations
 
+import errno
+import os
 import traceback
 from typing import TYPE_CHECKING, Any
 
@@ -18,8 +20,30 @@ if TYPE_CHECKING:
 
     from pq_core.types import ClaimedTask
 
+NOT_A_SOCKET = os.strerror(errno.ENOTSOCK)
 ERROR_LIMIT = 64 * 1024
 """Bytes of error text that are kept: its first quarter and its end."""
+
+
+INHERITED = (
+    "pq: this may be a connection that was opened before the fork, as at import: in a task's process it leads to "
+    "/dev/null. Open it in the task or in a plugin's pq_in_child; pq renews SQLAlchemy's engines and Django's connections"
+)
+
+
+def _of_an_inherited_socket(error: BaseException) -> bool:
+    """Say whether it, or what led to it, is the error of a socket that is none any more; whatever the driver."""
+    found: BaseException | None = error
+    for _ in range(10):
+        if found is None:
+            return False
+        try:
+            if getattr(found, "errno", None) == errno.ENOTSOCK or NOT_A_SOCKET in str(found):
+                return True
+        except Exception:  # of its own methods
+            return False
+        found = found.__cause__ or found.__context__
+    return False
 
 
 def unloadable(setup: ChildSetup, task: ClaimedTask, error: BaseException) -> dict[str, Any]:
@@ -32,6 +56,8 @@ def unloadable(setup: ChildSetup, task: ClaimedTask, error: BaseException) -> di
 def failure(setup: ChildSetup, task: ClaimedTask, error: BaseException) -> dict[str, Any]:
     """Return the last word on a task whose function raised."""
     sensitive = setup.sensitive(task)
+    if _of_an_inherited_socket(error):
+        error.add_note(INHERITED)
     match error:
         case Retry():
             return {**_raised(error, retryable=True, sensitive=sensitive), "after": error.after}

@@ -319,6 +319,20 @@ def test_every_child_has_connections_of_its_own(project: Project, kept: dict[str
         assert len(processes) < 6
 
 
+@pytest.mark.parametrize("kept", [{"PROJECT_CONN_MAX_AGE": "600"}, {"PROJECT_POOL": "1"}])
+def test_kept_child_survives_the_end_of_its_session(project: Project, kept: dict[str, str]) -> None:
+    def scenario():
+        from shop.tasks import backend_pid, end_own_session, pq
+
+        pq.enqueue(end_own_session)
+        pq.enqueue_many(backend_pid.call() for _ in range(2))
+
+    project.run(scenario)
+    done = project.work("--tasks-per-child", "10", "--concurrency", "1", **kept)
+
+    assert rows(project, "SELECT DISTINCT status FROM pq_tasks") == [("completed",)], done.stderr
+
+
 @pytest.mark.parametrize("pool", ["", "1"])
 def test_child_leaves_the_session_of_its_parent_alone(project: Project, pool: str) -> None:
     def scenario():

@@ -153,3 +153,18 @@ def grows(mib: int, keeps: bool = True) -> int:
 def grows_less(mib: int) -> int:
     kept.append(bytearray(mib << 20))
     return os.getpid()
+
+
+def _connected() -> Any:
+    import psycopg
+
+    dsn = os.environ.get("PQ_TEST_INHERITED")
+    return None if dsn is None else psycopg.connect(dsn)
+
+
+CONNECTION = _connected()
+
+
+@jobs.task
+def uses_inherited() -> None:
+    CONNECTION.execute("SELECT 1")

@@ -160,3 +160,10 @@ def test_detached_sessions_go_on(pq: PQ, worker: WorkerProcess, tmp_path: Path) 
     finally:
         for pid in pids:
             os.kill(pid, signal.SIGKILL)
+
+
+def test_connection_of_before_the_fork_is_told_as_such(pq: PQ, database: str, tmp_path: Path) -> None:
+    with running(database, tmp_path, app=APP, environment={"PQ_TEST_INHERITED": database}):
+        with pytest.raises(TaskFailed) as caught:
+            pq.wait(pq.enqueue(tasks.uses_inherited.call()), timeout=PATIENCE)
+        assert "opened before the fork" in str(caught.value.error)

@@ -60,3 +60,17 @@ def nap(seconds):
 @jobs.task
 async def count_orders():
     return await Order.objects.acount()
+
+
+@pq.task
+def end_own_session():
+    """End the session of this process, as a restart of the server would."""
+    from django.db import connections
+
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_backend_pid()")
+        pid = cursor.fetchone()[0]
+    other = connections.create_connection("default")
+    with other.cursor() as cursor:
+        cursor.execute("SELECT pg_terminate_backend(%s, 10000)", [pid])
+    other.close()
