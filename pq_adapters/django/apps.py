@@ -20,9 +20,13 @@ class PQConfig(AppConfig):
 
     def ready(self) -> None:
         """Make the project's ``PQ`` known and register the checks; no task module is imported here."""
-        from pq_adapters.django import client  # noqa: F401
+        from pq_adapters.django import (
+            client,  # noqa: F401
+            routing,
+        )
         from pq_adapters.django.system_checks import check_settings, check_tables
 
+        routing.install()
         if find_spec("django.tasks") is not None:
             import_module("django.tasks")  # registers Django's check of TASKS, which asks each backend for its own
         checks.register(check_settings)

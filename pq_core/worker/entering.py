@@ -57,7 +57,9 @@ class Entering:
         run = done.run
         cost = cost_of(done, self.host.image_rss)
         if cost.left:
-            logger.warning("task %s ended and left %s", run.task.id, ", ".join(cost.left))
+            ended = any(not one.startswith("daemon ") for one in cost.left)
+            level = logging.WARNING if ended else logging.INFO  # daemons go on, as their name says
+            logger.log(level, "task %s ended and left %s", run.task.id, ", ".join(cost.left))
         # What nearly every run comes to, without the evidence that the others are judged by.
         verdict = plain_success(done) or judge(run.task, evidence_of(done, cost))
         output = None if self.program.sensitive(run.task) else done.output

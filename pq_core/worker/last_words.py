@@ -27,7 +27,7 @@ ERROR_LIMIT = 64 * 1024
 
 INHERITED = (
     "pq: this may be a connection that was opened before the fork, as at import: in a task's process it leads to "
-    "/dev/null. Open it in the task or in a plugin's pq_in_child; pq renews SQLAlchemy's engines and Django's connections"
+    "/dev/null. Open it in the task or in a plugin's pq_in_child; pq renews SQLAlchemy's engines and Django's own"
 )
 
 

@@ -292,6 +292,32 @@ def test_models_read_an_odd_schema_and_refuse_to_write(project: Project) -> None
     assert found == [5, {"args": ["100%"], "kwargs": {}}, 0, 0]
 
 
+def test_fixtures_hold_no_tasks(project: Project, tmp_path: Path) -> None:
+    def scenario():
+        from shop.models import Order
+        from shop.tasks import fail, pq
+
+        Order.objects.create(customer="ada")
+        return pq.enqueue(fail.call("once"))
+
+    task_id = project.run(scenario)
+    project.work()
+    [before] = rows(project, "SELECT status, fence FROM pq_tasks")
+    dumped = json.loads(project.manage("dumpdata").stdout)
+    assert {one["model"] for one in dumped} & {"shop.order", "pq.task", "pq.attempt"} == {"shop.order"}
+
+    fields = {"name": "shop.fail", "status": "pending", "queue": "default", "priority": 50, "attempts": 0, "fence": 0}
+    fixture = tmp_path / "old.json"
+    fixture.write_text(json.dumps([*dumped, {"model": "pq.task", "pk": task_id, "fields": fields}]))
+    project.manage("loaddata", str(fixture))
+    assert rows(project, "SELECT status, fence FROM pq_tasks") == [before]
+
+
+def test_migrate_does_not_ask_for_migrate(empty_database: str) -> None:
+    done = Project(empty_database).manage("migrate")
+    assert "pq.W001" not in done.stderr + done.stdout
+
+
 # --- the worker
 
 
@@ -319,8 +345,7 @@ def test_every_child_has_connections_of_its_own(project: Project, kept: dict[str
         assert len(processes) < 6
 
 
-@pytest.mark.parametrize("kept", [{"PROJECT_CONN_MAX_AGE": "600"}, {"PROJECT_POOL": "1"}])
-def test_kept_child_survives_the_end_of_its_session(project: Project, kept: dict[str, str]) -> None:
+def test_kept_child_survives_the_end_of_its_session(project: Project) -> None:
     def scenario():
         from shop.tasks import backend_pid, end_own_session, pq
 
@@ -328,7 +353,7 @@ def test_kept_child_survives_the_end_of_its_session(project: Project, kept: dict
         pq.enqueue_many(backend_pid.call() for _ in range(2))
 
     project.run(scenario)
-    done = project.work("--tasks-per-child", "10", "--concurrency", "1", **kept)
+    done = project.work("--tasks-per-child", "10", "--concurrency", "1", PROJECT_CONN_MAX_AGE="600")
 
     assert rows(project, "SELECT DISTINCT status FROM pq_tasks") == [("completed",)], done.stderr
 
