@@ -321,14 +321,20 @@ def _run(
     if setup.detaches(task):
         stopper.place.note_left()
     if setup.sensitive(task):
-        return _run_concealed(setup, task, lambda: _call(function, args, kwargs, stopper), stopper)
+        return _run_concealed(setup, task, lambda: _begun_call(function, args, kwargs, stopper), stopper)
     try:
         with setup.in_child(task):
+            exiting.begin()
             value = _call(function, args, kwargs, stopper)
     except BaseException as error:
         stopper.armed = False
         return failure(setup, task, error)
     return success(setup, task, value)
+
+
+def _begun_call(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], stopper: Stopper) -> Any:
+    exiting.begin()
+    return _call(function, args, kwargs, stopper)
 
 
 def _call(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], stopper: Stopper) -> Any:

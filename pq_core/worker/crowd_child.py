@@ -130,6 +130,7 @@ class _Crowd:
             return unloadable(setup, task, error)
         try:
             with setup.in_child(task):
+                exiting.begin()
                 value = await self._value_of(function, args, kwargs)
         except asyncio.CancelledError as error:
             # Drivers cancel their statements as they are left; asyncpg goes on with that while its caller returns.

@@ -33,6 +33,9 @@ _image: list[Any] = [0, True, None, False]
 whether it is complete: what is rehearsed before has no end. In a list, since an attribute of a module is a page more to
 copy."""
 
+_begun = [False]
+"""Whether a task's function runs, or has run, in this process."""
+
 
 def prepare() -> None:
     """Forget, in the process that forks the children, what is to happen at the end of its parent.
@@ -48,7 +51,21 @@ def prepare() -> None:
         processes._children.clear()
     if (util := cast(Any, sys.modules.get("multiprocessing.util"))) is not None:
         util._finalizer_registry.clear()
+    _begun[0] = False  # it was rehearsed
     _image[:] = [len(_log_handlers), all(_is_plain(one) for one in logging_handlers()), _tracker_pid(), True]
+
+
+def begin() -> None:
+    """Forget, before the first function of a task runs in this process, what plugins have registered for its end.
+
+    SDKs register their shutdown when they are set up, which waits for whoever they report to. What a plugin has to say
+    it says in time that is bounded, as it leaves the task.
+    """
+    if not _begun[0]:
+        _begun[0] = True
+        if _exits._ncallbacks():
+            _exits._clear()
+        _image[0] = len(_log_handlers)
 
 
 def logging_handlers() -> list[logging.Handler]:
