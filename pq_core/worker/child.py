@@ -122,17 +122,10 @@ def finish(setup: ChildSetup, task: ClaimedTask, stopper: Stopper, end: dict[str
 
     ``left`` in it: the processes that the task has left, which are ended, unless it may leave them.
     """
-    cut = None
-    try:
-        stopper.arm(task)
-        cut = exiting.finish(stopper)
-    except (TaskTimeout, TaskCancelled) as error:  # before its first step
-        cut = error
-    if cut is None and not stopper.armed and stopper.place.has_stop():
-        cut = TaskTimeout("stopped while its exit functions ran")  # which one of these has caught
-    stopper.armed = False
-    if cut is not None:
-        end = stopped_early(setup, task, cut)
+    if end.get("stopped"):
+        exiting.finish(stopper)  # it was told to stop, and has its grace
+    else:
+        end = _finish_in_time(setup, task, stopper, end)
     if not exiting.has_children():
         return end
     if not setup.detaches(task):
@@ -142,6 +135,26 @@ def finish(setup: ChildSetup, task: ClaimedTask, stopper: Stopper, end: dict[str
             end["left"] = [str(one) for one in left]
         exiting.end_tracker()
     return end
+
+
+def _finish_in_time(setup: ChildSetup, task: ClaimedTask, stopper: Stopper, end: dict[str, Any]) -> dict[str, Any]:
+    cut = None
+    try:
+        stopper.arm(task)
+        cut = exiting.finish(stopper)
+    except (TaskTimeout, TaskCancelled) as error:  # before its first step
+        cut = error
+    if cut is None and not stopper.armed and stopper.place.has_stop():
+        cut = TaskTimeout("stopped while its exit functions ran")  # which one of these has caught
+    stopper.armed = False
+    return end if cut is None else _cut_short(setup, task, end, cut)
+
+
+def _cut_short(setup: ChildSetup, task: ClaimedTask, end: dict[str, Any], cut: BaseException) -> dict[str, Any]:
+    """Return how an attempt ended whose function had, by ``end``, and that was stopped in what it had left to do."""
+    if end["how"] != "raised":
+        return stopped_early(setup, task, cut)
+    return {**end, "stopped": True, "error": "\n".join([end["error"].rstrip(), *getattr(cut, "__notes__", ())])}
 
 
 def _run_spare(setup: ChildSetup, channel: Channel, stopper: Stopper, tasks: _Tasks) -> int:
@@ -216,12 +229,13 @@ def _finish_one(
         tasks.left = 0
         return {**finish(setup, task, stopper, end), "last": True}
     try:
-        stopper.arm(task)
+        if not end.get("stopped"):
+            stopper.arm(task)
         exiting.wait_for_threads()
     except (TaskTimeout, TaskCancelled) as error:
         error.add_note(f"its function had ended; still running: {', '.join(exiting.still_running())}")
         tasks.left = 0
-        end = {**stopped_early(setup, task, error), "last": True}
+        end = {**_cut_short(setup, task, end, error), "last": True}
     stopper.armed = False
     daemons = {one for one in threading.enumerate() if one.daemon} - known
     known |= daemons

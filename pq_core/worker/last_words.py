@@ -40,7 +40,7 @@ def _of_an_inherited_socket(error: BaseException) -> bool:
         try:
             if getattr(found, "errno", None) == errno.ENOTSOCK or NOT_A_SOCKET in str(found):
                 return True
-        except Exception:  # of its own methods
+        except BaseException:  # its own methods may do anything, and the task is over
             return False
         found = found.__cause__ or found.__context__
     return False

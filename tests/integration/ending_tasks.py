@@ -168,3 +168,15 @@ CONNECTION = _connected()
 @jobs.task
 def uses_inherited() -> None:
     CONNECTION.execute("SELECT 1")
+
+
+@jobs.task
+def raises_and_leaves(path: str, seconds: float) -> None:
+    threading.Thread(target=write_late, args=(path, seconds), name="writer").start()
+    raise LookupError("no such letter")
+
+
+@jobs.task
+def hangs_with_an_exit_function(path: str) -> None:
+    atexit.register(write_late, path, 0)
+    time.sleep(600)

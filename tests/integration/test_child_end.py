@@ -88,6 +88,21 @@ def test_thread_that_takes_longer_than_the_task_may(pq: PQ, worker: WorkerProces
     assert not path.exists()
 
 
+def test_what_the_function_raised_stays_in_the_error(pq: PQ, worker: WorkerProcess, tmp_path: Path) -> None:
+    """Also where it was stopped: in the function, or in what that had left to do."""
+    left = pq.enqueue(tasks.raises_and_leaves.options(timeout=0.5).call(str(tmp_path / "never"), 600))
+    stopped = pq.enqueue(tasks.hangs_with_an_exit_function.options(timeout=0.5).call(str(tmp_path / "flushed")))
+    for task_id, words in ((left, "LookupError: no such letter"), (stopped, ", in hangs_with_an_exit_function")):
+        with pytest.raises(TaskFailed):
+            pq.wait(task_id, timeout=PATIENCE)
+        record = pq.get_task(task_id)
+        assert record is not None
+        assert record.outcome is Outcome.TIMED_OUT
+        assert words in (record.error or "")
+    assert worker.stop() == 0
+    assert (tmp_path / "flushed").exists(), "within its grace"
+
+
 def test_daemon_threads_of_reused_children_are_named(pq: PQ, database: str, tmp_path: Path) -> None:
     options = {"app": APP, "tasks_per_child": 100, "environment": {"PQ_TEST_FOLDER": str(tmp_path)}}
     with running(database, tmp_path, **options) as worker:
