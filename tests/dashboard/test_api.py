@@ -322,3 +322,14 @@ def test_without_the_application_nothing_can_be_enqueued(site: Site, database: s
         found = problem(operator.post(f"{API}/tasks", json={"task": "shop.greet", "args": ["a"]}), 409)
 
     assert "pq dashboard APP" in found["detail"]
+
+
+def test_completed_task_says_why_it_has_no_result(site: Site) -> None:
+    task_id = site.pq.enqueue(tasks.greet.call("Ada"))
+    with site.pq.session() as connection:
+        words = "the result can't be stored: too odd"
+        connection.execute("UPDATE pq_tasks SET status = 'completed', error = %s WHERE id = %s", (words, task_id))
+
+    page = site.viewer.get(f"/tasks/{task_id}").text
+    assert "Why there is no result" in page
+    assert "stored: too odd" in page
