@@ -56,7 +56,14 @@ class Entry:
     uncounted: int = 0
     doubted_at: float = inf
 
+    @property
+    def unstarted(self) -> bool:
+        """True for a task that was put back before it began: no attempt, whatever became of the report."""
+        return self.item.get("unstarted") is True
 
+
+KEPT = ("id", "fence", "started_at", "counted", "ledger", "begun", "unstarted")
+"""What is left of an end that the database has refused."""
 REMEMBERED = 4096
 """Claims of tasks with ``on_lost="fail"`` that are remembered after their end."""
 
@@ -230,7 +237,8 @@ class Book:
             if report == "uncommitted":
                 again.append(self.uncommitted(entry))
                 continue
-            self.begun.add(entry.task)
+            if not entry.unstarted:
+                self.begun.add(entry.task)
             self._settle(entry, report, row)
         done = {id(entry) for entry in sent}
         self.entries = [entry for entry in self.entries if id(entry) not in done] + again
@@ -256,6 +264,8 @@ class Book:
                         )
                         outcome = _succeeded(outcome)
                     self._ledgers.append(entry)
+            case _ if entry.unstarted:
+                pass  # whoever has it by now has not taken it from a run
             case _:
                 logger.warning("task %s (fence %s) was taken away while it ran", entry.task.id, entry.task.fence)
                 outcome = _lost(outcome)
@@ -301,7 +311,7 @@ class Book:
         item = entry.item
         words = storable(f"the database refused what this attempt left: {error}\n{item.get('error') or ''}")
         entry.item = {
-            **{key: item[key] for key in ("id", "fence", "started_at", "counted", "ledger", "begun") if key in item},
+            **{key: item[key] for key in KEPT if key in item},
             "delay": item.get("delay"),
             "status": "failed" if item["status"] == "completed" else item["status"],
             "outcome": "raised" if item["outcome"] == "succeeded" else item["outcome"],

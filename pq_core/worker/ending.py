@@ -150,6 +150,8 @@ def entry_of(
         item |= {"delay": transition.delay, "error": error, "fingerprint": verdict.fingerprint}
         item["unroutable"] = transition.outcome is Outcome.RELEASED
         item["begun"] = transition.outcome in (Outcome.INTERRUPTED, Outcome.LOST) and verdict.started
+        if transition.outcome is Outcome.INTERRUPTED and not verdict.started:
+            item["unstarted"] = True
     elif error is not None:
         item["error"] = error
     if verdict.pause and transition.delay:

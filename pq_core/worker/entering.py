@@ -141,6 +141,8 @@ class Entering:
         """Put everything back that no child has received."""
         feeding = self.children.feeding
         feeding.take_all_back()
+        if feeding.stock:
+            logger.info("%d task(s) that had not begun are put back: %s", len(feeding.stock), why)
         while feeding.stock:
             self.put_back(feeding.stock.popleft().task, f"put back: {why}")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from pq_core.types import AttemptOutcome, ClaimedTask, Outcome
+from pq_core.types import AttemptOutcome, ClaimedTask, Outcome, TaskStatus
 from pq_core.worker.attempt_log import log_attempt
 from pq_core.worker.claiming import one_line
 
@@ -61,6 +61,8 @@ class Telling:
         if self._keep:
             self.ended.append(outcome)
         task = entry.task
+        if entry.unstarted and outcome.status is TaskStatus.PENDING:
+            return  # no attempt: nothing to count, nobody to tell
         warn_of_starts(task, entry.uncounted)
         log_attempt(task, outcome, traceback=self._traceback)
         if task.schedule_id is not None:

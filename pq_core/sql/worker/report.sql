@@ -8,7 +8,7 @@
 -- $2 jsonb   the ends: id, fence, started_at, status, outcome, counted, delay (seconds), error, fingerprint, result,
 --            ledger, output, itself (true: it says that it completed itself), progress, progress_message, unroutable
 --            (true: this code can't run it), plain (true: leave on_failure out, it was found broken), begun (true: it
---            does not count, but had begun)
+--            does not count, but had begun), unstarted (true: it was claimed and never begun; it is no attempt)
 -- Returns per end: id, fence, the task's status now (NULL: there is no such row), what became of the report
 -- ('recorded', 'later', 'self' for one that had completed itself or was recorded before, 'uncommitted' for one that says
 -- that it completed itself while the row still runs, 'lost' for one that is another's now), of what was not recorded the
@@ -20,7 +20,7 @@ WITH ending AS MATERIALIZED (
     SELECT * FROM jsonb_to_recordset($2::jsonb) AS e(
         id bigint, fence bigint, started_at timestamptz, status text, outcome text, counted boolean,
         delay double precision, error text, fingerprint text, result jsonb, ledger jsonb, output text, itself boolean,
-        progress real, progress_message text, unroutable boolean, plain boolean, begun boolean)
+        progress real, progress_message text, unroutable boolean, plain boolean, begun boolean, unstarted boolean)
 ), owned AS MATERIALIZED (
     SELECT t.id, e.fence, t.attempts, e.started_at, t.parked IS NOT NULL AS parked, t.cancel_requested_at,
         coalesce(t.uncounted_starts, 0) + CASE WHEN e.begun THEN 1 ELSE 0 END AS uncounted_starts,
@@ -45,7 +45,7 @@ WITH ending AS MATERIALIZED (
 ), recorded AS (
     UPDATE {schema}.pq_tasks t
     SET status = e.end_status,
-        outcome = e.outcome,
+        outcome = CASE WHEN e.unstarted AND e.end_status = 'pending' THEN NULL ELSE e.outcome END,
         -- Who ended it stays on record; run_inline, which is no worker, is nobody.
         worker_id = CASE WHEN e.end_status <> 'pending' THEN nullif($1::bigint, 0) END,
         attempts = CASE WHEN e.counted THEN t.attempts ELSE greatest(t.attempts - 1, 0) END,
@@ -55,7 +55,7 @@ WITH ending AS MATERIALIZED (
         run_at = CASE WHEN e.end_status = 'pending' THEN e.at ELSE t.run_at END,
         due = e.end_status <> 'pending' OR coalesce(e.delay, 0) <= 0,
         completed_at = CASE WHEN e.end_status = 'pending' THEN NULL ELSE e.moment END,
-        error = CASE WHEN e.hoped THEN t.error WHEN e.end_status = 'failed' AND e.status = 'pending'
+        error = CASE WHEN e.hoped OR e.unstarted AND e.end_status = 'pending' THEN t.error WHEN e.end_status = 'failed' AND e.status = 'pending'
             THEN concat_ws(E'\n', e.error, format('started %s times: max_starts allows no other start', e.starts))
             ELSE coalesce(e.error, CASE WHEN e.end_status IN ('failed', 'pending') THEN t.error END) END,
         error_fingerprint = e.fingerprint,
@@ -79,14 +79,14 @@ WITH ending AS MATERIALIZED (
         WHERE e.itself IS NOT TRUE
     ) e
     WHERE t.id = e.id
-    RETURNING t.id, e.fence, e.started_at, t.status, t.queue, t.due, t.outcome, t.notify_finished, e.plain, t.on_failure, e.end_status,
+    RETURNING t.id, e.fence, e.started_at, t.status, t.queue, t.due, t.outcome, t.notify_finished, e.plain, e.unstarted, t.on_failure, e.end_status,
         t.uncounted_in_a_row,
         CASE WHEN t.status = 'pending' AND isfinite(t.run_at) THEN extract(epoch FROM t.run_at - e.moment)::double precision END AS retry_in
 ), history AS (
     INSERT INTO {schema}.pq_attempts (task_id, fence, number, worker_id, outcome, started_at, error, fingerprint, ledger, output)
     SELECT e.id, e.fence, o.attempts, $1::bigint, e.outcome, o.started_at, e.error, e.fingerprint, e.ledger, e.output
     FROM ending e JOIN owned o USING (id, fence, started_at)
-    WHERE e.itself IS NOT TRUE AND (e.outcome <> 'succeeded' OR e.fence > 1 OR o.parked)
+    WHERE e.itself IS NOT TRUE AND e.unstarted IS NOT TRUE AND (e.outcome <> 'succeeded' OR e.fence > 1 OR o.parked)
     ON CONFLICT (task_id, fence) DO NOTHING
 ), forgotten AS (
     -- A task that snoozes for ever keeps its last fifty attempts.
@@ -110,7 +110,7 @@ WITH ending AS MATERIALIZED (
     -- What this worker gives up others may have now: as pq_enqueue, tell those who sleep. So too of what is due again
     -- before a quiet worker looks (5 s, STRETCHED in attention.py): this one may be full by then, or gone.
     SELECT {schema}.pq_wake(array_agg(r.id), $1::bigint) AS count FROM recorded r
-    WHERE r.status = 'pending' AND (r.retry_in < 5 OR r.due AND r.outcome IN ('interrupted', 'released'))
+    WHERE r.status = 'pending' AND (r.retry_in < 5 OR r.due AND (r.unstarted OR r.outcome IN ('interrupted', 'released')))
     HAVING count(*) > 0
 )
 SELECT e.id, e.fence, coalesce(r.status, t.status) AS status,
@@ -120,7 +120,7 @@ SELECT e.id, e.fence, coalesce(r.status, t.status) AS status,
             THEN 'uncommitted'
         WHEN t.status = 'running' AND t.worker_id = $1::bigint AND t.fence = e.fence AND t.started_at = e.started_at THEN 'later'
         WHEN t.status = 'completed' AND t.fence = e.fence AND t.started_at = e.started_at THEN 'self'
-        WHEN a.outcome <> 'lost' AND a.worker_id = $1::bigint THEN 'self'
+        WHEN a.outcome <> 'lost' AND a.worker_id = $1::bigint OR e.unstarted AND t.fence = e.fence THEN 'self'
         ELSE 'lost'
     END AS report,
     coalesce(a.outcome, t.outcome) AS outcome, r.retry_in, (SELECT enqueued FROM consequences) AS consequences,
