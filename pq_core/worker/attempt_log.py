@@ -71,7 +71,9 @@ def summary(outcome: AttemptOutcome) -> str:
         return ""
     found = lines[0]
     if outcome.outcome is Outcome.RAISED and outcome.exception_type is not None:
-        named = [line for line in lines if line.startswith(outcome.exception_type)]
+        kind = outcome.exception_type.removeprefix("__main__.")
+        bare = [line.removeprefix("| ") for line in lines]  # as those of a group are shown
+        named = [line for line in bare if line.partition(":")[0] == kind]
         found = named[-1] if named else found
     return found if len(found) <= LONGEST else f"{found[:LONGEST]}…"
 

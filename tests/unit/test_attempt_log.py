@@ -91,3 +91,28 @@ def test_place_is_the_applications() -> None:
     assert place(ours) == ""
     grouped = '  | File "/srv/shop/one.py", line 3, in <module>\n'
     assert place(grouped) == "shop/one.py:3 in <module>"
+
+
+GROUP = """  + Exception Group Traceback (most recent call last):
+  |   File "/srv/shop/tasks.py", line 3, in send
+  | ExceptionGroup: all failed (1 sub-exception)
+  +-+---------------- 1 ----------------
+    | ValueError: ValueErrors are many
+    +------------------------------------
+"""
+OWN = """Traceback (most recent call last):
+  File "/srv/shop.py", line 3, in send
+Empty: nothing to send
+Empty
+"""
+
+
+@pytest.mark.parametrize(
+    ("kind", "error", "words"),
+    [("ExceptionGroup", GROUP, "ExceptionGroup: all failed"), ("__main__.Empty", OWN, "Empty")],
+)
+def test_groups_and_exceptions_of_the_program_are_named(
+    records: list[logging.LogRecord], kind: str, error: str, words: str
+) -> None:
+    log_attempt(claimed(7).task, ended(Outcome.RAISED, FAILED, error=error, exception_type=kind))
+    assert f"raised {words}" in records[0].getMessage()
