@@ -268,4 +268,9 @@ def _digest(text: str) -> str:
 
 
 def _iso(moment: datetime | None) -> str | None:
-    return None if moment is None else moment.astimezone(UTC).isoformat()
+    if moment is None:
+        return None
+    try:
+        return moment.astimezone(UTC).isoformat()
+    except OverflowError:
+        raise InvalidOption(f"{moment!r}: give a datetime within the years 1 to 9999 in UTC") from None

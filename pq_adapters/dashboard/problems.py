@@ -7,11 +7,11 @@ import json
 import logging
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import psycopg
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from pq_core.errors import (
@@ -53,6 +53,8 @@ def problem_of(error: Exception) -> Problem:
         case HTTPException():
             title = http.HTTPStatus(error.status_code).phrase.lower()
             return Problem(error.status_code, title, str(error.detail or ""), headers=error.headers)
+        case ClientDisconnect():
+            return Problem(400, "the request is not whole", "whoever sent it has gone before its end")
         case DuplicateClientId():
             return Problem(409, "client_id is taken", str(error), existing_id=error.existing_id)
         case DatabaseUnavailable() | DatabaseNotConfigured() | NotMigrated() | SchemaIncompatible():
@@ -83,6 +85,12 @@ async def answer(request: Request, problem: Problem) -> Response:
     if problem.status == 401:
         # What was asked for is where the login leads to, if it can be asked for again.
         path = request.url.path + (f"?{request.url.query}" if request.url.query else "")
+        if "hx-request" in request.headers:
+            # A part of a page asks: it would show the login in its place. The page goes there as a whole, and comes back.
+            shown = urlsplit(request.headers.get("hx-current-url", ""))
+            page = shown.path + (f"?{shown.query}" if shown.query else "")
+            back = f"?next={quote(page, safe='')}" if page else ""
+            return Response(status_code=401, headers={"HX-Redirect": path_for(request, "login") + back})
         wanted = f"?next={quote(path, safe='')}" if request.method == "GET" else ""
         return RedirectResponse(path_for(request, "login") + wanted, 303)
     dashboard: Dashboard = request.app.state.dashboard

@@ -7,7 +7,9 @@ from typing import Any
 
 import httpx
 import pytest
+from starlette.requests import ClientDisconnect
 
+from pq_adapters.dashboard.problems import problem_of
 from pq_core import TaskStatus, WaitTimeout
 from tests.dashboard import dashboard_tasks as tasks
 from tests.dashboard.conftest import Site
@@ -333,3 +335,31 @@ def test_completed_task_says_why_it_has_no_result(site: Site) -> None:
     page = site.viewer.get(f"/tasks/{task_id}").text
     assert "Why there is no result" in page
     assert "stored: too odd" in page
+
+
+def test_part_of_a_page_whose_session_has_ended_leads_the_page_to_the_login(site: Site) -> None:
+    headers = {"HX-Request": "true", "HX-Current-URL": f"{site.address}/tasks?state=failed"}
+    answer = site.anonymous.get("/tasks?state=failed&part=rows", headers=headers)
+    assert (answer.status_code, answer.headers["hx-redirect"]) == (401, "/login?next=%2Ftasks%3Fstate%3Dfailed")
+    assert answer.text == ""
+
+
+@pytest.mark.parametrize("moment", ["0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-12:00", "2026-01-01T00:00:00"])
+def test_times_that_can_not_be_are_refused(site: Site, moment: str) -> None:
+    form = {"action": "cancel", "asked_at": moment, "ids": "1"}
+    assert site.operator.post("/tasks/bulk", data=form).status_code == 422
+    schedule = {"task": "shop.greet", "args": ["Ada"], "run_every": 60, "start_at": moment}
+    assert site.operator.post(f"{API}/schedules", json=schedule).status_code == 422
+
+
+def test_audit_of_picked_tasks_names_each(site: Site) -> None:
+    ids = site.pq.enqueue_many(tasks.greet.call(str(n)) for n in range(5))
+    form = {"action": "cancel", "asked_at": "2030-01-01T00:00:00+00:00", "ids": [str(one) for one in ids]}
+    assert site.operator.post("/tasks/bulk", data=form).status_code == 303
+    (entry,) = site.pq.audit_log()
+    assert entry.details is not None
+    assert (entry.details["ids"], entry.details["count"]) == (list(ids), 5)
+
+
+def test_request_that_ends_half_way_is_no_error_of_ours() -> None:
+    assert problem_of(ClientDisconnect()).status == 400

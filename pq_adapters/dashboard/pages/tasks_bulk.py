@@ -61,8 +61,11 @@ async def change(request: Request) -> Response:
     form = await request.form(max_files=0, max_fields=CAP)
     bulk = _allowed(request, _asked(form))
     try:
-        asked_at = datetime.fromisoformat(str(form.get("asked_at"))).astimezone(UTC)
-    except ValueError:
+        asked_at = datetime.fromisoformat(str(form.get("asked_at")))
+        if asked_at.utcoffset() is None:
+            raise ValueError("it says no point in time")
+        asked_at = asked_at.astimezone(UTC)
+    except (ValueError, OverflowError):
         raise Problem(422, "this can't be done", "asked_at is no time: begin again from the list of tasks") from None
     bulk = replace(bulk, search=_until(bulk.search, asked_at))
     done = seen = 0
@@ -85,7 +88,7 @@ async def change(request: Request) -> Response:
 
 async def _batch(request: Request, bulk: Bulk, ids: list[int]) -> int:
     async with dashboard_of(request).changing(
-        request, f"tasks.{bulk.action}", filter=bulk.search.parameters(), ids=[ids[0], ids[-1]]
+        request, f"tasks.{bulk.action}", filter=bulk.search.parameters(), ids=ids
     ) as bound:
         changed = await _change(bound, bulk, ids)
         request.state.audit["count"] = changed
