@@ -86,7 +86,7 @@ async def answer(request: Request, problem: Problem) -> Response:
         # What was asked for is where the login leads to, if it can be asked for again.
         path = request.url.path + (f"?{request.url.query}" if request.url.query else "")
         if "hx-request" in request.headers:
-            # A part of a page asks: it would show the login in its place. The page goes there as a whole, and comes back.
+            # A part of a page asks: the login would stand in its place. The page as a whole goes there.
             shown = urlsplit(request.headers.get("hx-current-url", ""))
             page = shown.path + (f"?{shown.query}" if shown.query else "")
             back = f"?next={quote(page, safe='')}" if page else ""

@@ -57,11 +57,11 @@ def _run(declaration: Task, args: tuple[Any, ...], kwargs: dict[str, Any]) -> An
         value = normalize_json(value)  # what it refuses, pq may still be able to store
     try:
         attempt._encode(value)
-    except Exception as error:
-        # The child will say the same: the work is done, so that it fails for good instead of being done twice.
-        _failed(result, Outcome.RAISED, error)
-        return value
-    object.__setattr__(result, "_return_value", value)
+    except Exception:
+        stored = None  # the child says the same: the work is done, without a result
+    else:
+        stored = value
+    object.__setattr__(result, "_return_value", stored)
     _finish(result, TaskResultStatus.SUCCESSFUL)
     _send(task_finished, result)
     return value

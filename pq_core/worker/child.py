@@ -131,9 +131,13 @@ def finish(setup: ChildSetup, task: ClaimedTask, stopper: Stopper, end: dict[str
     if not setup.detaches(task):
         from pq_core.worker import leftovers  # in the image, and nothing that a child looks at before
 
-        if left := leftovers.end_below(os.getpid()):
-            end["left"] = [str(one) for one in left]
-        exiting.end_tracker()
+        try:
+            exiting.end_fork_server()
+            if left := leftovers.end_below(os.getpid()):
+                end["left"] = [str(one) for one in left]
+            exiting.end_tracker()
+        except Exception:  # no memory or descriptor left: the process that forks ends what is in the group
+            traceback.print_exc()
     return end
 
 

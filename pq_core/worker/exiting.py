@@ -14,6 +14,7 @@ import logging
 import os
 import sys
 import threading
+import traceback
 import weakref
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
@@ -28,10 +29,10 @@ _exits = cast(Any, atexit)
 _threading = cast(Any, threading)
 _log_handlers = cast(Any, logging)._handlerList
 
-_image: list[Any] = [0, True, None, False]
-"""Of the image: how many log handlers it has, whether none of them keeps records back, the pid of its resource tracker;
-whether it is complete: what is rehearsed before has no end. In a list, since an attribute of a module is a page more to
-copy."""
+_image: list[Any] = [0, True, {None}, False]
+"""Of the image: how many log handlers it has, whether none of them keeps records back, the pids of its helpers of
+``multiprocessing`` (and None, for there is none); whether it is complete: what is rehearsed before has no end. In a
+list, since an attribute of a module is a page more to copy."""
 
 _begun = [False]
 """Whether a task's function runs, or has run, in this process."""
@@ -42,17 +43,14 @@ def prepare() -> None:
 
     It has no such end itself. What a child registers after that is what a task has left.
     """
-    _exits._clear()
-    finalize = cast(Any, weakref.finalize)
-    finalize._registered_with_atexit = False  # the first one in a child registers their end anew
-    for info in finalize._registry.values():
-        info.atexit = False
+    _forget_exits()
     if (processes := cast(Any, sys.modules.get("multiprocessing.process"))) is not None:
         processes._children.clear()
     if (util := cast(Any, sys.modules.get("multiprocessing.util"))) is not None:
         util._finalizer_registry.clear()
     _begun[0] = False  # it was rehearsed
-    _image[:] = [len(_log_handlers), all(_is_plain(one) for one in logging_handlers()), _tracker_pid(), True]
+    plain = all(_is_plain(one) for one in logging_handlers())
+    _image[:] = [len(_log_handlers), plain, {None, _tracker_pid(), _fork_server_pid()}, True]
 
 
 def begin() -> None:
@@ -64,8 +62,16 @@ def begin() -> None:
     if not _begun[0]:
         _begun[0] = True
         if _exits._ncallbacks():
-            _exits._clear()
+            _forget_exits()
         _image[0] = len(_log_handlers)
+
+
+def _forget_exits() -> None:
+    _exits._clear()
+    finalize = cast(Any, weakref.finalize)
+    finalize._registered_with_atexit = False  # the next one registers their end anew
+    for info in finalize._registry.values():
+        info.atexit = False
 
 
 def logging_handlers() -> list[logging.Handler]:
@@ -121,6 +127,8 @@ def finish(stopper: Stopper | None) -> TaskTimeout | TaskCancelled | None:
     """
     cut: TaskTimeout | TaskCancelled | None = None
     for step in (_end_pools, wait_for_threads, _end_processes, _run_atexit, _end_logging):
+        if cut is not None and step in (_end_pools, wait_for_threads, _end_processes):
+            continue
         try:
             step()
         except (TaskTimeout, TaskCancelled) as error:
@@ -130,9 +138,8 @@ def finish(stopper: Stopper | None) -> TaskTimeout | TaskCancelled | None:
             if left := still_running():
                 cut.add_note(f"its function had ended; still running: {', '.join(left)}")
             _ask_processes_to_end()
-            _run_atexit()
-            _end_logging()
-            break
+        except BaseException:
+            traceback.print_exc()  # as the interpreter does: what fails at its end changes nothing of what was done
     return cut
 
 
@@ -175,12 +182,25 @@ def _end_logging() -> None:
 def end_tracker() -> None:
     """Have ``multiprocessing``'s resource tracker clean up what this process has left, and wait until it has."""
     library = cast(Any, sys.modules.get("multiprocessing.resource_tracker"))
-    if library is None or _tracker_pid() in (None, _image[2]):
+    if library is None or _tracker_pid() in _image[2]:
         return
     try:
         library._resource_tracker._stop()
     except OSError:
         return  # the task has closed its pipe or waited for it: it has seen the end of that by itself
+
+
+def end_fork_server() -> None:
+    """End the process that ``multiprocessing`` forks others from, if this process has started it."""
+    library = cast(Any, sys.modules.get("multiprocessing.forkserver"))
+    if library is not None and _fork_server_pid() not in _image[2]:
+        library._forkserver._stop()
+
+
+def _fork_server_pid() -> int | None:
+    library = cast(Any, sys.modules.get("multiprocessing.forkserver"))
+    server = getattr(library, "_forkserver", None)
+    return None if server is None else server._forkserver_pid
 
 
 def _tracker_pid() -> int | None:

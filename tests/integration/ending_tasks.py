@@ -180,3 +180,25 @@ def raises_and_leaves(path: str, seconds: float) -> None:
 def hangs_with_an_exit_function(path: str) -> None:
     atexit.register(write_late, path, 0)
     time.sleep(600)
+
+
+class Failing(logging.Handler):
+    """A handler that can't deliver what it has."""
+
+    def emit(self, record: logging.LogRecord) -> None: ...
+
+    def flush(self) -> None:
+        raise RuntimeError("nobody listens")
+
+
+@jobs.task
+def handler_that_fails_at_its_end() -> int:
+    kept.append(Failing())
+    return 1
+
+
+@jobs.task
+def fork_server_pool(path: str) -> int:
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("forkserver")) as pool:
+        pool.submit(write_late, path, 0).result()
+    return 1

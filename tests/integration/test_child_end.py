@@ -182,3 +182,16 @@ def test_connection_of_before_the_fork_is_told_as_such(pq: PQ, database: str, tm
         with pytest.raises(TaskFailed) as caught:
             pq.wait(pq.enqueue(tasks.uses_inherited.call()), timeout=PATIENCE)
         assert "opened before the fork" in str(caught.value.error)
+
+
+def test_end_work_that_fails_changes_nothing_of_what_was_done(pq: PQ, worker: WorkerProcess) -> None:
+    assert pq.wait(pq.enqueue(tasks.handler_that_fails_at_its_end.call()), timeout=PATIENCE) == 1
+    assert worker.stop() == 0
+    assert "RuntimeError: nobody listens" in worker.text
+    assert "outside its task" not in worker.text
+
+
+def test_pool_of_a_fork_server_leaves_nothing(pq: PQ, worker: WorkerProcess, tmp_path: Path) -> None:
+    assert pq.wait(pq.enqueue(tasks.fork_server_pool.call(str(tmp_path / "done"))), timeout=PATIENCE) == 1
+    assert worker.stop() == 0
+    assert "ended and left" not in worker.text

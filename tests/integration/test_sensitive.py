@@ -103,7 +103,7 @@ def test_the_hook_at_enqueue_sees_no_arguments(database: str, tmp_path: Path, mo
 
 
 def test_the_log_of_the_worker_says_nothing(scene: Scene) -> None:
-    assert "(s.fails) attempt 1: raised" in scene.log
+    assert "(s.fails) attempt 1 of 1 raised" in scene.log
     assert SECRET not in scene.log
 
 

@@ -63,7 +63,7 @@ DECLARE
     visits   integer := 0;
 BEGIN
     SELECT jsonb_object_agg(q.name, jsonb_build_object('at_once', q.concurrency_limit, 'every',
-        extract(epoch FROM coalesce(q.rate_period, interval '1 second')) / greatest(q.rate_limit, 1e-9)))
+        extract(epoch FROM coalesce(q.rate_period, interval '1 second')) / CASE WHEN q.rate_limit IS NOT NULL THEN greatest(q.rate_limit, 1e-9) END))
     INTO limited FROM {schema}.pq_queues q
     WHERE q.name = ANY (serves) AND (q.concurrency_limit IS NOT NULL OR q.rate_limit IS NOT NULL);
     IF limited IS NULL AND NOT EXISTS (SELECT FROM {schema}.pq_tasks t
@@ -183,7 +183,7 @@ BEGIN
             SELECT least(min(p.places), room - cardinality(found_)), max(p.wait) INTO places, wait
             FROM (VALUES ('key:' || (head.limits ->> 'key'), (head.limits ->> 'at_once')::bigint, NULL),
                 ('task:' || head.name, (head.limits ->> 'concurrency')::bigint,
-                    1 / greatest(nullif((head.limits ->> 'rate')::double precision, 'NaN'), 1e-9)),
+                    CASE WHEN head.limits ->> 'rate' IS NOT NULL THEN 1 / greatest(nullif((head.limits ->> 'rate')::double precision, 'NaN'), 1e-9) END),
                 ('queue:' || one, (limited -> one ->> 'at_once')::bigint,
                     (limited -> one ->> 'every')::double precision)) s(subject, at_once, every)
             CROSS JOIN LATERAL {schema}.pq_limit_places(s.subject, s.at_once, (used ->> s.subject)::bigint, s.every, moment) p
@@ -221,7 +221,7 @@ BEGIN
             END IF;
             found_ := found_ || ids;
             FOR part IN SELECT s.subject, s.every FROM (VALUES ('key:' || (head.limits ->> 'key'), NULL),
-                ('task:' || head.name, 1 / greatest(nullif((head.limits ->> 'rate')::double precision, 'NaN'), 1e-9)),
+                ('task:' || head.name, CASE WHEN head.limits ->> 'rate' IS NOT NULL THEN 1 / greatest(nullif((head.limits ->> 'rate')::double precision, 'NaN'), 1e-9) END),
                 ('queue:' || one, (limited -> one ->> 'every')::double precision)) s(subject, every)
                 WHERE s.subject IS NOT NULL
             LOOP
