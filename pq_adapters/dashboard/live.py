@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass, field
 from time import monotonic
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode
 
 from starlette.requests import Request
 
@@ -68,9 +69,11 @@ class Client:
         return principal
 
     @property
-    def sees(self) -> tuple[str, str]:
-        """What its parts depend on besides the data: where the dashboard is mounted, and what the viewer may do."""
-        return str(self.request.scope.get("root_path", "")), str(self.principal.role)
+    def sees(self) -> tuple[str, str, str]:
+        """What its parts depend on besides the data: where the dashboard is mounted, what the viewer may do, which page
+        of a list it shows."""
+        view = urlencode([(name, self.request.query_params.get(name, "")) for name in ("search", "after")])
+        return str(self.request.scope.get("root_path", "")), str(self.principal.role), view
 
     def offer(self, kind: str, data: str) -> None:
         """Put a message in, or let the client go when it takes none."""
@@ -184,7 +187,7 @@ class Poller:
 
     async def _tell(self, clients: Iterable[Client]) -> None:
         """Send each client what it has not got."""
-        rendered: dict[tuple[tuple[str, str], str, int | None], dict[str, str]] = {}
+        rendered: dict[tuple[tuple[str, str, str], str, int | None], dict[str, str]] = {}
         for client in list(clients):
             if any(need not in self._facts for need in NEEDS[client.topic]):
                 continue
@@ -214,7 +217,7 @@ class Poller:
                 }
             case "queues":
                 rates = figures_of(self._dashboard).grouped_before("queue", "1h")
-                shown = queues_context(facts["queues"], rates)
+                shown = queues_context(request, facts["queues"], rates)
                 return {"queues": await render(request, "queues_live.html", **shown)}
             case "workers":
                 shown = workers_context(facts["live"])

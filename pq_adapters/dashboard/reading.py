@@ -57,6 +57,12 @@ async def run(pq: PQ, request: Request[T]) -> T:
     return request.parse(rows)
 
 
+async def ask_text(pq: PQ, name: str, parameters: Any, **words: str | int) -> list[str]:
+    """Run a statement of ours and return its rows as they came, JSON text."""
+    filled = tuple(sorted((word, str(value)) for word, value in words.items()))
+    return await run(pq, Request(_statement(pq.schema, name, filled), dumps(parameters), list))
+
+
 async def ask(pq: PQ, name: str, parameters: Any = None, **words: str | int) -> list[Any]:
     """Run a statement of ours and return its rows, each read as JSON."""
     return await run(pq, question(pq.schema, name, parameters or {}, **words))

@@ -27,5 +27,10 @@ def nap(seconds: float) -> None:
     time.sleep(seconds)
 
 
+@jobs.task(sensitive=True)
+def whisper(secret: str) -> None:
+    del secret
+
+
 def create_pq() -> PQ:
     return PQ(tasks=[__name__])

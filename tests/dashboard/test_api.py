@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
 import httpx
+import psycopg
 import pytest
 from starlette.requests import ClientDisconnect
 
@@ -363,3 +365,72 @@ def test_audit_of_picked_tasks_names_each(site: Site) -> None:
 
 def test_request_that_ends_half_way_is_no_error_of_ours() -> None:
     assert problem_of(ClientDisconnect()).status == 400
+
+
+def test_lists_are_bounded_however_large_the_tasks(site: Site, database: str, tmp_path: Path) -> None:
+    """Documents that compress well are small as stored: their length as text counts, too."""
+    plain = site.pq.enqueue(tasks.greet.call("short"))
+    large = site.pq.enqueue_many(tasks.greet.call(name) for name in ("x" * 500_000, "é" * 1500, os.urandom(1500).hex()))
+    with psycopg.connect(database) as connection:
+        connection.execute("UPDATE pq_tasks SET error = repeat('e', 50000), output = repeat('o', 50000)")
+    schedule_id = site.pq.schedule(tasks.greet.call("y" * 3000), run_every=tasks.HOUR)
+    run = site.pq.run_schedule_now(schedule_id)
+
+    answer = site.viewer.get(f"{API}/tasks")
+    found = {one["id"]: one for one in done(answer)["items"]}
+    (listed,) = done(site.viewer.get(f"{API}/schedules"))["items"]
+    (made,) = done(site.viewer.get(f"{API}/schedules/{schedule_id}/runs"))["items"]
+
+    assert len(answer.content) < 40_000
+    assert found[plain]["payload"] == {"args": ["short"], "kwargs": {}}
+    assert found[plain]["excerpts"] == ["error", "output"]
+    assert [found[task]["payload"] for task in large] == [None] * 3
+    assert all("payload" in found[task]["excerpts"] for task in large)
+    assert done(site.viewer.get(f"{API}/tasks/{large[0]}"))["payload"]["args"] == ["x" * 500_000]
+    assert (listed["payload"], listed["excerpts"]) == (None, ["payload"])
+    assert (made["id"], made["payload"], made["excerpts"]) == (run, None, ["payload"])
+    assert done(site.viewer.get(f"{API}/schedules/{schedule_id}"))["payload"]["args"] == ["y" * 3000]
+
+
+def test_attempts_and_queues_come_in_pages(site: Site, database: str) -> None:
+    task_id = site.pq.enqueue(tasks.greet.call("x"))
+    site.pq.enqueue_many(tasks.greet.call("x").options(queue=f"bulk-{n:03}") for n in range(120))
+    with psycopg.connect(database) as connection:
+        connection.execute(
+            "INSERT INTO pq_attempts (task_id, fence, number, outcome)"
+            " SELECT %s, n, n, 'raised' FROM generate_series(1, 5) n",
+            (task_id,),
+        )
+    path = f"{API}/tasks/{task_id}/attempts"
+
+    first = done(site.viewer.get(path, params={"limit": 3}))
+    second = done(site.viewer.get(path, params={"limit": 3, "after_id": first["next"]}))
+    queues = done(site.viewer.get(f"{API}/queues", params={"search": "BULK", "limit": 100}))
+    rest = done(site.viewer.get(f"{API}/queues", params={"search": "BULK", "after": queues["next"]}))
+    page = site.viewer.get("/queues").text
+    last = site.viewer.get("/queues", params={"search": "bulk", "after": "bulk-099"}).text
+
+    assert [one["fence"] for one in first["items"]] == [1, 2, 3]
+    assert [one["fence"] for one in second["items"]] == [4, 5]
+    assert (second["next"], rest["next"]) == (None, None)
+    assert [one["name"] for one in queues["items"] + rest["items"]] == [f"bulk-{n:03}" for n in range(120)]
+    assert page.count(">bulk-") == 100
+    assert "search=&amp;after=bulk-099" in page
+    assert last.count(">bulk-") == 20
+    assert "First page" in last
+    problem(site.viewer.get(f"{API}/tasks/999999/attempts"), 404)
+
+
+def test_what_is_sensitive_is_hidden_from_every_answer(site: Site) -> None:
+    task_id = site.pq.enqueue(tasks.whisper.call("s3cret"))
+    schedule_id = site.pq.schedule(tasks.whisper.call("s3cret"), run_every=tasks.HOUR)
+    run = site.pq.run_schedule_now(schedule_id)
+    paths = (
+        "/tasks", f"/tasks/{task_id}", f"/tasks/{run}", "/schedules", f"/schedules/{schedule_id}",
+        f"/schedules/{schedule_id}/runs", f"/tasks/{task_id}/attempts",
+    )  # fmt: skip
+
+    for path in paths:
+        answer = site.admin.get(f"{API}{path}")
+        assert answer.status_code == 200
+        assert "s3cret" not in answer.text, path

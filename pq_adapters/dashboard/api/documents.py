@@ -31,11 +31,11 @@ def of(name: str) -> Schema:
     return {"$ref": f"#/components/schemas/{name}"}
 
 
-def page_of(name: str) -> Schema:
-    """Return the schema of one page of a list: ``next`` is the before_id of the next one, null at the end."""
+def page_of(name: str, kind: str = "integer") -> Schema:
+    """Return the schema of one page of a list: ``next`` is where the next one continues, null at the end."""
     return {
         "type": "object",
-        "properties": {"items": {"type": "array", "items": of(name)}, "next": {"type": ["integer", "null"]}},
+        "properties": {"items": {"type": "array", "items": of(name)}, "next": {"type": [kind, "null"]}},
         "required": ["items", "next"],
     }
 
@@ -62,7 +62,22 @@ def components() -> dict[str, Schema]:
         },
         "required": ["type", "title", "status", "detail"],
     }
-    return {"Problem": problem, **{name: _record(kind) for name, kind in RECORDS.items()}}
+    found = {"Problem": problem, **{name: _record(kind) for name, kind in RECORDS.items()}}
+    return {**found, **{f"{name}Excerpt": _excerpt(found[name]) for name in ("Task", "Schedule")}}
+
+
+def _excerpt(whole: Schema) -> Schema:
+    """Return the schema of a record in a list."""
+    names = {
+        "type": "array",
+        "items": {"type": "string"},
+        "description": "what is not whole here: documents are null then, texts are cut; read the thing itself for all",
+    }
+    return {
+        **whole,
+        "properties": {**whole["properties"], "excerpts": names},
+        "required": [*whole["required"], "excerpts"],
+    }
 
 
 def _record(kind: type[Any]) -> Schema:

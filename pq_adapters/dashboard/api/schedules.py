@@ -7,12 +7,14 @@ from itertools import islice
 from typing import Any
 
 from pq_adapters.dashboard.api.documents import answer, list_of, of
+from pq_adapters.dashboard.api.excerpts import LATEST_TICK, schedule_excerpt, task_excerpts
 from pq_adapters.dashboard.api.operation import Asked, Operation
 from pq_adapters.dashboard.api.schemas import ANYTHING, FLAG, ID, NAME, TIME, array, integer, obj, seconds, text, word
 from pq_adapters.dashboard.api.tasks import PRIORITY, YEAR, found_or_404
 from pq_adapters.dashboard.problems import Problem
 from pq_adapters.dashboard.roles import Role
 from pq_core.enqueue_by_name import call_by_name
+from pq_core.filters import Filter
 from pq_core.schedule_preview import next_times, next_times_of
 
 RHYTHM: dict[str, Any] = {
@@ -42,7 +44,7 @@ _OF_TASK = ("queue", "priority", "timeout", "max_attempts")
 
 async def listing(asked: Asked) -> Any:
     """List schedules by name and key."""
-    return {"items": await asked.pq.alist_schedules(**asked.query)}
+    return {"items": [schedule_excerpt(one) for one in await asked.pq.alist_schedules(**asked.query)]}
 
 
 async def create(asked: Asked) -> Any:
@@ -73,7 +75,7 @@ async def _declare(asked: Asked, action: str, task: str, key: str, body: dict[st
 
 async def get(asked: Asked) -> Any:
     """Return one schedule."""
-    return found_or_404(await asked.pq.aget_schedule(asked.path["id"]), asked)
+    return found_or_404(await asked.pq.aget_schedule(asked.path["id"]), asked).shown()
 
 
 async def remove(asked: Asked) -> Any:
@@ -111,7 +113,8 @@ async def run_now(asked: Asked) -> Any:
 async def runs(asked: Asked) -> Any:
     """List the tasks that a schedule made."""
     found_or_404(await asked.pq.aget_schedule(asked.path["id"]), asked)
-    return {"items": await asked.pq.aschedule_runs(asked.path["id"], limit=asked.query["limit"])}
+    chosen = Filter(schedule_id=asked.path["id"])
+    return {"items": await task_excerpts(asked.pq, chosen, limit=asked.query["limit"], order=LATEST_TICK)}
 
 
 async def upcoming(asked: Asked) -> Any:
@@ -145,8 +148,8 @@ _UPCOMING = {"count": integer(1, 100, default=10), "after": TIME}
 _TAG = "schedules"
 OPERATIONS = (
     Operation(method="GET", path="/schedules", name="list_schedules", summary="Schedules by name and key",
-        role=Role.VIEWER, handler=listing, tag=_TAG, answer=list_of("Schedule"),
-        query={"name": NAME, "app": text(), "active": FLAG, "limit": integer(1, 10_000, default=1000)}),
+        role=Role.VIEWER, handler=listing, tag=_TAG, answer=list_of("ScheduleExcerpt"),
+        query={"name": NAME, "app": text(), "active": FLAG, "limit": integer(1, 1000, default=1000)}),
     Operation(method="POST", path="/schedules", name="put_schedule",
         summary="Declare a schedule, or change the one of the same task and key", role=Role.OPERATOR, handler=create,
         tag=_TAG, status=201, answer=_ID, problems=(404, 409),
@@ -168,7 +171,7 @@ OPERATIONS = (
     Operation(method="POST", path="/schedules/{id}/run", name="run_schedule", summary="Run it now",
         role=Role.OPERATOR, handler=run_now, tag=_TAG, status=201, answer=_ID, parameters=_ONE, problems=(409,)),
     Operation(method="GET", path="/schedules/{id}/runs", name="list_runs", summary="The tasks it made, latest first",
-        role=Role.VIEWER, handler=runs, tag=_TAG, answer=list_of("Task"), parameters=_ONE,
+        role=Role.VIEWER, handler=runs, tag=_TAG, answer=list_of("TaskExcerpt"), parameters=_ONE,
         query={"limit": integer(1, 500, default=50)}),
     Operation(method="GET", path="/schedules/{id}/next", name="next_times", summary="Its next times",
         role=Role.VIEWER, handler=upcoming, tag=_TAG, answer=_TIMES, parameters=_ONE, query=_UPCOMING),

@@ -8,14 +8,17 @@ from typing import Any
 from pq_adapters.dashboard.api.documents import answer, list_of, page_of
 from pq_adapters.dashboard.api.operation import Asked, Operation
 from pq_adapters.dashboard.api.schemas import ID, NAME, TIME, array, integer, obj, text, word
+from pq_adapters.dashboard.pages.queues import narrowed
 from pq_adapters.dashboard.problems import Problem
 from pq_adapters.dashboard.roles import Role
 from pq_core.statistics_request import DIMENSIONS
 
 
 async def queues(asked: Asked) -> Any:
-    """List the queues."""
-    return {"items": await asked.pq.aqueues()}
+    """List the queues by name."""
+    limit = asked.query["limit"]
+    found = narrowed(await asked.pq.aqueues(), search=asked.query.get("search"), after=asked.query.get("after"))
+    return {"items": found[:limit], "next": found[limit - 1].name if len(found) > limit else None}
 
 
 async def pause_queue(asked: Asked) -> Any:
@@ -167,7 +170,9 @@ OPERATIONS = (
         handler=whoami, tag="access", answer=answer(name={"type": "string"}, role={"type": "string"},
             key_id={"type": ["integer", "null"]})),
     Operation(method="GET", path="/queues", name="list_queues", summary="Queues with what waits in them",
-        role=Role.VIEWER, handler=queues, tag="queues", answer=list_of("Queue")),
+        role=Role.VIEWER, handler=queues, tag="queues", answer=page_of("Queue", "string"),
+        query={"search": NAME, "after": {**NAME, "description": "only later names: `next` of the page before"},
+            "limit": integer(1, 1000, default=500)}),
     Operation(method="POST", path="/queues/{name:path}/pause", name="pause_queue", summary="Nothing of it is started",
         role=Role.OPERATOR, handler=pause_queue, tag="queues", answer=_CHANGED, parameters=_QUEUE),
     Operation(method="POST", path="/queues/{name:path}/resume", name="resume_queue", summary="End its pause",

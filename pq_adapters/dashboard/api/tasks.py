@@ -5,12 +5,16 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Any
 
-from pq_adapters.dashboard.api.documents import answer, list_of, of, page_of
+from pq_adapters.dashboard.api.documents import answer, of, page_of
+from pq_adapters.dashboard.api.excerpts import task_excerpts
 from pq_adapters.dashboard.api.operation import Asked, Operation
 from pq_adapters.dashboard.api.schemas import ANYTHING, FLAG, ID, NAME, TIME, array, integer, obj, seconds, text, word
 from pq_adapters.dashboard.problems import Problem
+from pq_adapters.dashboard.reading import ask_text
 from pq_adapters.dashboard.roles import Role
+from pq_core import rows
 from pq_core.enqueue_by_name import call_by_name
+from pq_core.filters import Filter
 from pq_core.types import TaskStatus
 
 PRIORITY = integer(-32768, 32767)
@@ -91,9 +95,9 @@ async def listing(asked: Asked) -> Any:
     """List tasks, newest first."""
     query = dict(asked.query)
     limit = query.pop("limit")
-    found = await asked.pq.alist_tasks(limit=limit + 1, **query)
+    found = await task_excerpts(asked.pq, Filter.of("list_tasks", query), limit=limit + 1)
     more = len(found) > limit
-    return {"items": found[:limit], "next": found[limit - 1].id if more else None}
+    return {"items": found[:limit], "next": found[limit - 1]["id"] if more else None}
 
 
 async def count(asked: Asked) -> Any:
@@ -104,13 +108,17 @@ async def count(asked: Asked) -> Any:
 
 async def get(asked: Asked) -> Any:
     """Return one task."""
-    return found_or_404(await asked.pq.aget_task(asked.path["id"]), asked)
+    return found_or_404(await asked.pq.aget_task(asked.path["id"]), asked).shown()
 
 
 async def attempts(asked: Asked) -> Any:
     """List the attempts of a task that are recorded."""
-    found_or_404(await asked.pq.aget_task(asked.path["id"]), asked)
-    return {"items": await asked.pq.aattempts(asked.path["id"])}
+    task_id, limit = asked.path["id"], asked.query["limit"]
+    wanted = {"id": task_id, "after_id": asked.query.get("after_id"), "limit": limit + 1}
+    found = rows.attempts(await ask_text(asked.pq, "attempts", wanted))
+    if not found:
+        found_or_404(await asked.pq.aget_task(task_id), asked)
+    return {"items": found[:limit], "next": found[limit - 1].id if len(found) > limit else None}
 
 
 async def retry(asked: Asked) -> Any:
@@ -219,7 +227,7 @@ OPERATIONS = (
     Operation(method="POST", path="/tasks", name="enqueue", summary="Enqueue a registered task", role=Role.OPERATOR,
         handler=enqueue, tag=_TAG, status=201, answer=answer(id={"type": "integer"}), body=ENQUEUE, problems=(409,)),
     Operation(method="GET", path="/tasks", name="list_tasks", summary="Tasks that match, newest first",
-        role=Role.VIEWER, handler=listing, tag=_TAG, answer=page_of("Task"), query={**FILTER, **PAGE}),
+        role=Role.VIEWER, handler=listing, tag=_TAG, answer=page_of("TaskExcerpt"), query={**FILTER, **PAGE}),
     Operation(method="GET", path="/tasks/count", name="count_tasks", summary="How many tasks match",
         role=Role.VIEWER, handler=count, tag=_TAG, answer=_COUNT, query=FILTER),
     Operation(method="POST", path="/tasks/bulk/retry", name="retry_tasks", summary="Run all that match again",
@@ -236,7 +244,9 @@ OPERATIONS = (
     Operation(method="DELETE", path="/tasks/{id}", name="delete_task", summary="Delete a task that does not run",
         role=Role.ADMIN, handler=delete, tag=_TAG, answer=_DONE, parameters=_ONE, problems=(409,)),
     Operation(method="GET", path="/tasks/{id}/attempts", name="list_attempts", summary="Its recorded attempts",
-        role=Role.VIEWER, handler=attempts, tag=_TAG, answer=list_of("Attempt"), parameters=_ONE),
+        role=Role.VIEWER, handler=attempts, tag=_TAG, answer=page_of("Attempt"), parameters=_ONE,
+        query={"after_id": {**ID, "description": "only later ones: `next` of the page before"},
+            "limit": integer(1, 200, default=100)}),
     Operation(method="POST", path="/tasks/{id}/retry", name="retry_task", summary="Run a finished task again",
         role=Role.OPERATOR, handler=retry, tag=_TAG, answer=_DONE, parameters=_ONE, problems=(409,)),
     Operation(method="POST", path="/tasks/{id}/cancel", name="cancel_task", summary="Cancel a task, a running one too",

@@ -22,19 +22,43 @@ from pq_core.operating import QueueRecord
 HOUR = timedelta(hours=1)
 
 
+PAGE = 100
+LONGEST = 1000
+"""Characters of what a page is narrowed by."""
+
+
 async def queues(request: Request) -> Response:
-    """Show all queues."""
+    """Show the queues, a page at a time."""
     dashboard = dashboard_of(request)
     found, rates = await asyncio.gather(
         run(dashboard.pq, operating.queues(dashboard.pq.schema)), figures_of(dashboard).grouped("queue", "1h")
     )
-    return await page(request, "queues.html", here="queues", **context(found, rates))
+    return await page(request, "queues.html", here="queues", **context(request, found, rates))
 
 
-def context(found: list[QueueRecord], rates: dict[str, Any]) -> dict[str, Any]:
-    """Return what the list of queues needs."""
+def context(request: Request, found: list[QueueRecord], rates: dict[str, Any]) -> dict[str, Any]:
+    """Return what the list of queues needs: the page that ``?search=…&after=…`` says."""
+    search = request.query_params.get("search", "").strip()[:LONGEST]
+    after = request.query_params.get("after") or None
+    matching = narrowed(found, search=search, after=None)
+    rest = narrowed(matching, search=None, after=after)
+    shown = rest[:PAGE]
     most = max((queue.due + queue.running + queue.scheduled for queue in found), default=0)
-    return {"queues": found, "most": most, "rates": rates}
+    return {
+        "queues": shown,
+        "matching": len(matching),
+        "search": search,
+        "place": after,
+        "after": shown[-1].name if len(rest) > PAGE else None,
+        "most": most,
+        "rates": rates,
+    }
+
+
+def narrowed(found: list[QueueRecord], *, search: str | None, after: str | None) -> list[QueueRecord]:
+    """Return the queues whose name contains ``search``, in any case, and comes later than ``after``."""
+    wanted = (search or "").casefold()
+    return [one for one in found if wanted in one.name.casefold() and (after is None or one.name > after)]
 
 
 async def pause(request: Request) -> Response:
