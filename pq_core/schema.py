@@ -48,6 +48,8 @@ TABLES = (
     "pq_waits",
 )
 """Every table that the migrations create, besides Alembic's."""
+FILLED_TABLES = tuple(table for table in TABLES if table != "pq_schema")
+"""Those that are empty after a migration."""
 
 _MIGRATION_WAIT = 600.0
 _POLL_INTERVAL = 0.1

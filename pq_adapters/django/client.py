@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -20,12 +21,14 @@ from pq_core import current
 from pq_core.bound import check_transaction, reraise
 from pq_core.client import PQ
 from pq_core.errors import NotMigrated, UnsupportedConnection
+from pq_core.operations import Planned
 from pq_core.overriding import override_of
 from pq_core.store import Request
 from pq_core.task_groups import TaskGroup
 from pq_core.waiting import Patience
 
 T = TypeVar("T")
+logger = logging.getLogger("pq.django")
 
 
 class DjangoPQ(PQ):
@@ -64,6 +67,7 @@ class DjangoPQ(PQ):
             keys=configuration.keys,
         )
         self.alias = configuration.alias
+        self._warned = False
         self.task = self._declared_here.task
         self.include(self._declared_here)
         self.include(declared)
@@ -115,6 +119,8 @@ class DjangoPQ(PQ):
             return super()._run(request)
         executor = DjangoExecutor(connections[self.alias])
         in_transaction = executor.in_transaction()
+        if isinstance(request, Planned) and not in_transaction:
+            self._warn_of_another_transaction()
         check_transaction(request, in_transaction=in_transaction)
         try:
             try:
@@ -136,6 +142,20 @@ class DjangoPQ(PQ):
         if override_of(self) is not None:
             return await super()._arun(request)
         return cast(T, await sync_to_async(self._run, thread_sensitive=True)(request))
+
+    def _warn_of_another_transaction(self) -> None:
+        """Say once, when a transaction of another alias is open, that its rollback does not take the task back."""
+        if self._warned:
+            return
+        others = [one.alias for one in connections.all(initialized_only=True) if one.in_atomic_block]
+        if others:
+            self._warned = True
+            logger.warning(
+                "a task is enqueued inside atomic() of %s, but pq's tables are in %r, where no transaction is open: it "
+                "is committed at once, and stays when %s rolls back. Enqueue it by transaction.on_commit(…, using=%r), "
+                "or open atomic(using=%r) around it",
+                ", ".join(map(repr, others)), self.alias, others[0], others[0], self.alias,
+            )  # fmt: skip
 
     def _database_flag(self) -> str:
         return "" if self.alias == "default" else f" --database {self.alias}"

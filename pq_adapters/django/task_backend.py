@@ -21,13 +21,14 @@ from django.tasks.base import DEFAULT_TASK_BACKEND_ALIAS, Task, TaskResult, Task
 from django.tasks.exceptions import InvalidTask, TaskResultDoesNotExist
 from django.tasks.signals import task_enqueued
 from django.utils import timezone
+from django.utils.json import normalize_json
 
 from pq_adapters.django import results
 from pq_adapters.django.client import pq
 from pq_adapters.django.declared import by_name, take
 from pq_adapters.django.running import runner
 from pq_core import options
-from pq_core.errors import InvalidOption
+from pq_core.errors import InvalidOption, PayloadError
 from pq_core.tasks import Call
 from pq_core.tasks import Task as PQCoreTask
 from pq_core.types import Backoff, CallOptions, TaskOptions
@@ -101,13 +102,15 @@ class PQBackend(BaseTaskBackend):
     def enqueue(self, task: Task, args: Iterable[Any], kwargs: Mapping[str, Any]) -> TaskResult:
         """Enqueue the task in the open transaction, and return what is known of it.
 
-        Raises InvalidTask for one whose module no worker imports, DuplicateClientId, TypeError for arguments that
-        are not JSON.
+        Raises InvalidTask for one whose module no worker imports, DuplicateClientId, PayloadError (a TypeError) for
+        arguments that are not JSON.
         """
         self.validate_task(task)
+        args, kwargs = tuple(args), dict(kwargs)
+        _check_json(task, args, kwargs)
         result = TaskResult(
             task=task, id="", status=TaskResultStatus.READY, enqueued_at=None, started_at=None, finished_at=None,
-            last_attempted_at=None, args=list(args), kwargs=dict(kwargs), backend=self.alias, errors=[], worker_ids=[],
+            last_attempted_at=None, args=list(args), kwargs=kwargs, backend=self.alias, errors=[], worker_ids=[],
         )  # fmt: skip
         _check_module(task)
         call: Call[Any] = Call(
@@ -200,6 +203,22 @@ def _own(task: Task, names: Iterable[str]) -> dict[str, Any]:
 
 def _known(given: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in given.items() if name in BACKEND_OPTIONS}
+
+
+def _check_json(task: Task, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Raise PayloadError for what Django does not take as an argument, with its place and what to do."""
+    for place, value in (*enumerate(args), *kwargs.items()):
+        try:
+            normalize_json(value)
+        except (TypeError, ValueError):
+            where = f"argument {place + 1}" if isinstance(place, int) else f"argument {place!r}"
+            kind = type(value)
+            raise PayloadError(
+                f"{task.module_path}.enqueue(): {where} is, or holds, what django.tasks does not take "
+                f"({kind.__module__}.{kind.__qualname__}): its arguments are JSON. Pass text, as value.isoformat() or "
+                "str(value), and read it in the task; or declare the function with TaskGroup().task and use "
+                "pq.enqueue(): its arguments arrive equal, datetime, UUID, Decimal and models of Pydantic included"
+            ) from None
 
 
 def _check_module(task: Task) -> None:

@@ -6,6 +6,7 @@ So it imports nothing but pytest: what a fixture needs is imported when a test a
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
@@ -31,6 +32,19 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_sessionstart(session: pytest.Session) -> None:
     """Note the threads of the test run itself: they are not the application's."""
     session.config.stash[_THREADS] = frozenset(thread.ident or 0 for thread in threading.enumerate())
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item) -> Iterator[None]:
+    """Empty pq's tables after a test of Django's that commits: the worker of the next one would run what it left."""
+    try:
+        if "django.test" in sys.modules and "pq_adapters.django.client" in sys.modules:
+            from pq_adapters.pytest_plugin import transactional
+
+            if transactional.commits(item):
+                transactional.empty(item.config)
+    finally:
+        yield
 
 
 @pytest.fixture(scope="session")

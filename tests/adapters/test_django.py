@@ -88,6 +88,40 @@ def test_enqueue_joins_atomic_and_its_savepoints(project: Project, driver: str) 
     assert project.run(scenario, PROJECT_DRIVER=driver) == [names, names, 1003, driver]
 
 
+def test_transaction_of_another_alias_is_warned_of(project: Project) -> None:
+    def scenario():
+        import logging
+
+        from django.db import transaction
+        from shop.tasks import fail
+
+        from pq_adapters.django import pq
+
+        said = []
+        handler = logging.Handler()
+        handler.emit = lambda record: said.append(record.getMessage())
+        logging.getLogger("pq.django").addHandler(handler)
+        pq.enqueue(fail.call("no transaction at all"))
+        with transaction.atomic(using="second"):
+            pq.enqueue(fail.call("its own"))
+        before = len(said)
+        for _ in range(2):
+            try:
+                with transaction.atomic():
+                    pq.enqueue(fail.call("another's"))
+                    assert pq.pending_count()
+                    raise KeyError
+            except KeyError:
+                pass
+        return [before, said, pq.pending_count()]
+
+    before, said, pending = project.run(scenario, PROJECT_SECOND="1", PROJECT_PQ='{"alias": "second"}')
+
+    assert (before, len(said), pending) == (0, 1, 4)
+    assert "atomic() of 'default'" in said[0]
+    assert "pq's tables are in 'second'" in said[0]
+
+
 def test_no_connection_but_djangos_is_opened(project: Project) -> None:
     def scenario():
         from django.db import connection

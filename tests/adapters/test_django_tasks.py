@@ -309,6 +309,32 @@ def test_own_options_are_taken_by_using(project: Project) -> None:
     assert project.run(scenario) == ["once", 4, 9.0, {"a": "b"}, errors]
 
 
+def test_argument_that_is_no_json_is_refused_by_name_with_the_fix(project: Project) -> None:
+    def scenario():
+        from datetime import datetime
+        from uuid import uuid4
+
+        from shop import mail
+
+        from pq_core import PayloadError
+
+        said = []
+        for args, kwargs in (((1, datetime(2030, 1, 1)), {}), ((), {"b": [{"deep": uuid4()}]}), ((b"\xff",), {})):
+            try:
+                mail.add.enqueue(*args, **kwargs)
+            except PayloadError as error:
+                said.append(str(error))
+        return said
+
+    first, second, third = project.run(scenario)
+
+    assert "shop.mail.add.enqueue(): argument 2 is" in first
+    assert "(datetime.datetime)" in first
+    assert "value.isoformat()" in first
+    assert "argument 'b' is, or holds" in second
+    assert "argument 1 is" in third
+
+
 def test_task_that_no_worker_imports_is_refused_with_the_fix(project: Project) -> None:
     def scenario():
         from django.tasks.exceptions import InvalidTask

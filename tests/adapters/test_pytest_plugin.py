@@ -14,7 +14,7 @@ import pytest
 
 from pq_core.embedded import stop
 from tests.acceptance.pages import ROOT, write_files
-from tests.adapters.django_processes import Project
+from tests.adapters.django_processes import PROJECT, Project
 
 pytest_plugins = ["pytester"]
 
@@ -432,3 +432,76 @@ def test_inside_the_test_cases_of_django(tmp_path: Path, empty_database: str) ->
 
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Ran 3 tests" in done.stderr
+
+
+COMMITTING = """
+import pytest
+from django.test import TransactionTestCase
+from pq_adapters.django import pq
+from shop.tasks import fail
+
+
+class Committed(TransactionTestCase):
+    def test_one(self):
+        assert pq.counts()["pending"] == 0
+        fail.enqueue("by a class")
+        pq.pause_queue("default")
+
+    def test_two(self):
+        self.test_one()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_by_a_mark(pq_worker):
+    fail.enqueue("by a mark")
+    assert [one.name for one in pq_worker()] == [fail.name]
+
+
+def test_by_a_fixture(transactional_db, pq_worker):
+    assert pq_worker() == []
+    fail.enqueue("by a fixture")
+
+
+@pytest.mark.django_db
+def test_rolled_back():
+    assert pq.counts()["pending"] == pq.counts()["failed"] == 0
+    assert not any(queue.paused for queue in pq.queues())
+    fail.enqueue("rolled back")
+
+
+def test_without_a_database():
+    pass
+"""
+
+
+@pytest.mark.parametrize("alone", [False, True], ids=["pytest-django", "pytest alone"])
+def test_what_a_committing_test_of_django_left_is_deleted(tmp_path: Path, empty_database: str, alone: bool) -> None:
+    pytest.importorskip("pytest_django")
+    text, flags = COMMITTING, "-p pytest_django.plugin"
+    if alone:
+        head, _, rest = COMMITTING.partition("@pytest.mark.django_db(transaction=True)")
+        assert rest
+        text, flags = head, ""
+        (tmp_path / "conftest.py").write_text(
+            "import django\n"
+            "django.setup()\n"
+            "from django.test.utils import setup_databases, setup_test_environment\n"
+            "setup_test_environment()\n"
+            "setup_databases(0, False)\n"
+        )
+    (tmp_path / "test_it.py").write_text(text)
+    (tmp_path / "pytest.ini").write_text(
+        f"[pytest]\npq_app = pq_adapters.django:pq\naddopts = -p pq_adapters.pytest_plugin {flags}\n"
+    )
+    project = Project(empty_database)
+    environment = project.environment(
+        PYTHONPATH=os.pathsep.join([str(ROOT), str(PROJECT)]),
+        PYTEST_DISABLE_PLUGIN_AUTOLOAD="1",
+        DJANGO_SETTINGS_MODULE="project.settings",
+    )
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(tmp_path)]
+
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=100)
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert ("2 passed" if alone else "6 passed") in done.stdout

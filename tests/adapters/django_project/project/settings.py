@@ -1,4 +1,5 @@
-"""A small shop. PROJECT_DSN: its database; PROJECT_DRIVER, PROJECT_POOL, PROJECT_PQ: what the tests vary."""
+"""A small shop. PROJECT_DSN: its database; PROJECT_DRIVER, PROJECT_POOL, PROJECT_SECOND, PROJECT_PQ: what the tests
+vary."""
 
 import json
 import os
@@ -53,6 +54,8 @@ ROOT_URLCONF = "project.urls"
 DATABASES = {
     "default": database(os.environ["PROJECT_DSN"], CONN_MAX_AGE=int(os.environ.get("PROJECT_CONN_MAX_AGE", 0)))
 }
+if os.environ.get("PROJECT_SECOND"):
+    DATABASES["second"] = database(os.environ["PROJECT_DSN"])
 if os.environ.get("PROJECT_POOL"):
     DATABASES["default"]["OPTIONS"]["pool"] = {"min_size": 1, "max_size": 4}
 STATIC_URL = "/static/"

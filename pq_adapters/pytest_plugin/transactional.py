@@ -1,0 +1,47 @@
+"""Django's tests with real commits: what one of them enqueued must not be run by the worker of another."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import AbstractContextManager, nullcontext
+
+import pytest
+
+COMMITTING_FIXTURES = frozenset({"transactional_db", "django_db_reset_sequences", "live_server"})
+"""Fixtures of pytest-django with which a test commits."""
+
+
+def commits(item: pytest.Item) -> bool:
+    """Tell whether a test is one of Django's whose database is emptied after it, not rolled back."""
+    from django.test import TestCase, TransactionTestCase
+
+    made = getattr(item, "cls", None)
+    if isinstance(made, type) and issubclass(made, TransactionTestCase):
+        return not issubclass(made, TestCase)
+    marker = item.get_closest_marker("django_db")
+    if marker is not None and (marker.kwargs.get("transaction") or marker.args[:1] == (True,)):
+        return True
+    return bool(COMMITTING_FIXTURES & set(getattr(item, "fixturenames", ())))
+
+
+def empty(config: pytest.Config) -> None:
+    """Empty pq's tables in the test database, as Django empties those of its models."""
+    from django.db import connections
+
+    from pq_adapters.django.client import pq
+    from pq_core.schema import FILLED_TABLES
+
+    connection = connections[pq.alias]
+    quote = connection.ops.quote_name
+    tables = [f"{quote(pq.schema)}.{quote(table)}" for table in FILLED_TABLES]
+    with _unblocked(config), connection.cursor() as cursor:
+        cursor.execute("SELECT to_regclass(%s) IS NOT NULL", [tables[0]])
+        if cursor.fetchone()[0]:
+            cursor.execute(f"TRUNCATE {', '.join(tables)}")
+
+
+def _unblocked(config: pytest.Config) -> AbstractContextManager[None]:
+    """Let the database be used, which pytest-django blocks where no test asked for it."""
+    plugin = sys.modules.get("pytest_django.plugin")
+    blocker = None if plugin is None else config.stash.get(plugin.blocking_manager_key, None)
+    return nullcontext() if blocker is None else blocker.unblock()
