@@ -10,6 +10,7 @@ annotation would convert (a string for a ``datetime``) is stored under the tag `
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -19,6 +20,7 @@ from pq_core.payload_conversions import interchangeable
 from pq_core.payload_decoding import TAG, TAGS, Decoder, Malformed
 from pq_core.payload_encoding import Encoder, Refused, are_plain
 from pq_core.payload_refining import Refiner
+from pq_core.payload_scalars import check_kind
 from pq_core.payload_signature import plan_of, signature_of
 
 if TYPE_CHECKING:
@@ -59,12 +61,12 @@ def encode(
     """Return ``{"args": [...], "kwargs": {...}}`` of plain JSON values.
 
     ``signature``: the task function, or its signature with evaluated annotations (``signature_of``): names
-    arguments in errors and tells what its annotations would convert. ``limit``: bytes of JSON. ``what``: the task's
-    name, for errors. Raises ``PayloadError`` naming the argument and the place inside it, ``PayloadTooLarge``
-    beyond the limit.
+    arguments in errors, tells what its annotations would convert, and which plain scalars they ask for. ``limit``:
+    bytes of JSON. ``what``: the task's name, for errors. Raises ``PayloadError`` naming the argument and the place
+    inside it, ``PayloadTooLarge`` beyond the limit.
     """
     plan = plan_of(signature)
-    if plan.trivial and are_plain(args, kwargs, limit):
+    if plan.trivial and are_plain(args, kwargs, limit) and (plan.free or plan.suits(args, kwargs)):
         return {"args": list(args), "kwargs": dict(kwargs)}
     encoder = Encoder(limit)
     positional: list[JSON] = []
@@ -73,14 +75,18 @@ def encode(
     try:
         for value in args:
             encoded = encoder.value(value)
-            if not plan.trivial:
+            if not plan.free:
+                if (kinds := plan.kinds_of_position(len(positional))) is not None:
+                    check_kind(value, encoded, kinds)
                 encoded = _protected(value, encoded, plan.of_position(len(positional)))
             positional.append(encoded)
         for name, value in kwargs.items():
             if type(name) is not str:
                 raise Refused(f"is a keyword of type {type(name).__name__}: use a plain str")
             encoded = encoder.value(value)
-            if not plan.trivial:
+            if not plan.free:
+                if (kinds := plan.kinds_of_name(name)) is not None:
+                    check_kind(value, encoded, kinds)
                 encoded = _protected(value, encoded, plan.of_name(name))
             keywords[encoder.text(name)] = encoded
     except Refused as refused:
@@ -194,8 +200,15 @@ def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
 
 
+def _finite(text: str) -> float:
+    value = float(text)
+    if math.isinf(value):
+        raise ValueError(f"{text[:40]} is beyond what a float holds")
+    return value
+
+
 _ENCODE = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
-_DECODE = json.JSONDecoder(parse_constant=_no_constant).decode
+_DECODE = json.JSONDecoder(parse_constant=_no_constant, parse_float=_finite).decode
 
 
 def _protected(value: Any, encoded: JSON, refine: Refiner | None) -> JSON:

@@ -6,18 +6,25 @@ import inspect
 import sys
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from pq_core.payload_refining import Refiner, refiner_of
+from pq_core.payload_scalars import Kinds, kinds_of
 
 Signed = inspect.Signature | Callable[..., Any]
 
 
 class Plan:
-    """The names and refiners of a signature's parameters."""
+    """The names and refiners of a signature's parameters, and the scalars that they take.
 
-    __slots__ = ("by_name", "extra", "extra_name", "names", "positional", "rest", "source", "trivial")
+    ``trivial``: nothing is refined. ``free``: nothing is checked, either.
+    """
+
+    __slots__ = (
+        "by_name", "extra", "extra_kinds", "extra_name", "free", "kinds", "kinds_by_name", "names", "positional",
+        "rest", "rest_kinds", "source", "trivial",
+    )  # fmt: skip
 
     def __init__(self, source: Signed) -> None:
         self.source = source
@@ -27,21 +34,30 @@ class Plan:
         self.rest: Refiner | None = None
         self.extra: Refiner | None = None
         self.extra_name = "args"
+        self.kinds: list[Kinds | None] = []
+        self.kinds_by_name: dict[str, Kinds | None] = {}
+        self.rest_kinds: Kinds | None = None
+        self.extra_kinds: Kinds | None = None
         signature = source if isinstance(source, inspect.Signature) else signature_of(source)
         for name, parameter in signature.parameters.items():
             refine = None if isinstance(parameter.annotation, str) else refiner_of(parameter.annotation)
+            kinds = kinds_of(parameter)
             match parameter.kind:
                 case inspect.Parameter.VAR_POSITIONAL:
-                    self.rest, self.extra_name = refine, name
+                    self.rest, self.rest_kinds, self.extra_name = refine, kinds, name
                 case inspect.Parameter.VAR_KEYWORD:
-                    self.extra = refine
+                    self.extra, self.extra_kinds = refine, kinds
                 case kind:
                     if kind is not inspect.Parameter.KEYWORD_ONLY:
                         self.names.append(name)
                         self.positional.append(refine)
+                        self.kinds.append(kinds)
                     if kind is not inspect.Parameter.POSITIONAL_ONLY:
                         self.by_name[name] = refine
+                        self.kinds_by_name[name] = kinds
         self.trivial = not any((*self.positional, *self.by_name.values(), self.rest, self.extra))
+        kinds_said = (*self.kinds, *self.kinds_by_name.values(), self.rest_kinds, self.extra_kinds)
+        self.free = self.trivial and not any(kinds_said)
 
     def of_position(self, index: int) -> Refiner | None:
         """Return the refiner of the positional argument."""
@@ -50,6 +66,28 @@ class Plan:
     def of_name(self, name: str) -> Refiner | None:
         """Return the refiner of the keyword argument."""
         return self.by_name.get(name, self.extra)
+
+    def kinds_of_position(self, index: int) -> Kinds | None:
+        """Return the scalars that the positional argument may be; None if its annotation says nothing of that."""
+        return self.kinds[index] if index < len(self.kinds) else self.rest_kinds
+
+    def kinds_of_name(self, name: str) -> Kinds | None:
+        """Return the scalars that the keyword argument may be; None if its annotation says nothing of that."""
+        return self.kinds_by_name.get(name, self.extra_kinds)
+
+    def suits(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
+        """Tell whether each argument is of the scalars that its annotation says, if it says any."""
+        rest = self.rest_kinds
+        if rest is not None and not all(isinstance(value, rest) for value in args[len(self.kinds) :]):
+            return False
+        for value, kinds in zip(args, self.kinds, strict=False):
+            if kinds is not None and not isinstance(value, kinds):
+                return False
+        for name, value in kwargs.items():
+            kinds = self.kinds_of_name(name)
+            if kinds is not None and not isinstance(value, kinds):
+                return False
+        return True
 
     def name_of(self, index: int) -> str:
         """Return what the positional argument is called in a message."""

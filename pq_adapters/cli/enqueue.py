@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from datetime import timedelta
-from typing import Any, NoReturn
+from typing import Any
 
 import click
 
@@ -14,6 +14,7 @@ from pq_adapters.cli.mistakes import Mistake
 from pq_adapters.cli.output import print_json
 from pq_adapters.cli.parameters import duration, moment, priority
 from pq_core.errors import PayloadDecodeError
+from pq_core.payload import loads
 from pq_core.plain import plain
 
 
@@ -76,8 +77,8 @@ def parse_arguments(arguments: tuple[str, ...], keywords: str | None) -> tuple[l
     kwargs: dict[str, Any] = {}
     if keywords is not None:
         try:
-            kwargs = json.loads(keywords, parse_constant=_refuse)
-        except ValueError as error:
+            kwargs = loads(keywords)
+        except PayloadDecodeError as error:
             raise Mistake(f"--kwargs {keywords!r} is not JSON: {error}") from error
         if not isinstance(kwargs, dict):
             raise Mistake(f'--kwargs {keywords!r}: give an object, as {{"key": 1}}')
@@ -97,14 +98,10 @@ def parse_arguments(arguments: tuple[str, ...], keywords: str | None) -> tuple[l
 def parse_value(text: str) -> Any:
     """Return the JSON value that ``text`` is, or the text itself; what begins as JSON must be JSON."""
     try:
-        return json.loads(text, parse_constant=_refuse)
-    except ValueError as error:
+        return loads(text)
+    except PayloadDecodeError as error:
+        if isinstance(error.__cause__, RecursionError):
+            raise Mistake("this argument is nested too deep") from None
         if text[:1] in ("{", "[", '"'):
             raise Mistake(f"{text!r} is not JSON: {error}") from error
         return text
-    except RecursionError:
-        raise Mistake("this argument is nested too deep") from None
-
-
-def _refuse(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON")

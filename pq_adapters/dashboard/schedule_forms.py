@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -13,6 +12,7 @@ from pq_adapters.dashboard import words
 from pq_adapters.dashboard.reading import ask, question
 from pq_core import payload
 from pq_core.cron import find_zone
+from pq_core.errors import PayloadDecodeError
 
 if TYPE_CHECKING:
     from pq_core.bound import AsyncBoundPQ
@@ -142,8 +142,8 @@ def zones() -> list[str]:
 def json_of(name: str, text: str, kind: type) -> Any:
     """Return the JSON of a field. Raises ValueError unless it is of a kind."""
     try:
-        value = json.loads(text)
-    except ValueError as error:
+        value = payload.loads(text)
+    except PayloadDecodeError as error:
         raise ValueError(f"{name}: {text!r} is not JSON: {error}") from None
     if not isinstance(value, kind):
         example = "a list, as [1, 2]" if kind is list else 'an object, as {"region": "eu"}'

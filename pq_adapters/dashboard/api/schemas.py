@@ -5,13 +5,14 @@ Only the words are known that the API uses; ``check`` refuses to work with any o
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, NoReturn
 
 from pq_adapters.dashboard.problems import Problem
+from pq_core.errors import PayloadDecodeError
+from pq_core.payload import loads
 
 Schema = Mapping[str, Any]
 
@@ -156,15 +157,11 @@ def from_text(schema: Schema, value: str, where: str) -> Any:
 
 
 def parse(body: bytes) -> Any:
-    """Return the JSON of a body; Problem 400 for what is none."""
+    """Return the JSON of a body; Problem 400 for what is none, and for numbers that no float holds."""
     try:
-        return json.loads(body, parse_constant=_no_constant)
-    except (ValueError, RecursionError) as error:
+        return loads(body.decode("utf-8-sig"))
+    except (UnicodeDecodeError, PayloadDecodeError) as error:
         raise Problem(400, "no JSON", f"the body is no JSON: {error}") from error
-
-
-def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON")
 
 
 def _refuse(where: str, words: str) -> NoReturn:

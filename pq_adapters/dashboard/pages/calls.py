@@ -20,7 +20,8 @@ from pq_adapters.dashboard.pages.tasks import PRIORITIES
 from pq_adapters.dashboard.problems import Problem
 from pq_adapters.dashboard.rendering import back, page
 from pq_adapters.dashboard.routes import dashboard_of, route
-from pq_core.errors import PQError, UnknownTask
+from pq_core.errors import PayloadDecodeError, PQError, UnknownTask
+from pq_core.payload import loads
 
 if TYPE_CHECKING:
     from pq_core.client import PQ
@@ -144,8 +145,8 @@ def _arguments(said: Mapping[str, str]) -> dict[str, Any]:
         arguments["headers"] = headers
     if said["body"].strip():
         try:
-            arguments["json"] = json.loads(said["body"])
-        except ValueError as error:
+            arguments["json"] = loads(said["body"])
+        except PayloadDecodeError as error:
             raise ValueError(f"The body is not JSON: {error}") from None
     for name in ("secret", "idempotency_key"):
         if value := said[name].strip():
