@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import sys
 import weakref
@@ -217,13 +216,9 @@ class SafeEngines:
             self._engines = weakref.WeakSet()
             # At the fork itself, so before any hook in the child; a task's own forks are covered, too.
             os.register_at_fork(after_in_child=self._renew)
-        # SQLAlchemy keeps no list of them, and the worker hides its image from the collector: show it for this look.
-        hidden = gc.get_freeze_count() > 0
-        gc.unfreeze()
-        # Not isinstance(): that would ask proxies, and run what is behind them.
-        self._engines.update(thing for thing in gc.get_objects() if issubclass(type(thing), Engine))
-        if hidden:
-            gc.freeze()
+        from pq_core.worker.image import objects_of
+
+        self._engines.update(objects_of(Engine))  # SQLAlchemy keeps no list of them
 
     def _renew(self) -> None:
         for engine in self._engines or ():

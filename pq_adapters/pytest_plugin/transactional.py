@@ -28,9 +28,9 @@ def empty(config: pytest.Config) -> None:
     """Empty pq's tables in the test database, as Django empties those of its models."""
     from django.db import connections
 
-    from pq_adapters.django.client import pq
     from pq_core.schema import FILLED_TABLES
 
+    pq = sys.modules["pq_adapters.django.client"].pq  # adapters don't import each other
     connection = connections[pq.alias]
     quote = connection.ops.quote_name
     tables = [f"{quote(pq.schema)}.{quote(table)}" for table in FILLED_TABLES]

@@ -7,6 +7,7 @@ import ctypes
 import errno
 import gc
 import sys
+from typing import TypeVar
 
 from pq_core.worker.immortal import immortalize
 from pq_core.worker.packing import (
@@ -21,6 +22,8 @@ from pq_core.worker.packing import (
     used,
 )
 
+T = TypeVar("T")
+
 
 def settle(*own: object, immortal: bool = False) -> None:
     """Collect what the start left behind, give it back to the system, and keep the collector off the rest.
@@ -34,6 +37,17 @@ def settle(*own: object, immortal: bool = False) -> None:
     with contextlib.suppress(OSError, AttributeError):  # another C library than glibc
         ctypes.CDLL(None).malloc_trim(0)
     gc.freeze()
+
+
+def objects_of(kind: type[T]) -> list[T]:
+    """Return all objects of a class and its subclasses that the collector knows, those of the image included."""
+    hidden = gc.get_freeze_count() > 0
+    gc.unfreeze()
+    # Not isinstance(): that would ask proxies, and run what is behind them.
+    found = [thing for thing in gc.get_objects() if issubclass(type(thing), kind)]
+    if hidden:
+        gc.freeze()
+    return found
 
 
 def collapse() -> int:

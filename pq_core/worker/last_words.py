@@ -27,7 +27,8 @@ ERROR_LIMIT = 64 * 1024
 
 INHERITED = (
     "pq: this may be a connection that was opened before the fork, as at import: in a task's process it leads to "
-    "/dev/null. Open it in the task or in a plugin's pq_in_child; pq renews SQLAlchemy's engines and Django's own"
+    "/dev/null. Open it in the task or in a plugin's pq_in_child; pq renews SQLAlchemy's engines, psycopg_pool's pools "
+    "and Django's connections"
 )
 
 

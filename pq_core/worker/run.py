@@ -37,7 +37,10 @@ SDKS = {
 """By how their threads' names begin: where SDKs that report of tasks are to be set up instead."""
 
 
-FORK_SAFETY = {"sqlalchemy": "pq_adapters.sqlalchemy:SafeEngines"}
+FORK_SAFETY = {
+    "sqlalchemy": "pq_adapters.sqlalchemy:SafeEngines",
+    "psycopg_pool": "pq_adapters.psycopg_pool:SafePools",
+}
 """Library in the image -> the plugin that makes what it holds open safe in children. Found by name: it is above us."""
 
 
