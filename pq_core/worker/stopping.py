@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import _signal  # type: ignore[import-not-found]
+import _thread
 import contextlib
 import faulthandler
 import os
@@ -30,14 +31,31 @@ latest: list[Stopper | None] = [None]
 def forget_in_children() -> None:
     """Have processes that a task forks give SIGTERM its ordinary meaning: multiprocessing relies on that.
 
-    Called once in the process that forks the children; these inherit it.
+    Called once in the process that forks the children; these inherit it. SIGTERM waits while a task forks: one that
+    comes to the new process at once, as by ``terminate()`` right after ``start()``, would find the handler and be lost.
     """
-    os.register_at_fork(after_in_child=_forget_latest)
+    os.register_at_fork(before=_hold_sigterm, after_in_parent=_release_sigterm, after_in_child=_forget_latest)
+
+
+_holding: set[int] = set()
+"""Threads of this process that fork, and had not blocked SIGTERM themselves."""
+
+
+def _hold_sigterm() -> None:
+    if latest[0] is not None and signal.SIGTERM not in _signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM,)):
+        _holding.add(_thread.get_ident())
+
+
+def _release_sigterm() -> None:
+    if _holding and (thread := _thread.get_ident()) in _holding:
+        _holding.discard(thread)
+        _signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM,))
 
 
 def _forget_latest() -> None:
     if (stopper := latest[0]) is not None:
         stopper.forget()
+    _release_sigterm()
 
 
 class Stopper:

@@ -61,6 +61,38 @@ def process(path: str) -> None:
     multiprocessing.get_context("fork").Process(target=write_late, args=(path,)).start()
 
 
+def sleep_long() -> None:
+    time.sleep(3600)
+
+
+@jobs.task
+def terminate_at_once(times: int) -> list[int | None]:
+    """End processes in the moment in which they begin; also from another thread, and with SIGTERM blocked."""
+    found: list[int | None] = []
+
+    def begin_and_end() -> None:
+        process = multiprocessing.get_context("fork").Process(target=sleep_long)
+        process.start()
+        process.terminate()
+        process.join(30)
+        found.append(process.exitcode)
+        process.kill()
+
+    for _ in range(times):
+        begin_and_end()
+    other = threading.Thread(target=begin_and_end)
+    other.start()
+    other.join()
+    assert signal.SIGTERM not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM,))
+    os.waitpid(os.posix_spawn("/bin/true", ["true"], {}), 0)
+    if (pid := os.fork()) == 0:
+        os._exit(0)
+    os.waitpid(pid, 0)
+    assert signal.SIGTERM in signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM,))
+    return found
+
+
 @jobs.task
 def memory_handler(path: str) -> None:
     handler = logging.handlers.MemoryHandler(1000, target=logging.FileHandler(path))

@@ -52,6 +52,10 @@ def test_work_that_is_left_is_done_first(pq: PQ, worker: WorkerProcess, tmp_path
         assert path.exists(), "before the task counts as completed"
 
 
+def test_sigterm_reaches_a_process_that_has_just_been_forked(pq: PQ, worker: WorkerProcess) -> None:
+    assert pq.wait(pq.enqueue(tasks.terminate_at_once.call(20)), timeout=PATIENCE) == [-signal.SIGTERM] * 21
+
+
 def test_exit_functions_and_handlers(pq: PQ, plain_worker: WorkerProcess, tmp_path: Path) -> None:
     for task in (tasks.memory_handler, tasks.exit_function):
         path = tmp_path / task.name
