@@ -19,6 +19,9 @@ reports = TaskGroup(prefix="reports", queue="reports")
 SOON = Backoff(base=30, jitter=0)
 
 
+WORD = "word".ljust(60, "x")
+
+
 class CardDeclined(Exception):
     """The bank says no."""
 
@@ -54,6 +57,13 @@ def charge_card(order_id: int, amount: str) -> str:
     if bank is None or not Path(bank).exists():
         raise CardDeclined(f"order {order_id}: the bank does not answer")
     return "charged"
+
+
+@shop.task(name="settle".ljust(55, "x"))
+def settle(town: str, **words: str) -> None:
+    """Have a name of 60 characters, and fail if that is asked for."""
+    if town.startswith("fails"):
+        raise CardDeclined(f"{town}: {words}")
 
 
 @shop.task
