@@ -52,6 +52,7 @@ DONE = {
     "draining": ("ok", "Told to drain: the worker ends what it runs, then stops."),
     "stopping": ("ok", "Told to stop: the worker interrupts what it runs, puts it back, and leaves."),
     "not-draining": ("warn", "This worker is not alive any more."),
+    "enqueued": ("ok", "Enqueued: this is the task."),
     "call-enqueued": ("ok", "Enqueued: this is the task that calls the URL."),
     "schedule-saved": ("ok", "Schedule saved."),
     "schedule-paused": ("ok", "Schedule paused: no tick becomes a task until it is resumed."),

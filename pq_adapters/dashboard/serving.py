@@ -58,14 +58,13 @@ def serve(
         allowed_hosts=names if loopback or allowed_hosts else None,
         allowed_origins=allowed_origins,
     )
+    keyless = _keyless(pq) if not active else None
     listening = _listen(host, port)
     number = listening.getsockname()[1]
     shown = "localhost" if loopback else host
     say(f"dashboard: http://{f'[{shown}]' if ':' in shown else shown}:{number}/")
-    if not active and pq._run(keys.ever(pq.schema)):
-        say("every key has ended: nobody can log in; make one with pq keys create --role admin --name NAME")
-    elif not active:
-        say("open to everybody on this machine: there is no key; make one with pq keys create --role admin --name NAME")
+    if keyless:
+        say(keyless)
     if not loopback:
         say("without TLS keys can be read on their way: put a reverse proxy in front")
     config = uvicorn.Config(
@@ -79,6 +78,13 @@ def serve(
     # It passes the signal on when it has ended: Ctrl-C is how one ends it, and nothing to complain about.
     with listening, suppress(KeyboardInterrupt):
         uvicorn.Server(config).run(sockets=[listening])
+
+
+def _keyless(pq: PQ) -> str:
+    how = "make one with pq keys create --role admin --name NAME"
+    if pq._run(keys.ever(pq.schema)):
+        return f"every key has ended: nobody can log in; {how}"
+    return f"open to everybody on this machine: there is no key; {how}"
 
 
 def _listen(host: str, port: int | None) -> socket.socket:

@@ -27,6 +27,24 @@ def nap(seconds: float) -> None:
     time.sleep(seconds)
 
 
+@jobs.task
+def order(
+    number: int,
+    customer: str,
+    /,
+    day: date,
+    gift: bool,
+    lines: list[int] = [],  # noqa: B006
+    *more: int,
+    note: str | None = None,
+    **extra: float,
+) -> None:
+    """Take an order.
+
+    And more.
+    """
+
+
 @jobs.task(sensitive=True)
 def whisper(secret: str) -> None:
     del secret

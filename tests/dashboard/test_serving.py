@@ -66,8 +66,7 @@ def test_key_is_printed_once(database: str) -> None:
 
 def test_serves_an_application_until_it_is_told_to_stop(database: str, tmp_path: Path) -> None:
     with dashboard(database, tmp_path / "log", APP, "--port", "0") as (process, address):
-        text = (tmp_path / "log").read_text()
-        assert "open to everybody on this machine" in text
+        eventually(lambda: "open to everybody on this machine" in (tmp_path / "log").read_text())
         with client(address) as one:
             made = one.post("/api/v1/tasks", json={"task": "shop.greet", "args": ["Ada"]})
             assert made.status_code == 201, made.text

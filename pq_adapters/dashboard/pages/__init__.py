@@ -13,6 +13,7 @@ from pq_adapters.dashboard.pages import (
     live,
     overview,
     queues,
+    run,
     schedule,
     schedules,
     task,
@@ -26,7 +27,7 @@ from pq_adapters.dashboard.rendering import prepare as prepare
 def routes() -> list[BaseRoute]:
     """Return the routes of all pages, each made by ``routes.route``."""
     modules = (
-        overview, tasks, tasks_bulk, task, failures, schedules, schedule, queues, limits, workers, functions, keys,
+        overview, tasks, tasks_bulk, task, failures, schedules, schedule, queues, limits, workers, functions, run, keys,
         calls, live,
     )  # fmt: skip
     return [route for module in modules for route in module.routes()]

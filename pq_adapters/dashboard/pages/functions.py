@@ -34,7 +34,9 @@ async def functions(request: Request) -> Response:
     """Show all functions with what they cost."""
     key = _range(request)
     sums = await figures_of(dashboard_of(request)).grouped("name", key)
-    listed = sorted(sums.items(), key=lambda item: (-item[1].cpu_seconds, -item[1].count, item[0]))
+    known = {task.name: Sum() for task in dashboard_of(request).pq.registry.tasks()}
+    both = {**known, **sums}
+    listed = sorted(both.items(), key=lambda item: (-item[1].cpu_seconds, -item[1].count, item[0]))
     most = max((one.cpu_seconds for _, one in listed), default=0.0)
     return await page(
         request, "functions.html", here="functions", functions=listed, most=most, ranges=RANGES, key=key
