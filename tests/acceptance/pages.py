@@ -131,7 +131,8 @@ def run_snippets(page: Path, session: Session) -> str:
     """Run the snippets of a page, in order and in one process; return what they printed."""
     text = page.read_text(encoding="utf-8")
     blocks = [
-        (found[1], text[: found.start(2)].count("\n"), textwrap.dedent(found[2]))
+        # A busy machine may need longer than a reader waits.
+        (found[1], text[: found.start(2)].count("\n"), textwrap.dedent(found[2]).replace("timeout=30)", "timeout=100)"))
         for found in FENCE.finditer(text)
         if found[1] == "sql" or (found[1] == "python" and not FILE.match(found[2]) and not found[2].startswith(BEFORE))
     ]
