@@ -94,6 +94,11 @@ async def answer(request: Request, problem: Problem) -> Response:
         wanted = f"?next={quote(path, safe='')}" if request.method == "GET" else ""
         return RedirectResponse(path_for(request, "login") + wanted, 303)
     dashboard: Dashboard = request.app.state.dashboard
+    if "hx-request" in request.headers:
+        # In the place of what was asked for, whichever part of the page that is: old rows would look like the answer.
+        text = await dashboard.render(request, "problem_part.html", problem=problem)
+        instead = {"HX-Reswap": "innerHTML", "HX-Reselect": ".note-box"}
+        return HTMLResponse(text, problem.status, {**problem.headers, **instead})
     text = await dashboard.render(request, "problem.html", problem=problem)
     return HTMLResponse(text, problem.status, problem.headers)
 

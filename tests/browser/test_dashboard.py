@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from datetime import timedelta
 
+import psycopg
 import pytest
 from playwright.sync_api import expect
 
@@ -439,6 +440,39 @@ def test_filters_work_as_one_types(site: Site) -> None:
     expect(page.locator("tbody tr")).not_to_have_count(0)
     page.click("text=Failed >> nth=0")
     expect(page.locator("tbody .status").first).to_have_text("failed")
+
+
+def test_refused_filter_says_why_instead_of_old_rows(site: Site) -> None:
+    site.pq.enqueue_many([shop.send_receipt.call(order) for order in range(3)])
+    visitor = site.visitor("viewer")
+    page = visitor.go("/tasks")
+    rows, told = page.locator("tbody tr"), page.locator("#results").get_by_role("alert")
+    expect(rows).to_have_count(3)
+
+    page.fill("input[name=priority]", "much")
+    page.keyboard.press("Tab")
+    expect(told).to_contain_text("priority: 'much' is no whole number")
+    expect(rows).to_have_count(0)
+    page.reload()
+    expect(told).to_contain_text("is no whole number")
+    expect(page.locator("input[name=priority]")).to_have_value("much")
+    page.fill("input[name=priority]", "50")
+    page.keyboard.press("Tab")
+    expect(rows).to_have_count(3)
+    expect(told).to_have_count(0)
+
+    # The same where the dashboard itself refuses, and not the page.
+    with psycopg.connect(site.dsn, autocommit=True) as connection:
+        connection.execute("ALTER TABLE pq_tasks RENAME TO pq_tasks_away")
+        page.fill("input[name=queue]", "mail")
+        page.keyboard.press("Tab")
+        expect(told).to_contain_text("The database is not ready")
+        expect(rows).to_have_count(0)
+        connection.execute("ALTER TABLE pq_tasks_away RENAME TO pq_tasks")
+    page.fill("input[name=queue]", "")
+    page.keyboard.press("Tab")
+    expect(rows).to_have_count(3)
+    visitor.complaints = [one for one in visitor.complaints if "422" not in one and "503" not in one]
 
 
 def test_keys_lead_everywhere(site: Site) -> None:

@@ -29,6 +29,7 @@ async def tasks(request: Request) -> Response:
         found, total = await asyncio.gather(find(pq, search, after=given.get("after", "")), count(pq, search))
     except BadFilter as error:
         search, problem = Search(), str(error)
+    typed = {**search.parameters(), **(given if problem else {})}
     return await page(
         request,
         "tasks.html",
@@ -39,6 +40,7 @@ async def tasks(request: Request) -> Response:
         found=found,
         total=total,
         problem=problem,
+        typed=typed,
         first="after" not in given,
         states=[(state, search.query(state=state)) for state in ("", *STATES)],
         withins=WITHIN,

@@ -177,6 +177,11 @@
     }
   });
 
+  // A page that renews itself is left as it is while the server has trouble: the next change renews it.
+  document.addEventListener("htmx:beforeSwap", (event) => {
+    if (event.detail.xhr.status >= 500 && !event.detail.requestConfig.triggeringEvent) event.detail.shouldSwap = false;
+  });
+
   document.addEventListener("htmx:afterSwap", (event) => {
     tell(document);
     const form = event.target.closest && event.target.closest("form[data-picks]");
