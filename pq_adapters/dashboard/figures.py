@@ -15,6 +15,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pq_adapters.dashboard.reading import run
+from pq_adapters.dashboard.words import FAILURES
 from pq_core import statistics_request
 from pq_core.statistics import BYTES, SECONDS, Histogram, percentile
 from pq_core.statistics_request import StatisticsRow
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-BAD = frozenset({"raised", "timed_out", "out_of_memory", "crashed", "lost"})
-"""Outcomes that are failures of the attempt; interrupted, released, snoozed and cancelled ones are not."""
 MINUTE = timedelta(minutes=1)
 LATE = timedelta(minutes=6)
 """Workers write a minute's row again for so long at most."""
@@ -82,7 +81,7 @@ class Sum:
         self.count += row.count
         if row.outcome == "succeeded":
             self.ok += row.count
-        elif row.outcome in BAD:
+        elif row.outcome in FAILURES:
             self.bad += row.count
         self.wait_seconds += row.wait_seconds
         self.run_seconds += row.run_seconds

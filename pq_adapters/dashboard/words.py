@@ -13,6 +13,9 @@ from pq_core.policy import describe_memory, describe_signal
 CAP = 10_000
 """Counts stop here: nobody needs to know more exactly, and nobody should wait for it."""
 
+FAILURES = frozenset({"raised", "timed_out", "out_of_memory", "crashed", "lost"})
+"""Outcomes that are failures of an attempt; interrupted, released, snoozed and cancelled ones are not."""
+
 _UNITS = ((86400.0, "d", 3600.0, "h"), (3600.0, "h", 60.0, "min"), (60.0, "min", 1.0, "s"))
 _PLAIN = {
     "succeeded": "succeeded",
@@ -157,6 +160,8 @@ def outcome(
             return brief(exception(error) or _PLAIN[kind])
         case "succeeded" | "cancelled":
             return _PLAIN[kind]
+        case "snoozed" if first:
+            return f"snoozed: {first}"
     return first if first and not first.startswith("Traceback") else _PLAIN.get(kind, kind)
 
 

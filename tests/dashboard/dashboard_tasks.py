@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import date, timedelta
 
-from pq_core import PQ, TaskGroup
+from pq_core import PQ, Snooze, TaskGroup
 
 HOUR = timedelta(hours=1)
 jobs = TaskGroup(prefix="shop")
@@ -18,6 +18,11 @@ def greet(name: str, *, day: date | None = None) -> str:
 @jobs.task
 def fail(words: str) -> None:
     raise RuntimeError(words)
+
+
+@jobs.task(max_attempts=3)
+def postpone(words: str) -> None:
+    raise Snooze(HOUR, words)
 
 
 @jobs.task

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 from starlette.requests import ClientDisconnect
 
 from pq_adapters.dashboard.problems import problem_of
-from pq_core import TaskStatus, WaitTimeout
+from pq_core import Backoff, TaskStatus, WaitTimeout
 from tests.dashboard import dashboard_tasks as tasks
 from tests.dashboard.conftest import Site
 from tests.integration.worker_process import eventually, running, until_empty
@@ -53,6 +54,34 @@ def test_enqueued_task_runs_with_refined_arguments(site: Site, database: str, tm
         "task.enqueue",
         {"task": "shop.greet", "id": task_id},
     )
+
+
+def test_tasks_that_snooze_or_are_put_back_are_not_shown_as_failing(site: Site, database: str, tmp_path: Path) -> None:
+    snoozed = site.pq.enqueue(tasks.postpone.call("the bank is closed\nuntil nine"))
+    failing = site.pq.enqueue(tasks.fail.options(max_attempts=2, backoff=Backoff(base=600)).call("no such bank"))
+    with running(database, tmp_path, app=APP, drain_timeout=0, grace=1) as worker:
+        napping = site.pq.enqueue(tasks.nap.call(600))
+        eventually(lambda: site.pq.get_task(napping).status == "running")
+        eventually(lambda: site.pq.get_task(failing).error)
+        eventually(lambda: site.pq.get_task(snoozed).error)
+        worker.stop()
+
+    rows = dict(re.findall(r'<a href="/tasks/(\d+)">.*?</a>(.*?)</tr>', site.viewer.get("/tasks").text, re.DOTALL))
+    assert "RuntimeError: no such bank" in rows[str(failing)]
+    assert "status retrying" in rows[str(failing)]
+    assert "until nine" in rows[str(snoozed)]  # its arguments, as of each that waits
+    assert "status snoozed" in rows[str(snoozed)]
+    assert "interrupted" not in rows[str(napping)]
+    assert "600" in rows[str(napping)]
+
+    pages = {task_id: site.viewer.get(f"/tasks/{task_id}").text for task_id in (failing, snoozed, napping)}
+    assert "What it last failed with" in pages[failing]
+    for task_id, said in ((snoozed, "snoozed: the bank is closed"), (napping, "interrupted: its worker stopped")):
+        assert f'<span class="what">{said}' in pages[task_id]
+        assert "What it last failed with" not in pages[task_id]
+        assert 'class="final"' not in pages[task_id]
+        assert "<summary>Error</summary>" not in pages[task_id]
+    assert "until nine" in pages[snoozed]
 
 
 def test_taken_client_id(site: Site) -> None:

@@ -37,6 +37,7 @@ async def task(request: Request) -> Response:
         )
     one: dict[str, Any] = found[0]["task"]
     options = one["options"] or {}
+    one["failing"] = one["status"] == "pending" and one["outcome"] in words.FAILURES
     # A payload that is not arguments by name and place (somebody else's, or not to be read) is shown as it is.
     given = one["payload"] if isinstance(one["payload"], dict) else {}
     plain = isinstance(given.get("args", []), list) and isinstance(given.get("kwargs", {}), dict)
@@ -54,7 +55,7 @@ async def task(request: Request) -> Response:
         schedule=found[0]["schedule"],
         state=state_of(one),
         timeline=timeline(one, found[0]["attempts"], options),
-        trace=traceback_lines(one["error"]),
+        trace=traceback_lines(one["error"], bad=one["status"] == "failed" or one["failing"]),
         priorities=PRIORITIES,
         finished=one["status"] in FINISHED,
     )
@@ -71,7 +72,8 @@ def timeline(task: dict[str, Any], attempts: list[dict[str, Any]], options: dict
         kind = entry["outcome"]
         entry["tone"], entry["icon"] = TONES.get(kind, ""), ICONS.get(kind, "info")
         entry["said"] = _said(entry, limit=limit, hidden=task["sensitive"])
-        entry["trace"] = traceback_lines(entry["error"])
+        entry["bad"] = kind in words.FAILURES
+        entry["trace"] = _further(entry)
         started, ended = words.moment(entry["started_at"]), words.moment(entry["finished_at"])
         entry["took"] = (entry["ledger"] or {}).get("wall")
         if entry["took"] is None and started and ended:
@@ -87,17 +89,23 @@ def _said(entry: dict[str, Any], *, limit: int | None, hidden: bool) -> str:
     return words.outcome(entry["outcome"], entry["error"], entry["ledger"], limit)
 
 
-def traceback_lines(error: str | None) -> list[tuple[str, str]]:
-    """Return the lines of an error, each with what it is: ``frame``, ``final`` (what it came to) or plain."""
+def _further(entry: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return the lines of what an attempt left as text, unless all of it is said already."""
+    said = not entry["bad"] and (entry["error"] or "").strip() in entry["said"]
+    return [] if said else traceback_lines(entry["error"], bad=entry["bad"])
+
+
+def traceback_lines(error: str | None, *, bad: bool = True) -> list[tuple[str, str]]:
+    """Return the lines of a text, each with what it is: ``frame``, ``final`` (what a failure came to) or plain."""
     text = (error or "").rstrip("\n")
     if not text:
         return []
     final = words.exception(text, limit=10**9)
-    lines = text.split("\n")
-    last = max((i for i, line in enumerate(lines) if line.strip() == final), default=0)
+    found = text.split("\n")
+    last = max((i for i, line in enumerate(found) if line.strip() == final), default=0)
     return [
-        ("final" if i == last else "frame" if line.lstrip().startswith(("File ", "Traceback")) else "", line)
-        for i, line in enumerate(lines)
+        ("final" if i == last and bad else "frame" if line.lstrip().startswith(("File ", "Traceback")) else "", line)
+        for i, line in enumerate(found)
     ]
 
 

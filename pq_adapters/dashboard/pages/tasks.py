@@ -79,6 +79,8 @@ async def names(request: Request) -> list[str]:
 def told(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Add to each row how it ended, in words."""
     for row in rows:
+        # One that was put back or asked to run later has text of its own, or of an attempt before: no failure of it.
+        row["failing"] = row["status"] == "pending" and row["outcome"] in words.FAILURES
         if row["sensitive"]:
             row["said"] = "error text hidden"
         elif row["status"] == "pending":
