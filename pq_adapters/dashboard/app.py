@@ -16,7 +16,7 @@ from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.staticfiles import StaticFiles
 
-from pq_adapters.dashboard import api, health, login, pages
+from pq_adapters.dashboard import api, health, login, pages, words
 from pq_adapters.dashboard.access import Access
 from pq_adapters.dashboard.problems import Problem, on_error
 from pq_adapters.dashboard.protection import Protection
@@ -62,9 +62,10 @@ class Dashboard:
             return path_for(request, name, **parameters)
 
         principal = getattr(request.state, "principal", None)
-        return await self.templates.get_template(template).render_async(
+        text = await self.templates.get_template(template).render_async(
             {"request": request, "principal": principal, "settings": self.settings, "path_for": path, **values}
         )
+        return words.unturned(text)
 
     @asynccontextmanager
     async def changing(

@@ -211,6 +211,22 @@ def call(payload: Any, *, limit: int = 160) -> str:
     return text if len(text) <= limit else f"{text[: limit - 1]}…"
 
 
+_TURNING = r"[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]"
+_SHOWN = re.compile(rf'(value="[^"]*"|<textarea\b[^>]*>[^<]*)|({_TURNING})')
+_TURNS = re.compile(_TURNING)
+
+
+def unturned(page: str) -> str:
+    """Return HTML with the characters that turn the direction of text written out, as ``\\u202e``.
+
+    Unseen, they make a name or a message look like another. What a form sends back keeps them: the values of its
+    fields. Neither quotes nor ``<`` can stand in a value, as everything is escaped.
+    """
+    if _TURNS.search(page) is None:
+        return page
+    return _SHOWN.sub(lambda found: found[1] or f"\\u{ord(found[2]):04x}", page)
+
+
 def sensitive(options: Any) -> bool:
     """Tell whether a task's stored options say that its arguments and its errors' texts are nobody's business."""
     return isinstance(options, Mapping) and options.get("sensitive") is True

@@ -6,6 +6,7 @@ import os
 import re
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import psycopg
@@ -82,6 +83,37 @@ def test_tasks_that_snooze_or_are_put_back_are_not_shown_as_failing(site: Site, 
         assert 'class="final"' not in pages[task_id]
         assert "<summary>Error</summary>" not in pages[task_id]
     assert "until nine" in pages[snoozed]
+
+
+def test_characters_that_turn_text_are_written_out_on_pages(site: Site, database: str, tmp_path: Path) -> None:
+    turning = "".join(map(chr, (0x61C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A))))
+    queue, written = f"mail{turning}gpj", "".join(f"\\u{ord(one):04x}" for one in turning)
+    options = {"queue": queue, "client_id": f"c{turning}", "concurrency_key": f"k{turning}"}
+    options["headers"] = {f"h{turning}": f"v{turning}"}
+    task_id = site.pq.enqueue(tasks.fail.options(**options).call(f"a{turning}"))
+    with running(database, tmp_path, app=APP, queues=[queue]):
+        eventually(lambda: site.pq.get_task(task_id).status == "failed")
+        site.pq.create_key(f"n{turning}", role="viewer")
+        site.pq.schedule(tasks.greet.call(f"a{turning}"), cron="@daily", key=f"s{turning}")
+        site.pq.enqueue(tasks.nap.options(**{**options, "client_id": None}).call(600))
+        eventually(lambda: site.pq.stats().queues[queue].running == 1)
+        quoted = quote(queue)
+        paths = ["/", "/tasks", f"/tasks?queue={quoted}", f"/tasks/{task_id}", "/failures", "/queues", "/workers"]
+        paths += [f"/queue?name={quoted}", "/limits", "/keys", "/schedules", "/schedules/1", "/schedules/1/edit"]
+        paths += [f"/tasks/bulk?action=retry&state=failed&queue={quoted}", f"/function?name={quote(turning)}"]
+        pages = {path: site.admin.get(path).text for path in paths}
+    for path, page in pages.items():
+        seen = re.sub(r'value="[^"]*"|<textarea[^>]*>[^<]*', "", page)
+        assert not set(turning) & set(seen), path
+        assert written in page or path.endswith("/edit"), path
+
+    # What a form sends back is what there is.
+    field = re.search(r'name="queue" value="([^"]*)"', pages["/queues"])
+    assert field is not None
+    site.operator.post("/queues/pause", data={"queue": field[1]}, headers={"Origin": site.address})
+    assert "Paused by the operator" in site.viewer.get(f"/queue?name={quoted}").text
+    kept = "".join(re.findall(r"<textarea[^>]*>([^<]*)", pages["/schedules/1/edit"]))
+    assert f"a{turning}" in kept
 
 
 def test_taken_client_id(site: Site) -> None:
