@@ -6,6 +6,7 @@ looks at a budget of rows at most; what it found until then is shown, and from w
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -15,6 +16,8 @@ from urllib.parse import urlencode
 
 from psycopg import sql
 
+from pq_adapters.dashboard import holding
+from pq_adapters.dashboard.holding import BadFilter as BadFilter
 from pq_adapters.dashboard.reading import ask, text_of
 from pq_adapters.dashboard.words import CAP
 
@@ -61,6 +64,7 @@ _CONDITIONS: Mapping[str, str] = {
     # What must not be shown can't be searched either: an answer is a hint.
     "error": "position(lower((SELECT p ->> 'error' FROM input)) IN lower(t.error)) > 0"
     " AND t.options -> 'sensitive' IS DISTINCT FROM 'true'",
+    **holding.CONDITIONS,
     "found": "t.id IS NOT NULL",  # a walk may give rows of nothing, which count against its budget
 }
 LANES_OF_KEY = "t.lane >= md5((SELECT p ->> 'key' FROM input)) AND t.lane < md5((SELECT p ->> 'key' FROM input)) || 'g'"
@@ -106,16 +110,12 @@ _UNORDERED: Mapping[str, str] = {
 """For counting."""
 
 
-class BadFilter(ValueError):
-    """A filter holds something that can't be: the text says what."""
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Search:
     """What somebody looks for: all that is said must hold. ``within``: a key of ``WITHIN``, instead of ``since``.
 
     Times are those of the end for finished states, of the creation for all others. ``worker``: who runs it, ended
-    it, or ran an attempt of it before. ``key``: of its limit.
+    it, or ran an attempt of it before. ``key``: of its limit. ``holds``: ``args.order=7`` or ``headers.tenant=acme``.
     """
 
     state: str = ""
@@ -126,6 +126,7 @@ class Search:
     schedule: int | None = None
     client_id: str = ""
     error: str = ""
+    holds: str = ""
     fingerprint: str = ""
     key: str = ""
     within: str = ""
@@ -149,6 +150,8 @@ class Search:
                     said[field.name] = _moment(field.name, text)
                 case _:
                     said[field.name] = text
+        if said.get("holds"):
+            holding.parts_of(said["holds"])
         if said.get("state") and said["state"] not in STATES:
             raise BadFilter(f"state: {said['state']!r} is none; give one of {', '.join(STATES)}")
         if said.get("within") and said["within"] not in WITHIN:
@@ -271,7 +274,9 @@ async def _prepare(
     parameters: dict[str, Any] = {
         name: value for name in _CONDITIONS if (value := getattr(search, name, None)) not in ("", None)
     }
-    bounds, rest = [], dict.fromkeys(parameters)
+    if search.holds:
+        parameters |= await asyncio.to_thread(holding.parameters_of, search.holds, pq)
+    bounds, rest = [], dict.fromkeys(name for name in parameters if name in _CONDITIONS)
     if walk == "finished":
         bounds.append(f"t.status = '{search.state}'")
     if search.worker is not None and "tried" in search.walks:
