@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
+from pq_adapters.dashboard.known import known_tasks
 from pq_core.errors import PayloadDecodeError
 from pq_core.payload import loads
 
@@ -74,7 +75,7 @@ def parameters_of(text: str, pq: PQ) -> dict[str, Any]:
 
 def _places(pq: PQ, name: str) -> list[tuple[str, int]]:
     found = []
-    for task in pq.registry.tasks():
+    for task in known_tasks(pq):
         names = [one.name for one in task.signature.parameters.values() if one.kind is not one.KEYWORD_ONLY]
         if name in names:
             found.append((task.name, names.index(name)))

@@ -14,6 +14,7 @@ from starlette.routing import BaseRoute
 from pq_adapters.dashboard import svg, words
 from pq_adapters.dashboard.figures import RANGES, Sum, figures_of
 from pq_adapters.dashboard.finding import Found, Search, find
+from pq_adapters.dashboard.known import known_tasks
 from pq_adapters.dashboard.pages.limits import held
 from pq_adapters.dashboard.pages.tasks import told
 from pq_adapters.dashboard.problems import Problem
@@ -34,7 +35,7 @@ async def functions(request: Request) -> Response:
     """Show all functions with what they cost."""
     key = _range(request)
     sums = await figures_of(dashboard_of(request)).grouped("name", key)
-    known = {task.name: Sum() for task in dashboard_of(request).pq.registry.tasks()}
+    known = {task.name: Sum() for task in await asyncio.to_thread(known_tasks, dashboard_of(request).pq)}
     both = {**known, **sums}
     listed = sorted(both.items(), key=lambda item: (-item[1].cpu_seconds, -item[1].count, item[0]))
     most = max((one.cpu_seconds for _, one in listed), default=0.0)
