@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from math import inf
 from time import monotonic
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pq_core.needed import GONE
 from pq_core.sqlstates import ALREADY_PREPARED, NO_PRIVILEGE
@@ -17,6 +17,9 @@ from pq_core.types import AttemptOutcome, ClaimedTask, Outcome, TaskStatus
 from pq_core.worker.claiming import Statements, encode_report, integer, storable, take_batch
 from pq_core.worker.connection import Parameters, Query, StatementError
 from pq_core.worker.rows import Key, Row, claim_key, moment
+
+if TYPE_CHECKING:
+    from pq_core.worker.runs import Run
 
 logger = logging.getLogger("pq.worker")
 
@@ -155,6 +158,15 @@ class Book:
             entry.item.setdefault("progress", note.get("share"))
             entry.item.setdefault("progress_message", note.get("message"))
         self.entries.append(entry)
+
+    def note_running(self, run: Run, **known: Any) -> None:
+        """Note for the next turn how far a run is. ``known``: what else its row is to say."""
+        claim = {"fence": run.task.fence, "started_at": run.task.started_at.isoformat()}
+        note = self.progress.get(run.task.id, {})
+        if note.get("fence") != run.task.fence:
+            note = {}
+        told = {"told": True, **run.progress} if run.progress is not None else {}
+        self.progress[run.task.id] = {**note, **claim, **told, **known}
 
     def statements_to_send(self, worker_id: int | None) -> list[tuple[Query, Parameters]]:
         """Return what goes into the next turn; ``take`` gets the answer to the first if ``reporting``."""

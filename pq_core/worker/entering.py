@@ -151,6 +151,5 @@ class Entering:
         news = self.children.listening.news
         for run in news:
             if worker_id is not None and run.reason is not StopReason.LOST:
-                claim = {"fence": run.task.fence, "started_at": run.task.started_at.isoformat()}
-                self.book.progress[run.task.id] = {**claim, **(run.progress or {})}
+                self.book.note_running(run)
         news.clear()

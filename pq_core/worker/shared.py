@@ -165,6 +165,12 @@ class Place:
             self._map[_RING_AT : _RING_AT + len(rest)] = rest
         _WRITTEN.pack_into(self._map, _WRITTEN_AT, written + len(data))
 
+    @property
+    def written(self) -> int:
+        """Bytes that were printed, kept or not."""
+        (written,) = _WRITTEN.unpack_from(self._map, _WRITTEN_AT)
+        return int(written)
+
     def output(self) -> str | None:
         """Return the tail of the output, or None when nothing was printed."""
         (written,) = _WRITTEN.unpack_from(self._map, _WRITTEN_AT)

@@ -23,6 +23,7 @@ from pq_core.worker.forker import Forker
 from pq_core.worker.gauges import Gauges
 from pq_core.worker.lease import Beat, Lease, Rescued
 from pq_core.worker.link import Link
+from pq_core.worker.live_output import LiveOutput
 from pq_core.worker.metrics import Counters
 from pq_core.worker.misfit import Misfit
 from pq_core.worker.obituaries import Obituaries
@@ -200,6 +201,7 @@ class Supervisor:
             sessions=self.sessions,
             lease=self.lease,
         )
+        self.live_output = LiveOutput(program=self.program, children=self.children, book=self.book)
         self.starting = Starting(
             host=self.host, program=self.program, feeding=self.children.feeding, entering=self.entering
         )
@@ -295,6 +297,7 @@ class Supervisor:
         now = monotonic()
         ended = self.children.advance(now)
         self.entering.note_progress(self.lease.worker_id)
+        self.live_output.advance(now, self.lease.worker_id)
         self.lease.advance(now)
         # The next are forked while the ends of those before are seen to.
         self.starting.advance(now, allowed=self.phases.claiming)
@@ -374,6 +377,7 @@ class Supervisor:
             self.forker.next_event(now),
             self.phases.next_event(now),
             self.children.spares.next_event(now),
+            self.live_output.next_event(),
             self.obituaries.next_event(),
             self.scrapes.next_event() if self.scrapes is not None else None,
             self.registration.next_event(now),

@@ -811,3 +811,23 @@ def waits_for_another() -> int:
     with PQ(own_dsn()) as pq:
         pq.include(jobs)
         return int(pq.wait(pq.enqueue(add.call(1, 2)), timeout=60))
+
+
+# --- output while they run
+
+
+def _print_and_wait(words: str, gate: str) -> None:
+    print(words, flush=True)
+    while not Path(gate).exists():
+        time.sleep(0.02)
+    print("the end")
+
+
+@jobs.task
+def prints_and_waits(words: str, gate: str) -> None:
+    _print_and_wait(words, gate)
+
+
+@jobs.task(sensitive=True)
+def whispers_and_waits(words: str, gate: str) -> None:
+    _print_and_wait(words, gate)

@@ -37,6 +37,8 @@ async def task(request: Request) -> Response:
         )
     one: dict[str, Any] = found[0]["task"]
     options = one["options"] or {}
+    if one["status"] == "running" and any(each["output"] == one["output"] for each in found[0]["attempts"]):
+        one["output"] = None  # of the attempt before: this one has printed nothing yet
     one["failing"] = one["status"] == "pending" and one["outcome"] in words.FAILURES
     # A payload that is not arguments by name and place (somebody else's, or not to be read) is shown as it is.
     given = one["payload"] if isinstance(one["payload"], dict) else {}

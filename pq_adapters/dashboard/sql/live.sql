@@ -15,7 +15,8 @@ SELECT cast(json_build_object(
     'more', (SELECT greatest(count(*) - 200, 0) FROM {schema}.pq_workers w),
     'tasks', (SELECT coalesce(json_agg(r), '[]') FROM (
         SELECT t.id, t.name, t.status, t.due, t.attempts, t.fence, t.started_at, t.progress, t.progress_message,
-            t.cancel_requested_at
+            t.cancel_requested_at, CASE WHEN t.options -> 'sensitive' IS DISTINCT FROM 'true' AND NOT EXISTS (
+                SELECT FROM {schema}.pq_attempts a WHERE a.task_id = t.id AND a.output = t.output) THEN t.output END AS output
         FROM {schema}.pq_tasks t
         WHERE t.id = ANY (ARRAY(SELECT cast(i AS bigint) FROM input, jsonb_array_elements_text(p -> 'tasks') i))) r)
 ) AS text) FROM input
