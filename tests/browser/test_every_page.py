@@ -109,6 +109,7 @@ def filled(site: Site) -> Iterator[dict[str, str]]:
             "queue": f"/queue?name={queue}",
             "key": f"/limits?key={lane}",
             "function": f"/function?name={name}",
+            "run": f"/function/run?name={name}",
             "stop": f"/workers/{found[0]}/stop",
         }
 
