@@ -21,7 +21,8 @@ THEMES: tuple[tuple[Literal["light", "dark"], int], ...] = (("light", 1366), ("d
 PATHS = (
     "/", "/tasks", "/tasks?state=failed", "/tasks?state=held", "/tasks?priority=much", "/tasks/bulk?action=retry",
     "/failures", "/failures?within=15m", "/schedules", "/schedules/1", "/schedules/1/edit", "/schedules/new",
-    "/calls/new", "/queues", "/limits", "/workers", "/functions", "/keys", "/nowhere",
+    "/calls/new", "/queues", "/limits", "/workers", "/functions",
+    "/function/run?name=shop.charge_card", "/tasks?sort=-took", "/keys", "/nowhere",
 )  # fmt: skip
 AXE = Axe().axe_script
 

@@ -47,3 +47,35 @@ def test_what_is_no_search_is_said(site: Site, holds: str) -> None:
 
     assert answer.status_code == 422
     assert "holds: " in answer.text
+
+
+def test_a_page_is_sorted_by_any_column(site: Site) -> None:
+    first, second, third = (
+        site.pq.enqueue(tasks.greet.options(queue=queue, priority=priority).call("x"))
+        for queue, priority in (("b", 50), ("a", 50), ("a", 75))
+    )
+
+    def order(sort: str) -> list[int]:
+        text = site.viewer.get("/tasks", params={"sort": sort}).text
+        return [int(one) for one in re.findall(r'<a href="/tasks/(\d+)"', text)]
+
+    assert order("") == order("nonsense") == order("-id") == [third, second, first]
+    assert order("id") == order("when") == [first, second, third]
+    assert order("queue") == [third, second, first]
+    assert order("-queue")[0] == first
+    page = site.viewer.get("/tasks", params={"sort": "took", "state": "waiting"}).text
+    assert 'aria-sort="ascending"' in page
+    assert "state=waiting&amp;sort=-took" in page
+
+
+def test_schedules_are_paused_in_their_list(site: Site) -> None:
+    schedule_id = site.pq.schedule(tasks.greet.call("x"), run_every=tasks.HOUR)
+
+    paused = site.operator.post(f"/schedules/{schedule_id}/pause", data={"to": "list"}, follow_redirects=False)
+
+    assert paused.headers["location"].startswith("/schedules?")
+    assert f"/schedules/{schedule_id}/resume" in site.operator.get("/schedules").text
+    assert f"/schedules/{schedule_id}/resume" not in site.viewer.get("/schedules").text
+    schedule = site.pq.get_schedule(schedule_id)
+    assert schedule
+    assert not schedule.active

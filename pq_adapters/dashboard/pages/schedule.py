@@ -134,6 +134,8 @@ async def _switch(request: Request, action: str, *, active: bool) -> Response:
     async with dashboard_of(request).changing(request, action, _target(row)) as pq:
         done = await (pq.aresume_schedule(row["id"]) if active else pq.apause_schedule(row["id"]))
     word = ("schedule-resumed" if active else "schedule-paused") if done else "schedule-gone"
+    if (await request.form(max_files=0, max_fields=5)).get("to") == "list":
+        return back(request, "schedules", done=word)
     return back(request, "schedule", done=word, schedule_id=row["id"])
 
 

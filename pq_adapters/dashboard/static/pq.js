@@ -101,6 +101,31 @@
     if (!document.hidden) open();
   }
 
+  // --- lists that go on: the part is asked for again, unless somebody uses it just now
+  const renewed = document.querySelector("[data-refresh]");
+  const switches = [...document.querySelectorAll("[data-refreshing]")];
+  if (renewed) {
+    let on = true;
+    try { on = localStorage.getItem("pq-refresh") !== "off"; } catch { /* on */ }
+    const mark = () => {
+      for (const node of switches) { node.hidden = false; node.setAttribute("aria-pressed", String(on)); node.classList.toggle("on", on); node.textContent = on ? "Live" : "Not live"; }
+    };
+    for (const node of switches) node.addEventListener("click", () => {
+      on = !on;
+      try { localStorage.setItem("pq-refresh", on ? "on" : "off"); } catch { /* forgotten with the page */ }
+      mark();
+    });
+    mark();
+    const id = renewed.id;
+    setInterval(() => {
+      const part = document.getElementById(id);
+      if (!on || document.hidden || !part || part.dataset.refresh === undefined) return;
+      const used = part.contains(document.activeElement) || part.querySelector("input:checked, details[open], :hover:is(button, a, input)");
+      if (used || String(getSelection())) return;
+      htmx.ajax("GET", location.href, { target: `#${id}`, select: `#${id}`, swap: "outerHTML" });
+    }, Number(renewed.dataset.refresh) * 1000);
+  }
+
   // --- lists: pick rows
   function picked(form) {
     const boxes = [...form.querySelectorAll("input[name=ids]")];
