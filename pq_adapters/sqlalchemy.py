@@ -192,11 +192,21 @@ _PQ_TABLES = frozenset((*TABLES, VERSION_TABLE))
 
 
 def exclude_pq_tables(name: str | None, type_: str, parent_names: Mapping[Any, str | None]) -> bool:
-    """Keep Alembic's autogenerate from dropping pq's tables: ``context.configure(…, include_name=exclude_pq_tables)``.
+    """Keep Alembic's autogenerate from dropping what is pq's: ``context.configure(…, include_name=exclude_pq_tables)``.
 
-    pq migrates its tables itself (``pq migrate``). They are known by their names, in any schema.
+    pq migrates its tables itself (``pq migrate``). They are known by their names, in any schema; functions and triggers
+    too, which alembic_utils compares.
     """
-    return not (type_ == "table" and name in _PQ_TABLES)
+    match type_:
+        case "table":
+            return name not in _PQ_TABLES
+        case "function" | "trigger" if name is not None:
+            from pq_core.migrations import runner
+
+            # alembic_utils: schema.name(arguments)
+            bare = name.removeprefix(f"{parent_names.get('schema_name')}.").partition("(")[0].strip('"')
+            return bare not in (runner.function_names() if type_ == "function" else runner.trigger_names())
+    return True
 
 
 class SafeEngines:

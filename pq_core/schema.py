@@ -18,7 +18,7 @@ from psycopg import sql
 from psycopg.rows import tuple_row
 
 from pq_core import citus, database
-from pq_core.errors import DatabaseUnavailable, NotMigrated, SchemaDamaged, SchemaIncompatible
+from pq_core.errors import DatabaseUnavailable, NotMigrated, SchemaDamaged, SchemaIncompatible, UnsupportedConnection
 from pq_core.sql_names import check_schema_name
 
 if TYPE_CHECKING:
@@ -119,6 +119,59 @@ def migrate(
         return MigrationResult(schema=schema, before=found.revision, after=after, notes=notes)
 
 
+def migrate_within(
+    connection: Any, schema: str = "public", *, revision: str = "head", wait: float = _MIGRATION_WAIT
+) -> MigrationResult:
+    """Bring the schema up in the transaction that is open on a SQLAlchemy connection with psycopg 3; commits nothing.
+
+    For a migration of the application: pq's tables are there, or not, with all else that it does. ``wait``: seconds to
+    wait for another migration. Raises UnsupportedConnection for other drivers and without a transaction,
+    SchemaIncompatible as ``migrate`` does, and where an index would be built on so many tasks that writers had to wait.
+    """
+    check_schema_name(schema)
+    driver = _driver_in_transaction(connection)
+    deadline = time.monotonic() + wait
+    while not _scalar(driver, "SELECT pg_catalog.pg_try_advisory_xact_lock(%s)", _lock_key(schema)):
+        if time.monotonic() > deadline:
+            raise DatabaseUnavailable(f'another migration of schema "{schema}" has not ended in time')
+        time.sleep(_POLL_INTERVAL)
+    found = _inspect(driver, schema)
+    _refuse_foreign(found, schema)
+    if found.revision is not None and found.revision > CODE_REVISION:
+        check_revision(found.revision, found.oldest_code, schema=schema)
+        return MigrationResult(schema=schema, before=found.revision, after=found.revision, newer=True)
+    _refuse_mismatch(driver, found, schema)
+    if found.revision == CODE_REVISION and revision == "head":
+        return MigrationResult(schema=schema, before=CODE_REVISION, after=CODE_REVISION)
+    from pq_core.migrations import repair, runner
+
+    if found.revision in repair.EDITED and repair.is_early(driver, schema):
+        raise SchemaIncompatible(f'schema "{schema}" was made by an early revision 2: run `pq migrate` before this')
+    timeout = _scalar(driver, "SELECT current_setting('statement_timeout')")
+    driver.execute("SELECT set_config('statement_timeout', '0', true)")
+    notes = citus.keep_local(driver)
+    if not found.exists:
+        driver.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(schema)))
+    runner.upgrade_within(connection, schema, revision, version_table=VERSION_TABLE)
+    driver.execute("SELECT set_config('statement_timeout', %s, true)", (timeout,))
+    after = _inspect(driver, schema).revision or 0
+    return MigrationResult(schema=schema, before=found.revision, after=after, notes=notes)
+
+
+def _driver_in_transaction(connection: Any) -> psycopg.Connection[Any]:
+    import psycopg
+
+    driver = getattr(getattr(connection, "connection", None), "driver_connection", None)
+    if not isinstance(driver, psycopg.Connection):
+        raise UnsupportedConnection(
+            f"got {connection!r}: give a SQLAlchemy connection with psycopg 3, as op.get_bind() of a migration; for "
+            "other drivers `pq migrate --sql --since N` prints what a revision can hold"
+        )
+    if driver.autocommit or not connection.in_transaction():
+        raise UnsupportedConnection("there is no transaction on this connection: pq.run_db_migrations() opens its own")
+    return driver
+
+
 def build_citus_fence(dsn: DSN | None = None, schema: str = "public", *, wait: float = _MIGRATION_WAIT) -> bool:
     """Put the fence on pq_tasks that Citus's two-phase commit needs; False where there is no Citus."""
     from pq_core import citus
@@ -132,15 +185,18 @@ def build_citus_fence(dsn: DSN | None = None, schema: str = "public", *, wait: f
         return True
 
 
-def migration_sql(schema: str = "public", *, revision: str = "head", since: str | None = None) -> str:
+def migration_sql(
+    schema: str = "public", *, revision: str = "head", since: str | None = None, within: bool = False
+) -> str:
     """Return what ``migrate`` would run on a database without tables of pq, as one script for psql.
 
-    ``since``: on a database that stands at this revision instead.
+    ``since``: on a database that stands at this revision instead. ``within``: for a transaction that is open already:
+    it neither begins nor commits one, and writers wait while it builds an index.
     """
     check_schema_name(schema)
     from pq_core.migrations import runner
 
-    return runner.script(schema, revision, since=since, version_table=VERSION_TABLE)
+    return runner.script(schema, revision, since=since, within=within, version_table=VERSION_TABLE)
 
 
 def drop(dsn: DSN | None = None, schema: str = "public", *, wait: float = _MIGRATION_WAIT) -> bool:

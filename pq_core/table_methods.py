@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pq_core.types import DSN
@@ -18,11 +19,22 @@ class TableMethods:
     def listen_dsn(self) -> DSN | None:
         raise NotImplementedError
 
-    def run_db_migrations(self) -> None:
-        """Bring the schema's tables to this version of pq: create them or upgrade them."""
-        from pq_core.schema import migrate
+    def run_db_migrations(self, *, using: Any = None) -> None:
+        """Bring the schema's tables to this version of pq: create them or upgrade them.
 
-        migrate(self.listen_dsn, self.schema)
+        ``using``: a SQLAlchemy connection with psycopg 3, in whose open transaction it is done. Inside a migration of
+        the application by Alembic that is the migration's own, unless it is of another driver or database.
+        """
+        from pq_core.schema import migrate, migrate_within
+
+        if using is None and ("alembic.op" in sys.modules or "alembic.context" in sys.modules):
+            from pq_core.migrations.outer import connection_of_migration
+
+            using = connection_of_migration(self.listen_dsn)
+        if using is None:
+            migrate(self.listen_dsn, self.schema)
+        else:
+            migrate_within(using, self.schema)
 
     async def arun_db_migrations(self) -> None:
         """Do what ``run_db_migrations`` does, in a thread."""

@@ -15,6 +15,14 @@ from pq_adapters.cli.output import print_json
 @schema_option
 @click.option("--sql", "as_sql", is_flag=True, help="Print the script for an empty schema; touch no database.")
 @click.option(
+    "--since",
+    type=click.IntRange(0, 9999),
+    metavar="N",
+    help="With --sql: what comes after revision N (0: no tables), for a transaction that is open, as of a migration of "
+    "your own.",
+)
+@click.option("--to", type=click.IntRange(1, 9999), metavar="M", help="With --since: up to revision M, not the latest.")
+@click.option(
     "--roles", is_flag=True, help="Print the SQL for the roles producer, worker and viewer; touch no database."
 )
 @click.option(
@@ -31,6 +39,8 @@ def migrate(
     dsn: str | None,
     schema: str | None,
     as_sql: bool,
+    since: int | None,
+    to: int | None,
     roles: bool,
     fence: bool,
     role_prefix: str,
@@ -54,8 +64,15 @@ def migrate(
 
         click.echo(roles_sql(schema, prefix=role_prefix), nl=False)
         return
+    if (since is not None and not as_sql) or (to is not None and since is None):
+        raise click.UsageError("--since goes with --sql, and --to with --since")
     if as_sql:
-        click.echo(tables.migration_sql(schema), nl=False)
+        if since is None:
+            script = tables.migration_sql(schema)
+        else:
+            after = f"{since:04}" if since else None
+            script = tables.migration_sql(schema, revision=f"{to:04}" if to else "head", since=after, within=True)
+        click.echo(script, nl=False)
         if fence:
             from pq_core.citus import fence_sql
 

@@ -46,7 +46,7 @@ def repair(connection: psycopg.Connection[Any], schema: str) -> bool:
     On a connection in autocommit mode; one that ends half-way has done nothing that a second try would meet. Raises
     LockNotAvailable where the session's ``lock_timeout`` is over.
     """
-    if not _early(connection, schema):
+    if not is_early(connection, schema):
         return False
     with connection.transaction():
         connection.execute(runner.render("0002_lanes.sql", schema, change=_repeatable))
@@ -57,7 +57,7 @@ def repair(connection: psycopg.Connection[Any], schema: str) -> bool:
     return True
 
 
-def _early(connection: psycopg.Connection[Any], schema: str) -> bool:
+def is_early(connection: psycopg.Connection[Any], schema: str) -> bool:
     """Tell whether revision 2 was applied in a form before its last, which brought this function."""
     name = sql.Identifier(schema, "pq_lane").as_string(connection)
     row = (

@@ -3,6 +3,9 @@
 Revisions call ``run_file``, ``build_index`` and ``drop_index``. SQL files are formatted by ``psycopg.sql`` with
 {schema} (quoted name), {schema_text} (the name as a literal) and {tasks_text} (the qualified name of pq_tasks as a
 literal), and sent by the driver as they are: ``:`` and ``%`` mean nothing in them, braces are doubled.
+
+Alembic's ``MigrationContext`` is used by itself. Its commands would take over the modules ``alembic.context`` and
+``alembic.op``, which belong to the application whose own migration may call this.
 """
 
 from __future__ import annotations
@@ -11,30 +14,31 @@ import io
 import itertools
 import random
 import re
-import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, LiteralString
+from typing import Any, LiteralString
 
 import psycopg
 import sqlalchemy
-from alembic import command, op
-from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 from psycopg import sql
 from psycopg.rows import tuple_row
 
-from pq_core.errors import DatabaseUnavailable, InvalidOption
-
-if TYPE_CHECKING:
-    from alembic.runtime.migration import MigrationContext
+from pq_core.errors import DatabaseUnavailable, InvalidOption, SchemaIncompatible
 
 _HERE = Path(__file__).parent
 _VERSIONS = _HERE / "versions"
+_migrating: ContextVar[MigrationContext] = ContextVar("_migrating")
+"""The migration whose revisions run."""
 
-# Alembic hands the current migration to revisions through module globals.
-_one_at_a_time = threading.Lock()
+BUILT_AT_ONCE = 100_000
+"""Tasks up to which an index is built inside a transaction, where writers have to wait for it."""
 
 
 def upgrade(
@@ -45,7 +49,6 @@ def upgrade(
     A revision that doesn't get its locks within the session's ``lock_timeout`` is rolled back and tried again
     until ``deadline`` (monotonic clock): whoever queues behind it can go on in between.
     """
-    config = _config(schema, version_table)
     connection.autocommit = False
     engine = sqlalchemy.create_engine(
         "postgresql+psycopg://",
@@ -53,22 +56,70 @@ def upgrade(
         poolclass=sqlalchemy.pool.StaticPool,
         use_native_hstore=False,
     )
-    with _one_at_a_time, engine.connect() as wrapped:
-        config.attributes["connection"] = wrapped
+    with engine.connect() as wrapped:
 
         def once() -> None:
             try:
-                command.upgrade(config, revision)
+                # A transaction for each revision: a retry after a lock timeout goes on where the last one stopped.
+                opts = _options(schema, version_table, revision, transaction_per_migration=True)
+                _migrate(MigrationContext.configure(wrapped, opts=opts), revision)
                 wrapped.commit()
-            except CommandError as error:
+            except InvalidOption:
                 wrapped.rollback()
-                raise InvalidOption(f"revision={revision!r}: {error}") from error
+                raise
             except (psycopg.OperationalError, sqlalchemy.exc.DBAPIError):
                 wrapped.rollback()
                 raise
 
         patiently(once, schema, deadline=deadline)
     connection.autocommit = True
+
+
+def upgrade_within(connection: sqlalchemy.Connection, schema: str, revision: str, *, version_table: str) -> None:
+    """Apply the missing revisions in the transaction that is open on the connection; commits nothing.
+
+    Raises SchemaIncompatible where a revision builds an index on more than ``BUILT_AT_ONCE`` tasks.
+    """
+    opts = _options(schema, version_table, revision, pq_within=True)
+    _migrate(MigrationContext.configure(connection, opts=opts), revision)
+
+
+def _options(schema: str, version_table: str, revision: str, **more: Any) -> dict[str, Any]:
+    script = ScriptDirectory(str(_HERE))
+
+    def missing(heads: Any, _: MigrationContext) -> Any:
+        return script._upgrade_revs(revision, heads)  # as Alembic's own command does
+
+    return {
+        "fn": missing,
+        "script": script,
+        "version_table": version_table,
+        "version_table_schema": sqlalchemy.quoted_name(schema, quote=True),
+        "pq_schema": schema,
+        "pq_empty": False,
+        "pq_within": False,
+        **more,
+    }
+
+
+def _migrate(context: MigrationContext, revision: str) -> None:
+    with _as_current(context):
+        try:
+            with context.begin_transaction():
+                if "pq_create_schema" in context.opts:
+                    context.impl.static_output(context.opts["pq_create_schema"])
+                context.run_migrations()
+        except CommandError as error:
+            raise InvalidOption(f"revision={revision!r}: {error}") from error
+
+
+@contextmanager
+def _as_current(context: MigrationContext) -> Iterator[None]:
+    token = _migrating.set(context)
+    try:
+        yield
+    finally:
+        _migrating.reset(token)
 
 
 def patiently(work: Callable[[], object], schema: str, *, deadline: float) -> None:
@@ -88,29 +139,32 @@ def patiently(work: Callable[[], object], schema: str, *, deadline: float) -> No
         time.sleep(0.2 + random.random() * 0.8)
 
 
-def script(schema: str, revision: str, *, version_table: str, since: str | None = None) -> str:
+def script(schema: str, revision: str, *, version_table: str, since: str | None = None, within: bool = False) -> str:
     """Return the SQL of every revision after ``since`` up to ``revision``, with Alembic's own bookkeeping.
 
     Without ``since`` from an empty database on, in one transaction. With it, indexes are built outside of one:
-    psql sends each statement by itself, as that needs.
+    psql sends each statement by itself, as that needs. ``within``: for a transaction that is open; it neither begins
+    nor commits one, and builds indexes inside it.
     """
     output = io.StringIO()
-    config = _config(schema, version_table, output_buffer=output)
-    config.attributes["empty"] = since is None
+    more: dict[str, Any] = {"as_sql": True, "output_buffer": output, "pq_empty": since is None, "pq_within": within}
     if since is None and schema != "public":
         create = sql.SQL("CREATE SCHEMA IF NOT EXISTS {};").format(sql.Identifier(schema))
-        config.attributes["create_schema"] = create.as_string(None)
-    with _one_at_a_time:
-        try:
-            command.upgrade(config, revision if since is None else f"{since}:{revision}", sql=True)
-        except CommandError as error:
-            raise InvalidOption(f"revision={revision!r}: {error}") from error
+        more["pq_create_schema"] = create.as_string(None)
+    if since is not None:
+        more["starting_rev"] = since
+    if within:
+        more["transactional_ddl"] = False  # no BEGIN, no COMMIT
+    opts = _options(schema, version_table, revision, **more)
+    # "named": with other parameter styles, SQLAlchemy doubles the % in a schema's name.
+    context = MigrationContext.configure(dialect_name="postgresql", dialect_opts={"paramstyle": "named"}, opts=opts)
+    _migrate(context, revision)
     return output.getvalue()
 
 
 def run_file(name: str) -> None:
     """Run a SQL file of versions/ in the revision's transaction."""
-    context = op.get_context()
+    context = _migrating.get()
     statements = render(name, context.opts["pq_schema"])
     if context.as_sql:
         context.impl.static_output(statements.as_string(None))
@@ -126,12 +180,17 @@ def build_index(name: str, definition: LiteralString) -> None:
     revision, before what sets pq_schema's row: what ran before it is committed by it, and would be there already when
     an interrupted migration is repeated.
     """
-    context = op.get_context()
+    context = _migrating.get()
     schema = context.opts["pq_schema"]
-    if context.as_sql and context.opts["pq_empty"]:
-        # Of a script that made the tables in the same transaction: there is nobody to block, and no way out of it.
-        plain = definition.replace(" CONCURRENTLY", "", 1)
-        context.impl.static_output(_create_index(schema, name, plain).as_string(None) + ";")
+    if context.opts["pq_empty"] or context.opts["pq_within"]:
+        # Of a script that made the tables in the same transaction: there is nobody to block. In another's transaction
+        # there is no way out of it.
+        plain = _create_index(schema, name, definition.replace(" CONCURRENTLY", "", 1))
+        if context.as_sql:
+            context.impl.static_output(plain.as_string(None) + ";")
+        else:
+            _refuse_long_build(_driver_connection(context), schema)
+            _driver_connection(context).execute(plain)
         return
     with context.autocommit_block():
         if context.as_sql:
@@ -145,10 +204,14 @@ def drop_index(name: str) -> None:
 
     What ran before it is committed by it, as with ``build_index``.
     """
-    context = op.get_context()
+    context = _migrating.get()
     index = sql.Identifier(context.opts["pq_schema"], name)
-    if context.as_sql and context.opts["pq_empty"]:
-        context.impl.static_output(sql.SQL("DROP INDEX IF EXISTS {};").format(index).as_string(None))
+    if context.opts["pq_empty"] or context.opts["pq_within"]:
+        plain = sql.SQL("DROP INDEX IF EXISTS {}").format(index)
+        if context.as_sql:
+            context.impl.static_output(plain.as_string(None) + ";")
+        else:
+            _driver_connection(context).execute(plain)
         return
     statement = sql.SQL("DROP INDEX CONCURRENTLY IF EXISTS {}").format(index)
     with context.autocommit_block():
@@ -196,20 +259,33 @@ def render(name: str, schema: str, *, change: Callable[[str], str] = str) -> sql
     )
 
 
-def function_names() -> set[str]:
+@cache
+def function_names() -> frozenset[str]:
     """Return the names of all functions that any revision creates."""
-    pattern = re.compile(r"CREATE(?: OR REPLACE)? FUNCTION \{schema\}\.(\w+)")
-    return {name for path in _VERSIONS.glob("*.sql") for name in pattern.findall(path.read_text(encoding="utf-8"))}
+    return _names_in_files(r"CREATE(?: OR REPLACE)? FUNCTION \{schema\}\.(\w+)")
 
 
-def _config(schema: str, version_table: str, *, output_buffer: io.StringIO | None = None) -> Config:
-    config = Config(output_buffer=output_buffer) if output_buffer else Config()
-    # Config interpolates %, and the installation's path may hold one.
-    config.set_main_option("script_location", str(_HERE).replace("%", "%%"))
-    config.set_main_option("path_separator", "os")
-    config.attributes["schema"] = schema
-    config.attributes["version_table"] = version_table
-    return config
+@cache
+def trigger_names() -> frozenset[str]:
+    """Return the names of all triggers that any revision creates."""
+    return _names_in_files(r"CREATE(?: OR REPLACE)?(?: CONSTRAINT)? TRIGGER (\w+)")
+
+
+def _names_in_files(pattern: str) -> frozenset[str]:
+    texts = [path.read_text(encoding="utf-8") for path in _VERSIONS.glob("*.sql")]
+    return frozenset(name for text in texts for name in re.findall(pattern, text))
+
+
+def _refuse_long_build(connection: psycopg.Connection[Any], schema: str) -> None:
+    query = sql.SQL("SELECT count(*) FROM (SELECT FROM {} LIMIT {}) t").format(
+        sql.Identifier(schema, "pq_tasks"), sql.Literal(BUILT_AT_ONCE + 1)
+    )
+    row = connection.cursor(row_factory=tuple_row).execute(query).fetchone()
+    if row is not None and row[0] > BUILT_AT_ONCE:
+        raise SchemaIncompatible(
+            f'schema "{schema}" has more than {BUILT_AT_ONCE:,} tasks, and this revision of pq builds an index: '
+            "all who write would wait for it inside this transaction. Run `pq migrate` before: it builds it beside them"
+        )
 
 
 def _create_index(schema: str, name: str, definition: LiteralString) -> sql.Composed:
