@@ -140,7 +140,7 @@ def when(value: datetime | str | None, *, none: str = "–") -> Markup | str:
 def local(value: datetime | str | None, *, none: str = "–") -> Markup | str:
     """Return a time as the visitor's clock shows it; without scripts in UTC."""
     at = words.moment(value)
-    return _time(value, "" if at is None else f"{at:%b %d, %H:%M} UTC", "local", none)
+    return _time(value, "" if at is None else f"{at.astimezone(UTC):%Y-%m-%d %H:%M} UTC", "local", none)
 
 
 def elapsed(value: datetime | str | None, *, none: str = "–") -> Markup | str:

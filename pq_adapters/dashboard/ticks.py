@@ -86,4 +86,4 @@ def in_zone(moment: datetime | str | None, zone: str | None) -> str:
         there = at.astimezone(find_zone(zone))
     except InvalidOption:
         there = at.astimezone(UTC)
-    return f"{there:%a %d %b %H:%M}" + (f":{there:%S}" if there.second else "")
+    return f"{there:%a %Y-%m-%d %H:%M}" + (f":{there:%S}" if there.second else "")

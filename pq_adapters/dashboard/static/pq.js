@@ -6,8 +6,9 @@
 
   // --- times: relative ones go on, absolute ones are the visitor's own
   const zone = Intl.DateTimeFormat().resolvedOptions().timeZone;
-  const exact = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "medium" });
-  const brief = new Intl.DateTimeFormat(undefined, { month: "short", day: "numeric", hour: "2-digit", minute: "2-digit" });
+  // Sweden writes 2030-01-31 08:00, as the server does.
+  const exact = new Intl.DateTimeFormat("sv-SE", { dateStyle: "short", timeStyle: "medium" });
+  const brief = new Intl.DateTimeFormat("sv-SE", { dateStyle: "short", timeStyle: "short" });
 
   function rough(seconds) {
     for (const [size, word] of [[31536000, "y"], [86400, "d"], [3600, "h"], [60, "min"]]) {
