@@ -305,7 +305,7 @@ def test_own_options_are_taken_by_using(project: Project) -> None:
         return [record.client_id, record.max_attempts, record.max_runtime_seconds, dict(record.headers), errors]
 
     errors = ["DuplicateClientId", "TransactionRequired", "InvalidTask", "TypeError"]
-    errors += ["InvalidTask", "InvalidTask", "TypeError"]
+    errors += ["InvalidTask", "InvalidTask", "PayloadError"]
     assert project.run(scenario) == ["once", 4, 9.0, {"a": "b"}, errors]
 
 

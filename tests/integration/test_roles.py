@@ -132,7 +132,7 @@ def test_a_worker_runs_tasks_and_changes_no_table(login: Login, schema: str, tmp
     dsn = login("worker")
     with PQ(dsn, schema=schema, tasks=[tasks.__name__]) as pq:
         ids = [pq.enqueue(tasks.add.call(n, 1)) for n in range(5)]
-        failing = pq.enqueue(tasks.add.options(on_failure=tasks.add.call(7)).call("x", 1))  # type: ignore[arg-type]
+        failing = pq.enqueue(tasks.boom.options(on_failure=tasks.add.call(7)).call("no"))
         until_empty(dsn, tmp_path, app=f"{__name__}:create_pq", environment={"PQ_TEST_SCHEMA": schema})
         assert [pq.wait(i, timeout=5) for i in ids] == [n + 1 for n in range(5)]
         failed = pq.get_task(failing)

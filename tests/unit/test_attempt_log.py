@@ -28,9 +28,16 @@ def records(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[logging.LogRecord]
     found: list[logging.LogRecord] = []
     handler = logging.Handler()
     monkeypatch.setattr(handler, "emit", found.append)
+    # Other tests of this process may have set the level of the log, or switched all logging off below one.
+    level, off = logger.level, logging.root.manager.disable
+    logging.disable(logging.NOTSET)
+    monkeypatch.setattr(logger, "disabled", False)
+    logger.setLevel(logging.INFO)
     logger.addHandler(handler)
     yield found
     logger.removeHandler(handler)
+    logger.setLevel(level)
+    logging.disable(off)
 
 
 def ended(outcome: Outcome, status: TaskStatus, **more: object) -> AttemptOutcome:
@@ -74,10 +81,7 @@ ENDS = [
 
 
 @pytest.mark.parametrize(("outcome", "words"), ENDS)
-def test_each_outcome_has_its_level(
-    records: list[logging.LogRecord], monkeypatch: pytest.MonkeyPatch, outcome: AttemptOutcome, words: str
-) -> None:
-    monkeypatch.setattr(logger, "level", logging.INFO)
+def test_each_outcome_has_its_level(records: list[logging.LogRecord], outcome: AttemptOutcome, words: str) -> None:
     log_attempt(claimed(1).task, outcome)
     assert (records[0].levelno == logging.WARNING) == (outcome.status is FAILED)
     assert words in records[0].getMessage()
