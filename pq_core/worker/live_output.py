@@ -33,13 +33,15 @@ class LiveOutput:
 
     def next_event(self) -> float | None:
         """Return when to look again, None while nothing runs."""
-        return max(self._due, 0.0) if self.children.processes.working else None
+        return self._due if self.children.processes.working else None
 
     def advance(self, now: float, worker_id: int | None) -> None:
         """Note for the next turn what was printed since the last look, by tasks that have run for a while."""
-        if now < self._due or worker_id is None:
+        if now < self._due:
             return
         self._due = now + EVERY
+        if worker_id is None:
+            return  # the database is out of reach: there is nowhere to write
         before, self._written = self._written, {}
         for child in self.children.processes:
             run = child.head
