@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["assert_enqueued", "pq_app", "pq_override", "pq_prepare", "pq_worker", "run_inline"]
 
 _THREADS = pytest.StashKey[frozenset[int]]()
+_RAN = pytest.StashKey[bool]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -35,10 +36,18 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 
 
 @pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    """Note that a test ran: where its setup failed or was skipped, there may be no test database."""
+    item.stash[_RAN] = True
+    yield
+
+
+@pytest.hookimpl(wrapper=True)
 def pytest_runtest_teardown(item: pytest.Item) -> Iterator[None]:
     """Empty pq's tables after a test of Django's that commits: the worker of the next one would run what it left."""
     try:
-        if "django.test" in sys.modules and "pq_adapters.django.client" in sys.modules:
+        ran = item.stash.get(_RAN, False)
+        if ran and "django.test" in sys.modules and "pq_adapters.django.client" in sys.modules:
             from pq_adapters.pytest_plugin import transactional
 
             if transactional.commits(item):

@@ -505,3 +505,37 @@ def test_what_a_committing_test_of_django_left_is_deleted(tmp_path: Path, empty_
 
     assert done.returncode == 0, done.stdout + done.stderr
     assert ("2 passed" if alone else "6 passed") in done.stdout
+
+
+SKIPPED = """
+import pytest
+from django.db import connection
+
+
+@pytest.mark.skip
+@pytest.mark.django_db(transaction=True)
+def test_skipped():
+    raise AssertionError
+"""
+
+
+def test_the_real_database_is_never_emptied(tmp_path: Path, database: str) -> None:
+    """Of a test that was skipped there may be no test database: the connection still leads to the settings' own."""
+    pytest.importorskip("pytest_django")
+    (tmp_path / "test_it.py").write_text(SKIPPED)
+    (tmp_path / "conftest.py").write_text("import pq_adapters.django.client\nfrom shop import tasks\n")
+    (tmp_path / "pytest.ini").write_text("[pytest]\naddopts = -p pq_adapters.pytest_plugin -p pytest_django.plugin\n")
+    with psycopg.connect(database) as connection:
+        connection.execute("""SELECT pq_enqueue('{"name": "precious"}')""")
+    environment = Project(database).environment(
+        PYTHONPATH=os.pathsep.join([str(ROOT), str(PROJECT)]),
+        PYTEST_DISABLE_PLUGIN_AUTOLOAD="1",
+        DJANGO_SETTINGS_MODULE="project.settings",
+    )
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(tmp_path)]
+
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=100)
+
+    assert "1 skipped" in done.stdout, done.stdout + done.stderr
+    with psycopg.connect(database) as connection:
+        assert connection.execute("SELECT name FROM pq_tasks").fetchall() == [("precious",)]

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from pq_core import payload
+from pq_adapters.dashboard.pages.run import arguments_of, fields_of
+from pq_core import TaskGroup, payload
 from tests.dashboard import dashboard_tasks as tasks
 from tests.dashboard.conftest import Site
 
@@ -77,3 +78,28 @@ def test_what_can_not_be_meant_is_said_and_kept(site: Site, changed: dict[str, s
     assert words in answer.text
     assert 'value="2030-01-31"' in answer.text or "a-day" in changed
     assert site.pq.pending_count() == 0
+
+
+def gaps(one: int = 1, two: int = 2, *rest: int, three: int = 3) -> None: ...
+
+
+def fixed(one: int = 1, two: int = 2, /) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("function", "typed", "expected"),
+    [
+        (gaps, {"a-two": "5"}, ([], {"two": 5})),
+        (gaps, {"a-one": "4", "a-three": "6"}, ([4], {"three": 6})),
+        (gaps, {"a-one": "4", "a-two": "5", "a-rest": "[7]"}, ([4, 5, 7], {})),
+        (gaps, {"a-one": "4", "a-rest": "[7]"}, "rest: fill in all fields before it"),
+        (fixed, {"a-two": "5"}, "two: fill in all fields before it"),
+    ],
+)
+def test_a_value_after_a_gap_keeps_its_parameter(function: Any, typed: dict[str, str], expected: Any) -> None:
+    fields = fields_of(TaskGroup("gaps").task(function))
+    if isinstance(expected, str):
+        with pytest.raises(ValueError, match=expected):
+            arguments_of(fields, typed)
+    else:
+        assert arguments_of(fields, typed) == expected

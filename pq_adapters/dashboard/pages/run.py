@@ -79,20 +79,23 @@ def arguments_of(fields: list[Field], given: Mapping[str, str]) -> tuple[list[An
     """Return the arguments that were typed, in JSON. Raises ValueError that names the field."""
     args: list[Any] = []
     kwargs: dict[str, Any] = {}
+    skipped = False  # a value after a gap must not take the place of what was left out
     for field in fields:
         typed, kind = given.get(f"a-{field.name}", ""), field.parameter.kind
         if kind is field.parameter.VAR_POSITIONAL:
             more = _json(field, typed or "[]", list)
-            if more and len(args) + len(kwargs) and kwargs:
+            if more and (skipped or kwargs):
                 raise ValueError(f"{field.name}: fill in all fields before it, or none of these")
             args += more
         elif kind is field.parameter.VAR_KEYWORD:
             kwargs |= _json(field, typed or "{}", dict)
         elif not typed and not field.required:
-            continue
+            skipped = True
         elif not typed and not field.text:
             raise ValueError(f"{field.name}: give a value")
-        elif kind is field.parameter.POSITIONAL_ONLY or (kind is field.parameter.POSITIONAL_OR_KEYWORD and not kwargs):
+        elif kind is field.parameter.POSITIONAL_ONLY and skipped:
+            raise ValueError(f"{field.name}: fill in all fields before it, or not this one")
+        elif kind is not field.parameter.KEYWORD_ONLY and not skipped:
             args.append(_value(field, typed))
         else:
             kwargs[field.name] = _value(field, typed)
